@@ -1,0 +1,14 @@
+//! walcast turns any Postgres into a realtime backend: it reads the write-ahead log, decides with the database's own
+//! row-level-security policies who may see each committed change, and pushes it over WebSockets.
+//!
+//! The modules stand in the order in which a change passes through them.
+
+pub mod auth;
+pub mod catalog;
+pub mod change;
+pub mod log;
+pub mod policy;
+pub mod realtime;
+pub mod replication;
+pub mod routing;
+pub mod topic;

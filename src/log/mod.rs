@@ -1,0 +1,8 @@
+//! The recent changes as they were encoded, addressed by number, and what each connection has still to read of them.
+//!
+//! The pipeline appends; connections read at the pace of their sockets. A slow connection costs its index, never the
+//! payloads: those are bounded in memory, then in a file, and what leaves the file is gone (the reader is told).
+
+mod outbox;
+
+pub use outbox::{Outbox, Posting, Run};

@@ -1,0 +1,3 @@
+//! The `walcast` command.
+
+fn main() {}
