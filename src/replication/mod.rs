@@ -5,5 +5,7 @@
 //! transaction before its commit, nor of one that aborted.
 
 pub mod assembler;
+pub mod login;
+pub mod message;
 pub mod pgoutput;
 pub mod progress;
