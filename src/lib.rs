@@ -6,6 +6,8 @@
 pub mod auth;
 pub mod catalog;
 pub mod change;
+pub mod clock;
+pub mod database;
 pub mod log;
 pub mod policy;
 pub mod realtime;
