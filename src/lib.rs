@@ -9,6 +9,7 @@ pub mod change;
 pub mod clock;
 pub mod database;
 pub mod log;
+pub mod pipeline;
 pub mod policy;
 pub mod realtime;
 pub mod replication;

@@ -183,7 +183,11 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
     tasks.spawn(replication::run(stage));
     let (workers, done) = Workers::start(&options, tasks, stop);
     let rules = Rules {
-        timeouts: Timeouts { proven: TIMEOUT_PROVEN, new: TIMEOUT_NEW, quarantine: options.statement_timeout },
+        timeouts: Timeouts {
+            proven: TIMEOUT_PROVEN,
+            new: TIMEOUT_NEW,
+            quarantine: options.statement_timeout,
+        },
         connections: HashMap::new(),
         withhold_deletes: options.withhold_deletes,
     };
@@ -202,7 +206,11 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         waits_for_catalog: true,
     };
     tasks.spawn(driver.run(stop.clone()));
-    Handle { commands, log, status }
+    Handle {
+        commands,
+        log,
+        status,
+    }
 }
 
 /// The primary key by the newest catalog, where the stream does not tell it: under replica identity full every column
@@ -210,11 +218,26 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
 fn key_resolver(catalog: watch::Receiver<Arc<Catalog>>) -> replication::KeyResolver {
     Arc::new(move |relation| {
         let catalog = catalog.borrow();
-        let marked = || relation.columns.iter().enumerate().filter(|(_, column)| column.in_identity).map(|(index, _)| index).collect();
-        let Some(table) = catalog.tables.get(&relation.oid) else { return marked() };
-        let names = table.primary_key.iter().map(|index| table.columns.get(*index).map(|column| &*column.name));
+        let marked = || {
+            relation
+                .columns
+                .iter()
+                .enumerate()
+                .filter(|(_, column)| column.in_identity)
+                .map(|(index, _)| index)
+                .collect()
+        };
+        let Some(table) = catalog.tables.get(&relation.oid) else {
+            return marked();
+        };
+        let names = table
+            .primary_key
+            .iter()
+            .map(|index| table.columns.get(*index).map(|column| &*column.name));
         let columns: Option<Box<[usize]>> = names.map(|name| relation.column(name?)).collect();
-        columns.filter(|columns| !columns.is_empty()).unwrap_or_else(marked)
+        columns
+            .filter(|columns| !columns.is_empty())
+            .unwrap_or_else(marked)
     })
 }
 
@@ -297,9 +320,13 @@ impl Driver {
                 }
                 self.conductor.handle_catalog(now, catalog);
             }
-            Done::Resolved { ticket, result } => self.conductor.handle_resolved(now, ticket, result),
+            Done::Resolved { ticket, result } => {
+                self.conductor.handle_resolved(now, ticket, result)
+            }
             Done::Unresolved(resolve) => self.conductor.handle_unresolved(now, resolve),
-            Done::Answer { lane, pool, asked } => self.conductor.handle_answer(now, lane, pool, asked),
+            Done::Answer { lane, pool, asked } => {
+                self.conductor.handle_answer(now, lane, pool, asked)
+            }
             Done::Idle(pool) => self.conductor.handle_idle(now, pool),
         }
     }
@@ -332,13 +359,26 @@ impl Driver {
         let totals = self.totals();
         self.status.send_if_modified(|status| {
             let changed = status.ready != ready || status.detail != detail;
-            *status = Status { ready, detail, replication, totals };
+            *status = Status {
+                ready,
+                detail,
+                replication,
+                totals,
+            };
             changed
         });
     }
 
     fn totals(&self) -> Totals {
-        let Counts { transactions, changes, settled, questions, raised, timed_out, resyncs } = self.conductor.counts();
+        let Counts {
+            transactions,
+            changes,
+            settled,
+            questions,
+            raised,
+            timed_out,
+            resyncs,
+        } = self.conductor.counts();
         let (subscribers, lanes) = self.conductor.sizes();
         let (memory, file) = self.log.bytes();
         let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);

@@ -27,9 +27,16 @@ pub(super) enum Done {
     Connected,
     Horizon(Option<Horizon>),
     Catalog(Option<Arc<Catalog>>),
-    Resolved { ticket: u64, result: Result<Vec<Subscription>, String> },
+    Resolved {
+        ticket: u64,
+        result: Result<Vec<Subscription>, String>,
+    },
     Unresolved(Resolve),
-    Answer { lane: LaneId, pool: Pool, asked: Option<Asked> },
+    Answer {
+        lane: LaneId,
+        pool: Pool,
+        asked: Option<Asked>,
+    },
     /// A connection of the pool can take a question.
     Idle(Pool),
 }
@@ -54,12 +61,23 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
 const QUEUE_MAX: usize = 256;
 
 impl Workers {
-    pub(super) fn start(options: &Options, tasks: &TaskTracker, stop: &CancellationToken) -> (Self, mpsc::Receiver<Done>) {
+    pub(super) fn start(
+        options: &Options,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> (Self, mpsc::Receiver<Done>) {
         let (done, done_in) = mpsc::channel(QUEUE_MAX);
-        let worker = |name: &'static str| Worker { database: options.database.clone(), name, tasks: tasks.clone(), stop: stop.clone(), done: done.clone() };
+        let worker = |name: &'static str| Worker {
+            database: options.database.clone(),
+            name,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            done: done.clone(),
+        };
         let (horizons, horizons_in) = mpsc::channel(QUEUE_MAX);
         let publications: Arc<[String]> = options.replication.publications.clone().into();
-        tasks.spawn(worker("walcast horizon").take_horizons(horizons_in, Arc::clone(&publications)));
+        tasks
+            .spawn(worker("walcast horizon").take_horizons(horizons_in, Arc::clone(&publications)));
         let (lookups, lookups_in) = mpsc::channel(QUEUE_MAX);
         tasks.spawn(worker("walcast catalog").look_up(lookups_in, publications));
         let mut questions = Vec::new();
@@ -70,7 +88,14 @@ impl Workers {
             }
             questions.push((pool, asks));
         }
-        (Self { horizons, lookups, questions }, done_in)
+        (
+            Self {
+                horizons,
+                lookups,
+                questions,
+            },
+            done_in,
+        )
     }
 
     pub(super) fn take_horizon(&self) {
@@ -118,16 +143,27 @@ struct Worker {
 impl Worker {
     /// A connection, however long it takes; `None` when the process stops.
     async fn connect(&self) -> Option<Client> {
-        let pauses = ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50)).with_max_delay(Duration::from_secs(5)).without_max_times();
+        let pauses = ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(5))
+            .without_max_times();
         let mut pauses = pauses.build();
         loop {
-            let attempt = self.stop.run_until_cancelled(self.database.connect(&self.tasks, self.name)).await?;
+            let attempt = self
+                .stop
+                .run_until_cancelled(self.database.connect(&self.tasks, self.name))
+                .await?;
             match attempt {
                 Ok(client) => return Some(client),
-                Err(error) => tracing::debug!(error = %error, worker = self.name, "cannot connect to the database"),
+                Err(error) => {
+                    tracing::debug!(error = %error, worker = self.name, "cannot connect to the database")
+                }
             }
             let pause = pauses.next().unwrap_or(Duration::from_secs(5));
-            self.stop.run_until_cancelled(tokio::time::sleep(pause)).await?;
+            self.stop
+                .run_until_cancelled(tokio::time::sleep(pause))
+                .await?;
         }
     }
 
@@ -145,16 +181,26 @@ impl Worker {
                 Ok(statement) => statement,
                 Err(error) => {
                     tracing::warn!(%error, "cannot prepare the snapshot query");
-                    if self.stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
+                    if self
+                        .stop
+                        .run_until_cancelled(tokio::time::sleep(Duration::from_secs(1)))
+                        .await
+                        .is_none()
+                    {
                         return;
                     }
                     continue;
                 }
             };
             loop {
-                let Some(Some(())) = self.stop.run_until_cancelled(requests.recv()).await else { return };
+                let Some(Some(())) = self.stop.run_until_cancelled(requests.recv()).await else {
+                    return;
+                };
                 let query = take_horizon(&client, &statement, &publications);
-                let horizon = tokio::time::timeout(HORIZON_TIMEOUT, query).await.ok().flatten();
+                let horizon = tokio::time::timeout(HORIZON_TIMEOUT, query)
+                    .await
+                    .ok()
+                    .flatten();
                 let failed = horizon.is_none();
                 if !self.report(Done::Horizon(horizon)).await {
                     return;
@@ -169,19 +215,46 @@ impl Worker {
     async fn look_up(self, mut requests: mpsc::Receiver<Lookup>, publications: Arc<[String]>) {
         while let Some(client) = self.connect().await {
             loop {
-                let Some(Some(lookup)) = self.stop.run_until_cancelled(requests.recv()).await else { return };
+                let Some(Some(lookup)) = self.stop.run_until_cancelled(requests.recv()).await
+                else {
+                    return;
+                };
                 let done = match lookup {
                     Lookup::Catalog => {
-                        let loaded = tokio::time::timeout(LOOKUP_TIMEOUT, catalog::load(&client, &publications)).await;
+                        let loaded = tokio::time::timeout(
+                            LOOKUP_TIMEOUT,
+                            catalog::load(&client, &publications),
+                        )
+                        .await;
                         let loaded = loaded.map_err(|elapsed| tracing::warn!(%elapsed, "reading the catalog took too long")).ok();
-                        let loaded = loaded.and_then(|loaded| loaded.map_err(|error| tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the catalog")).ok());
+                        let loaded = loaded.and_then(|loaded| {
+                            loaded
+                                .map_err(|error| {
+                                    tracing::warn!(
+                                        error = &error as &dyn std::error::Error,
+                                        "cannot read the catalog"
+                                    )
+                                })
+                                .ok()
+                        });
                         Done::Catalog(loaded.map(Arc::new))
                     }
                     Lookup::Resolve(resolve) => {
-                        let resolved = routing::resolve(&client, &resolve.catalog, &resolve.role, &resolve.bindings);
+                        let resolved = routing::resolve(
+                            &client,
+                            &resolve.catalog,
+                            &resolve.role,
+                            &resolve.bindings,
+                        );
                         match tokio::time::timeout(LOOKUP_TIMEOUT, resolved).await {
-                            Ok(Ok(subscriptions)) => Done::Resolved { ticket: resolve.ticket, result: Ok(subscriptions) },
-                            Ok(Err(ResolveError::Refused(text))) => Done::Resolved { ticket: resolve.ticket, result: Err(text) },
+                            Ok(Ok(subscriptions)) => Done::Resolved {
+                                ticket: resolve.ticket,
+                                result: Ok(subscriptions),
+                            },
+                            Ok(Err(ResolveError::Refused(text))) => Done::Resolved {
+                                ticket: resolve.ticket,
+                                result: Err(text),
+                            },
                             Ok(Err(ResolveError::Unavailable(error))) => {
                                 tracing::warn!(%error, "cannot look up a subscription");
                                 Done::Unresolved(resolve)
@@ -203,20 +276,40 @@ impl Worker {
 
     async fn answer(self, pool: Pool, requests: Shared<Ask>) {
         while let Some(client) = self.connect().await {
-            let Ok(mut asker) = Asker::new(client).await else { continue };
+            let Ok(mut asker) = Asker::new(client).await else {
+                continue;
+            };
             loop {
                 if !self.report(Done::Idle(pool)).await {
                     return;
                 }
                 let next = async { requests.lock().await.recv().await };
-                let Some(Some(Ask { lane, timeout, question, catalog, .. })) = self.stop.run_until_cancelled(next).await else { return };
+                let Some(Some(Ask {
+                    lane,
+                    timeout,
+                    question,
+                    catalog,
+                    ..
+                })) = self.stop.run_until_cancelled(next).await
+                else {
+                    return;
+                };
                 let asked = asker.ask(&question, &catalog, timeout).await;
                 if let Err(error) = &asked {
-                    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+                    let source = std::error::Error::source(error)
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
                     tracing::debug!(%error, source, "a question is put again");
                 }
                 let failed = matches!(asked, Err(AskError::Connection(_) | AskError::Silent));
-                if !self.report(Done::Answer { lane, pool, asked: asked.ok() }).await {
+                if !self
+                    .report(Done::Answer {
+                        lane,
+                        pool,
+                        asked: asked.ok(),
+                    })
+                    .await
+                {
                     return;
                 }
                 if failed {
@@ -229,12 +322,27 @@ impl Worker {
 
 /// The snapshot is the statement's own and therefore older than the position that is read while it runs.
 fn horizon_query() -> String {
-    format!("select pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_insert_lsn()::text, ({})", catalog::FINGERPRINT_SQL)
+    format!(
+        "select pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_insert_lsn()::text, ({})",
+        catalog::FINGERPRINT_SQL
+    )
 }
 
-async fn take_horizon(client: &Client, statement: &Statement, publications: &Arc<[String]>) -> Option<Horizon> {
+async fn take_horizon(
+    client: &Client,
+    statement: &Statement,
+    publications: &Arc<[String]>,
+) -> Option<Horizon> {
     let publications: Vec<&str> = publications.iter().map(String::as_str).collect();
-    let row = client.query_one(statement, &[&publications]).await.map_err(|error| tracing::debug!(%error, "cannot take a snapshot")).ok()?;
+    let row = client
+        .query_one(statement, &[&publications])
+        .await
+        .map_err(|error| tracing::debug!(%error, "cannot take a snapshot"))
+        .ok()?;
     let text = |column: usize| row.try_get::<_, &str>(column).ok();
-    Some(Horizon { snapshot: text(0)?.parse().ok()?, insert_lsn: text(1)?.parse().ok()?, fingerprint: text(2)?.into() })
+    Some(Horizon {
+        snapshot: text(0)?.parse().ok()?,
+        insert_lsn: text(1)?.parse().ok()?,
+        fingerprint: text(2)?.into(),
+    })
 }

@@ -9,3 +9,5 @@ pub mod login;
 pub mod message;
 pub mod pgoutput;
 pub mod progress;
+mod stub;
+pub use stub::*;
