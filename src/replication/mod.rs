@@ -5,5 +5,12 @@
 //! transaction before its commit, nor of one that aborted.
 
 pub mod assembler;
+#[cfg(any(test, feature = "testing"))]
+pub mod encode;
+mod merge;
+mod net_effect;
 pub mod pgoutput;
 pub mod progress;
+mod relations;
+mod replay;
+mod spool;
