@@ -6,9 +6,13 @@
 pub mod auth;
 pub mod catalog;
 pub mod change;
+pub mod clock;
 pub mod log;
+pub mod metrics;
+pub mod pipeline;
 pub mod policy;
 pub mod realtime;
 pub mod replication;
 pub mod routing;
+pub mod shutdown;
 pub mod topic;

@@ -4,5 +4,7 @@
 //! payloads: those are bounded in memory, then in a file, and what leaves the file is gone (the reader is told).
 
 mod outbox;
+mod store;
 
 pub use outbox::{Outbox, Posting, Run};
+pub use store::{Gone, Log};

@@ -2,8 +2,18 @@
 //!
 //! A socket takes frames and notices and gives frames and requests. It knows no network, clock or database.
 
+mod channel;
+pub mod frame;
+pub mod join;
 mod notice;
 pub mod payload;
+mod refusal;
 mod render;
+mod socket;
 
+#[cfg(test)]
+mod tests;
+
+pub use frame::Version;
 pub use notice::{Notice, ResyncReason};
+pub use socket::{Frame, Input, Limits, Now, Output, Socket, Tally};
