@@ -242,6 +242,9 @@ impl Channel {
 
     /// What the pipeline says.
     pub(super) fn notice(&mut self, wire: &mut Wire<'_>, notice: Notice) -> Fate {
+        if self.subscription == Subscription::None {
+            return Fate::Lives;
+        }
         match notice {
             Notice::Subscribed => {
                 self.subscription = Subscription::Live;
