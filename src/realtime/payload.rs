@@ -4,6 +4,9 @@
 //! seen is the caller's decision and comes in as a [`Shape`]; nothing outside it is ever written. Any tuple gives
 //! valid JSON: what does not fit its type is a string of its text.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::Write as _;
 use std::iter;
 
