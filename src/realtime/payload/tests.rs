@@ -9,14 +9,13 @@ const ALL: [bool; 4] = [true; 4];
 const KEY: [bool; 4] = [true, false, false, false];
 
 fn relation(identity: ReplicaIdentity, in_identity: [bool; 4]) -> Arc<Relation> {
-    let columns = std::iter::zip(COLUMNS, in_identity).map(|((name, type_oid), in_identity)| {
-        RelationColumn {
+    let columns =
+        iter::zip(COLUMNS, in_identity).map(|((name, type_oid), in_identity)| RelationColumn {
             name: name.into(),
             type_oid,
             type_modifier: -1,
             in_identity,
-        }
-    });
+        });
     Arc::new(Relation {
         oid: 16_400,
         schema: "public".into(),
@@ -295,6 +294,24 @@ fn unchanged_toast_comes_from_a_full_old_row_or_is_absent() {
         check(&text, "record", Some(absent));
         assert!(text.contains(r#"{"name":"notes","type":"jsonb"}"#));
     }
+}
+
+#[test]
+fn an_unchanged_key_that_is_toasted_comes_from_the_old_key() {
+    let kind = update(
+        Some(old(OldKind::Key, ["7", "-", "-", "-"])),
+        ["~", "new", "t", "~"],
+    );
+    let text = rendered(
+        &change(ReplicaIdentity::Default, kind),
+        &shape(),
+        RenderAs::AsWritten,
+    );
+    check(
+        &text,
+        "record",
+        Some(r#"{"id":7,"task":"new","done":true}"#),
+    );
 }
 
 #[test]
