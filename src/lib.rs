@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod catalog;
 pub mod change;
+pub mod config;
 pub mod log;
 pub mod policy;
 pub mod realtime;
