@@ -7,6 +7,7 @@ pub mod auth;
 pub mod catalog;
 pub mod change;
 pub mod config;
+pub mod database;
 pub mod log;
 pub mod policy;
 pub mod realtime;
