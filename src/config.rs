@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use settings::{SETTINGS, Setting, markdown, nearest};
 use values::Expected;
-pub use values::Secret;
+pub use values::{Secret, parse_duration};
 
 /// Where the public keys stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,6 +217,19 @@ impl Config {
         self.database_url
             .as_ref()
             .ok_or(ConfigError::DatabaseMissing)
+    }
+
+    /// Whether anybody could connect: there is a key to verify tokens with, or an opaque key.
+    ///
+    /// # Errors
+    /// [`ConfigError::KeyMissing`]: the operator sets one.
+    pub fn verification_key(&self) -> Result<(), ConfigError> {
+        let opaque = self.publishable_key.is_some() || self.secret_key.is_some();
+        if opaque || self.jwt_secret.is_some() || self.jwks.is_some() {
+            Ok(())
+        } else {
+            Err(ConfigError::KeyMissing)
+        }
     }
 }
 

@@ -34,9 +34,16 @@ pub(super) async fn needs(
     Ok(needs)
 }
 
-async fn replication(client: &Client, login: &str, quoted: &str) -> Result<Need, tokio_postgres::Error> {
+async fn replication(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Need, tokio_postgres::Error> {
     let row = client
-        .query_one("select rolreplication or rolsuper from pg_catalog.pg_roles where rolname = $1", &[&login])
+        .query_one(
+            "select rolreplication or rolsuper from pg_catalog.pg_roles where rolname = $1",
+            &[&login],
+        )
         .await?;
     Ok(Need {
         what: format!("{login}: REPLICATION"),
@@ -46,7 +53,11 @@ async fn replication(client: &Client, login: &str, quoted: &str) -> Result<Need,
 }
 
 /// Postgres manual, "SET ROLE": membership, from Postgres 16 on granted with its SET option.
-async fn memberships(client: &Client, login: &str, quoted: &str) -> Result<Vec<Need>, tokio_postgres::Error> {
+async fn memberships(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Vec<Need>, tokio_postgres::Error> {
     let roles: Vec<&str> = SUBSCRIBER_ROLES.to_vec();
     let rows = client
         .query(
@@ -67,7 +78,11 @@ async fn memberships(client: &Client, login: &str, quoted: &str) -> Result<Vec<N
     Ok(rows.iter().map(need).collect())
 }
 
-async fn own_schema(client: &Client, login: &str, quoted: &str) -> Result<Option<Need>, tokio_postgres::Error> {
+async fn own_schema(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Option<Need>, tokio_postgres::Error> {
     let row = client
         .query_opt(
             "select pg_catalog.has_schema_privilege($1, n.oid, 'usage') \

@@ -34,16 +34,26 @@ pub(super) enum OptionsError {
 impl Options {
     /// Reads the environment and the file, and checks all settings.
     pub(super) fn config(self) -> Result<Config, OptionsError> {
-        let environment: BTreeMap<String, String> = std::env::vars_os().filter_map(text_pair).collect();
-        let named = self.file.or_else(|| environment.get("WALCAST_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
+        let environment: BTreeMap<String, String> =
+            std::env::vars_os().filter_map(text_pair).collect();
+        let named = self.file.or_else(|| {
+            environment
+                .get("WALCAST_CONFIG")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        });
         let path = named.clone().unwrap_or_else(|| PathBuf::from(FILE));
         let file = match std::fs::read_to_string(&path) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => None,
             Err(source) => return Err(OptionsError::File { path, source }),
         };
-        Config::parse(&Sources { flags: self.flags, environment, file })
-            .map_err(|problems| OptionsError::Settings { problems })
+        Config::parse(&Sources {
+            flags: self.flags,
+            environment,
+            file,
+        })
+        .map_err(|problems| OptionsError::Settings { problems })
     }
 }
 
@@ -54,7 +64,12 @@ pub(super) fn misspelt_variables() -> Vec<(String, &'static Setting)> {
     std::env::vars_os()
         .filter_map(text_pair)
         .map(|(name, _)| name)
-        .filter(|name| name.starts_with("WALCAST_") && !ours(name) && name != "WALCAST_CONFIG" && name != "WALCAST_PG_BIN")
+        .filter(|name| {
+            name.starts_with("WALCAST_")
+                && !ours(name)
+                && name != "WALCAST_CONFIG"
+                && name != "WALCAST_PG_BIN"
+        })
         .filter_map(|name| nearest(&name).map(|setting| (name, setting)))
         .collect()
 }
@@ -65,17 +80,29 @@ fn text_pair((name, value): (OsString, OsString)) -> Option<(String, String)> {
 
 impl Args for Options {
     fn augment_args(command: Command) -> Command {
-        let file = Arg::new("config").long("config").value_name("FILE").value_parser(clap::value_parser!(PathBuf));
-        let file = file.help("A file of settings [env: WALCAST_CONFIG] [default: walcast.toml, if there is one]");
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf));
+        let file = file.help(
+            "A file of settings [env: WALCAST_CONFIG] [default: walcast.toml, if there is one]",
+        );
         let mut command = command.arg(file.help_heading("Settings"));
         for setting in SETTINGS {
-            let default =
-                if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) };
+            let default = if setting.default.is_empty() {
+                String::new()
+            } else {
+                format!(" [default: {}]", setting.default)
+            };
             let argument = Arg::new(setting.key)
                 .long(setting.flag())
                 .value_name("VALUE")
                 .action(ArgAction::Append)
-                .help(format!("{} [env: {}]{default}", setting.about, setting.variable()))
+                .help(format!(
+                    "{} [env: {}]{default}",
+                    setting.about,
+                    setting.variable()
+                ))
                 .help_heading("Settings");
             command = command.arg(argument);
         }
@@ -100,7 +127,8 @@ impl FromArgMatches for Options {
         }
         for setting in SETTINGS {
             if let Some(values) = matches.get_many::<String>(setting.key) {
-                self.flags.insert(setting.key.to_owned(), values.cloned().collect());
+                self.flags
+                    .insert(setting.key.to_owned(), values.cloned().collect());
             }
         }
         Ok(())

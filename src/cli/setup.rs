@@ -9,7 +9,9 @@ use tokio_util::task::TaskTracker;
 use super::login;
 use super::output::{Line, Mark, sentence};
 use crate::database::{ConnectError, Database};
-use objects::{AUTH, EVENT_TRIGGERS, MESSAGING, MESSAGING_POLICIES, OWN_SCHEMA, PUBLICATION, ROLES, Script};
+use objects::{
+    AUTH, EVENT_TRIGGERS, MESSAGING, MESSAGING_POLICIES, OWN_SCHEMA, PUBLICATION, ROLES, Script,
+};
 
 /// How long a statement waits for somebody else's lock before setup gives up on it.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
@@ -32,7 +34,10 @@ pub(super) enum SetupError {
     Connect(#[from] ConnectError),
     #[error("cannot read the catalog")]
     Catalog(#[from] tokio_postgres::Error),
-    #[error("there is no role {login:?}; as a superuser run: create role {} login replication password '…';", crate::database::quote_identifier(login))]
+    #[error(
+        "there is no role {login:?}; as a superuser run: create role {} login replication password '…';",
+        crate::database::quote_identifier(login)
+    )]
     NoLogin { login: String },
 }
 
@@ -40,10 +45,17 @@ pub(super) enum SetupError {
 ///
 /// # Errors
 /// The database cannot be reached or read.
-pub(super) async fn run(database: &Database, tasks: &TaskTracker, plan: &Plan<'_>) -> Result<Vec<Line>, SetupError> {
+pub(super) async fn run(
+    database: &Database,
+    tasks: &TaskTracker,
+    plan: &Plan<'_>,
+) -> Result<Vec<Line>, SetupError> {
     let mut client = database.connect(tasks, "walcast setup").await?;
     let mut lines = Vec::new();
-    let first = plan.publications.first().map_or("supabase_realtime", String::as_str);
+    let first = plan
+        .publications
+        .first()
+        .map_or("supabase_realtime", String::as_str);
     for script in [&ROLES, &AUTH, &OWN_SCHEMA] {
         lines.extend(apply(&mut client, script, first).await?);
     }
@@ -64,9 +76,19 @@ pub(super) async fn run(database: &Database, tasks: &TaskTracker, plan: &Plan<'_
 
 /// All that `run` would run, for an administrator who wants to read it first.
 pub(super) fn script(plan: &Plan<'_>) -> String {
-    let first = plan.publications.first().map_or("supabase_realtime", String::as_str);
-    let mut text = String::from("-- Run in the database that walcast is to serve, as a superuser. Safe to run twice.\n\n");
-    let name_publication = |name: &str| format!("set walcast.publication = '{}';\n", name.replace('\'', "''"));
+    let first = plan
+        .publications
+        .first()
+        .map_or("supabase_realtime", String::as_str);
+    let mut text = String::from(
+        "-- Run in the database that walcast is to serve, as a superuser. Safe to run twice.\n\n",
+    );
+    let name_publication = |name: &str| {
+        format!(
+            "set walcast.publication = '{}';\n",
+            name.replace('\'', "''")
+        )
+    };
     for script in [&ROLES, &AUTH, &OWN_SCHEMA] {
         text.push_str(script.sql);
         text.push('\n');
@@ -88,12 +110,23 @@ pub(super) fn script(plan: &Plan<'_>) -> String {
 }
 
 /// Runs one script unless all that it makes is there.
-async fn apply(client: &mut Client, script: &Script, publication: &str) -> Result<Vec<Line>, SetupError> {
+async fn apply(
+    client: &mut Client,
+    script: &Script,
+    publication: &str,
+) -> Result<Vec<Line>, SetupError> {
     let before = look(client, script, publication).await?;
     if before.iter().all(|present| *present) {
-        return Ok(script.objects.iter().map(|object| Line::new(Mark::Found, object.title(publication))).collect());
+        return Ok(script
+            .objects
+            .iter()
+            .map(|object| Line::new(Mark::Found, object.title(publication)))
+            .collect());
     }
-    let problem = execute(client, script.sql, publication).await.err().map(|error| sentence(&error));
+    let problem = execute(client, script.sql, publication)
+        .await
+        .err()
+        .map(|error| sentence(&error));
     let after = look(client, script, publication).await?;
     let mut lines = Vec::new();
     for (object, (before, after)) in script.objects.iter().zip(before.into_iter().zip(after)) {
@@ -103,22 +136,40 @@ async fn apply(client: &mut Client, script: &Script, publication: &str) -> Resul
             (false, true) => Line::new(Mark::Created, title),
             (false, false) => {
                 let reason = problem.as_deref().unwrap_or("it exists in another form");
-                Line::new(script.when_missing, format!("{title} is missing: {reason}")).remedy(object.remedy(publication))
+                Line::new(script.when_missing, format!("{title} is missing: {reason}"))
+                    .remedy(object.remedy(publication))
             }
         });
     }
     Ok(lines)
 }
 
-async fn execute(client: &mut Client, sql: &str, publication: &str) -> Result<(), tokio_postgres::Error> {
-    let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
+async fn execute(
+    client: &mut Client,
+    sql: &str,
+    publication: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let transaction = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::ReadCommitted)
+        .start()
+        .await?;
     transaction.batch_execute(LOCK_TIMEOUT).await?;
-    transaction.execute("select pg_catalog.set_config('walcast.publication', $1, true)", &[&publication]).await?;
+    transaction
+        .execute(
+            "select pg_catalog.set_config('walcast.publication', $1, true)",
+            &[&publication],
+        )
+        .await?;
     transaction.batch_execute(sql).await?;
     transaction.commit().await
 }
 
-async fn look(client: &Client, script: &Script, publication: &str) -> Result<Vec<bool>, tokio_postgres::Error> {
+async fn look(
+    client: &Client,
+    script: &Script,
+    publication: &str,
+) -> Result<Vec<bool>, tokio_postgres::Error> {
     let mut present = Vec::with_capacity(script.objects.len());
     for object in script.objects {
         let question = format!("select coalesce(({}), false), $1::text", object.present);
@@ -131,16 +182,31 @@ async fn look(client: &Client, script: &Script, publication: &str) -> Result<Vec
 async fn service_role(client: &Client) -> Result<Option<Line>, tokio_postgres::Error> {
     let question = "select from pg_catalog.pg_roles where rolname = 'service_role' and not (rolbypassrls or rolsuper)";
     Ok(client.query_opt(question, &[]).await?.map(|_row| {
-        Line::new(Mark::Warning, "service_role does not bypass row-level security: it sees what policies show to it")
-            .remedy("alter role service_role bypassrls;")
+        Line::new(
+            Mark::Warning,
+            "service_role does not bypass row-level security: it sees what policies show to it",
+        )
+        .remedy("alter role service_role bypassrls;")
     }))
 }
 
 async fn grant_needs(client: &Client, plan: &Plan<'_>) -> Result<Vec<Line>, SetupError> {
-    let current: String = client.query_one("select current_user::text", &[]).await?.get(0);
+    let current: String = client
+        .query_one("select current_user::text", &[])
+        .await?
+        .get(0);
     let login = plan.login.unwrap_or(&current);
-    if client.query_opt("select from pg_catalog.pg_roles where rolname = $1", &[&login]).await?.is_none() {
-        return Err(SetupError::NoLogin { login: login.to_owned() });
+    if client
+        .query_opt(
+            "select from pg_catalog.pg_roles where rolname = $1",
+            &[&login],
+        )
+        .await?
+        .is_none()
+    {
+        return Err(SetupError::NoLogin {
+            login: login.to_owned(),
+        });
     }
     let mut lines = Vec::new();
     for need in login::needs(client, login, plan.publications).await? {
@@ -150,9 +216,11 @@ async fn grant_needs(client: &Client, plan: &Plan<'_>) -> Result<Vec<Line>, Setu
         }
         lines.push(match client.batch_execute(&need.grant).await {
             Ok(()) => Line::new(Mark::Created, need.what),
-            Err(error) => {
-                Line::new(Mark::Failure, format!("{} is missing: {}", need.what, sentence(&error))).remedy(need.grant)
-            }
+            Err(error) => Line::new(
+                Mark::Failure,
+                format!("{} is missing: {}", need.what, sentence(&error)),
+            )
+            .remedy(need.grant),
         });
     }
     let hidden = login::hidden_tables(client, login, plan.publications).await?;
@@ -169,9 +237,17 @@ async fn grant_needs(client: &Client, plan: &Plan<'_>) -> Result<Vec<Line>, Setu
 
 /// What only the server's administrator can change, because it takes a restart.
 async fn server_settings(client: &Client) -> Result<Option<Line>, tokio_postgres::Error> {
-    let level: String = client.query_one("select pg_catalog.current_setting('wal_level')", &[]).await?.get(0);
+    let level: String = client
+        .query_one("select pg_catalog.current_setting('wal_level')", &[])
+        .await?
+        .get(0);
     Ok((level != "logical").then(|| {
-        Line::new(Mark::Failure, format!("wal_level is {level}; walcast needs logical, which takes a restart of Postgres"))
-            .remedy("alter system set wal_level = 'logical';  -- then restart Postgres")
+        Line::new(
+            Mark::Failure,
+            format!(
+                "wal_level is {level}; walcast needs logical, which takes a restart of Postgres"
+            ),
+        )
+        .remedy("alter system set wal_level = 'logical';  -- then restart Postgres")
     }))
 }

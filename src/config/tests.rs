@@ -193,7 +193,7 @@ fn no_error_shows_a_secret() {
     );
     check_errors(
         &sources(&[], &[("WALCAST_SECRET_KEY", "hunter2")], ""),
-        &["WALCAST_SECRET_KEY: expected a key of at least 20 characters that begins with sb_"],
+        &["WALCAST_SECRET_KEY: expected a key of at least 16 characters that begins with sb_"],
     );
     let config = Config::parse(&sources(
         &[],

@@ -90,11 +90,19 @@ pub(super) fn slot(text: &str) -> Result<String, Expected> {
 
 /// An opaque key. Clients and servers tell it from a token by its first three letters (protocol.md §7.3).
 pub(super) fn opaque_key(text: &str) -> Result<Secret, Expected> {
-    if text.starts_with("sb_") && text.len() >= 20 {
+    if text.starts_with("sb_") && text.len() >= 16 {
         Ok(Secret::new(text.to_owned()))
     } else {
-        Err("a key of at least 20 characters that begins with sb_")
+        Err("a key of at least 16 characters that begins with sb_")
     }
+}
+
+/// A time as settings and arguments write it: a whole number and its unit.
+///
+/// # Errors
+/// What would have been right.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|expected| format!("expected {expected}"))
 }
 
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {

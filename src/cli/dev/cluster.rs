@@ -37,7 +37,7 @@ pub(super) struct Cluster {
 
 /// Why there is no cluster.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClusterError {
+pub(in crate::cli) enum ClusterError {
     #[error(transparent)]
     Home(#[from] HomeError),
     #[error("cannot run {}", program.display())]
@@ -74,7 +74,10 @@ pub(super) async fn start(home: &Home, programs: &Programs) -> Result<Cluster, C
         init(home, programs, &data).await?;
     }
     stop_leftover(&data).await?;
-    let kept = home.keep("port", String::new).ok().and_then(|text| text.trim().parse().ok());
+    let kept = home
+        .keep("port", String::new)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     let mut wanted = kept;
     for attempt in 1.. {
         // The same port as last time where possible, so that saved connection settings go on working.
@@ -83,16 +86,27 @@ pub(super) async fn start(home: &Home, programs: &Programs) -> Result<Cluster, C
         match wait_until_ready(&mut postmaster, port).await {
             Ok(()) => {
                 home.put("port", &port.to_string())?;
-                return Ok(Cluster { postmaster, port, password });
+                return Ok(Cluster {
+                    postmaster,
+                    port,
+                    password,
+                });
             }
-            Err(()) if attempt < PORT_ATTEMPTS && tail(&log_path(home)).contains("could not bind") => {}
+            Err(())
+                if attempt < PORT_ATTEMPTS && tail(&log_path(home)).contains("could not bind") => {}
             Err(()) => {
                 halt(&mut postmaster).await;
-                return Err(ClusterError::Start { log: log_path(home), tail: tail(&log_path(home)) });
+                return Err(ClusterError::Start {
+                    log: log_path(home),
+                    tail: tail(&log_path(home)),
+                });
             }
         }
     }
-    Err(ClusterError::Start { log: log_path(home), tail: tail(&log_path(home)) })
+    Err(ClusterError::Start {
+        log: log_path(home),
+        tail: tail(&log_path(home)),
+    })
 }
 
 /// Stops whatever runs in `home`, of any version, and wipes it.
@@ -100,7 +114,10 @@ pub(super) async fn start(home: &Home, programs: &Programs) -> Result<Cluster, C
 /// # Errors
 /// Something does not stop or cannot be removed.
 pub(super) async fn reset(home: &Home) -> Result<(), ClusterError> {
-    let entries = fs::read_dir(&home.folder).map_err(|source| HomeError::Io { path: home.folder.clone(), source })?;
+    let entries = fs::read_dir(&home.folder).map_err(|source| HomeError::Io {
+        path: home.folder.clone(),
+        source,
+    })?;
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with("pgdata-") {
             stop_leftover(&entry.path()).await?;
@@ -124,9 +141,19 @@ impl Cluster {
 
 /// Postgres manual, "Shutting Down the Server": SIGINT is fast shutdown, SIGQUIT immediate.
 async fn halt(postmaster: &mut Child) {
-    for (signal, patience) in [(Signal::INT, STOP_MAX), (Signal::QUIT, Duration::from_secs(10))] {
-        let Some(pid) = postmaster.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else { return };
-        if kill_process(pid, signal).is_err() || timeout(patience, postmaster.wait()).await.is_ok() {
+    for (signal, patience) in [
+        (Signal::INT, STOP_MAX),
+        (Signal::QUIT, Duration::from_secs(10)),
+    ] {
+        let Some(pid) = postmaster
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw)
+        else {
+            return;
+        };
+        if kill_process(pid, signal).is_err() || timeout(patience, postmaster.wait()).await.is_ok()
+        {
             return;
         }
     }
@@ -136,7 +163,10 @@ async fn halt(postmaster: &mut Child) {
 async fn init(home: &Home, programs: &Programs, data: &Path) -> Result<(), ClusterError> {
     let unfinished = data.with_extension("unfinished");
     if unfinished.exists() {
-        fs::remove_dir_all(&unfinished).map_err(|source| HomeError::Io { path: unfinished.clone(), source })?;
+        fs::remove_dir_all(&unfinished).map_err(|source| HomeError::Io {
+            path: unfinished.clone(),
+            source,
+        })?;
     }
     let program = programs.program("initdb");
     let output = as_account(&program, home)
@@ -144,23 +174,41 @@ async fn init(home: &Home, programs: &Programs, data: &Path) -> Result<(), Clust
         .arg(&unfinished)
         .arg("--pwfile")
         .arg(home.folder.join("password"))
-        .args(["--username", USER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"])
+        .args([
+            "--username",
+            USER,
+            "--auth",
+            "scram-sha-256",
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C.UTF-8",
+        ])
         .stdin(Stdio::null())
         .output()
         .await
-        .map_err(|source| ClusterError::Run { program: program.clone(), source })?;
+        .map_err(|source| ClusterError::Run {
+            program: program.clone(),
+            source,
+        })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(ClusterError::Init { output: said });
     }
     // In place only when whole: a crash half-way through leaves nothing that looks like a cluster.
-    fs::rename(&unfinished, data).map_err(|source| HomeError::Io { path: data.to_owned(), source })?;
+    fs::rename(&unfinished, data).map_err(|source| HomeError::Io {
+        path: data.to_owned(),
+        source,
+    })?;
     Ok(())
 }
 
 fn spawn(home: &Home, programs: &Programs, data: &Path, port: u16) -> Result<Child, ClusterError> {
     let path = log_path(home);
-    let failed = |source| HomeError::Io { path: path.clone(), source };
+    let failed = |source| HomeError::Io {
+        path: path.clone(),
+        source,
+    };
     let log = File::create(&path).map_err(failed)?;
     let errors = log.try_clone().map_err(failed)?;
     let program = programs.program("postgres");
@@ -178,8 +226,14 @@ fn spawn(home: &Home, programs: &Programs, data: &Path, port: u16) -> Result<Chi
         command.arg("-c").arg(setting);
     }
     // A group of its own: Ctrl-C in the terminal reaches walcast only, which stops Postgres after its sockets.
-    command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
-    command.spawn().map_err(|source| ClusterError::Run { program, source })
+    command
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .process_group(0);
+    command
+        .spawn()
+        .map_err(|source| ClusterError::Run { program, source })
 }
 
 async fn wait_until_ready(postmaster: &mut Child, port: u16) -> Result<(), ()> {
@@ -189,7 +243,10 @@ async fn wait_until_ready(postmaster: &mut Child, port: u16) -> Result<(), ()> {
                 return Err(());
             }
             // The port opens before recovery ends; whoever connects asks again while it is refused.
-            if tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
+            if tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+                .await
+                .is_ok()
+            {
                 return Ok(());
             }
             sleep(LOOK_EVERY).await;
@@ -201,16 +258,24 @@ async fn wait_until_ready(postmaster: &mut Child, port: u16) -> Result<(), ()> {
 /// Stops the postmaster that an earlier walcast left running in `data` when it was killed.
 async fn stop_leftover(data: &Path) -> Result<(), ClusterError> {
     let pid_file = data.join("postmaster.pid");
-    let Ok(content) = fs::read_to_string(&pid_file) else { return Ok(()) };
-    let number = content.lines().next().and_then(|line| line.trim().parse::<i32>().ok());
-    let Some(pid) = number.and_then(Pid::from_raw) else { return Ok(()) };
+    let Ok(content) = fs::read_to_string(&pid_file) else {
+        return Ok(());
+    };
+    let number = content
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse::<i32>().ok());
+    let Some(pid) = number.and_then(Pid::from_raw) else {
+        return Ok(());
+    };
     for signal in [Signal::INT, Signal::QUIT] {
         if !is_postmaster(pid, data) {
             // Gone, or its number belongs to another program by now, which Postgres would take for its predecessor.
             drop(fs::remove_file(&pid_file));
             return Ok(());
         }
-        drop(kill_process(pid, signal));
+        // Ended in this very moment: the loop below sees it.
+        let _ = kill_process(pid, signal);
         let gone = async {
             while is_postmaster(pid, data) {
                 sleep(LOOK_EVERY).await;
@@ -220,17 +285,24 @@ async fn stop_leftover(data: &Path) -> Result<(), ClusterError> {
             return Ok(());
         }
     }
-    Err(ClusterError::Stuck { pid: pid.as_raw_nonzero().get() })
+    Err(ClusterError::Stuck {
+        pid: pid.as_raw_nonzero().get(),
+    })
 }
 
 /// Whether the process is a Postgres that was started for `data`: our start names the folder on the command line. An ended
 /// process that nobody has waited for has no command line.
 fn is_postmaster(pid: Pid, data: &Path) -> bool {
     let number = pid.as_raw_nonzero().to_string();
-    let command_line = fs::read(format!("/proc/{number}/cmdline")).ok().or_else(|| {
-        let output = std::process::Command::new("ps").args(["-o", "command=", "-p", &number]).output().ok()?;
-        Some(output.stdout)
-    });
+    let command_line = fs::read(format!("/proc/{number}/cmdline"))
+        .ok()
+        .or_else(|| {
+            let output = std::process::Command::new("ps")
+                .args(["-o", "command=", "-p", &number])
+                .output()
+                .ok()?;
+            Some(output.stdout)
+        });
     let folder = data.to_string_lossy();
     command_line.is_some_and(|line| String::from_utf8_lossy(&line).contains(folder.as_ref()))
 }
@@ -253,7 +325,15 @@ fn as_account(program: &Path, home: &Home) -> Command {
         command.uid(uid).gid(gid);
     }
     // Settings for libpq in the user's environment are about other servers.
-    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS"] {
+    for name in [
+        "PGDATA",
+        "PGPORT",
+        "PGHOST",
+        "PGUSER",
+        "PGPASSWORD",
+        "PGDATABASE",
+        "PGOPTIONS",
+    ] {
         command.env_remove(name);
     }
     command
@@ -266,7 +346,10 @@ fn log_path(home: &Home) -> PathBuf {
 fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(5)..).unwrap_or_default().join("\n")
+    lines
+        .get(lines.len().saturating_sub(5)..)
+        .unwrap_or_default()
+        .join("\n")
 }
 
 #[cfg(test)]
@@ -287,7 +370,11 @@ mod tests {
         let data = std::env::temp_dir().join(format!("walcast-leftover-{}", std::process::id()));
         fs::create_dir_all(&data).expect("a folder");
         let pid_file = data.join("postmaster.pid");
-        fs::write(&pid_file, format!("{}\n{}\n", std::process::id(), data.display())).expect("a pid file");
+        fs::write(
+            &pid_file,
+            format!("{}\n{}\n", std::process::id(), data.display()),
+        )
+        .expect("a pid file");
         stop_leftover(&data).await.expect("nothing to stop");
         assert!(!pid_file.exists());
         fs::remove_dir_all(&data).expect("removed");

@@ -27,10 +27,12 @@ pub(super) struct Home {
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HomeError {
+pub(in crate::cli) enum HomeError {
     #[error("walcast dev is already running here (process {pid}); stop it with Ctrl-C first")]
     Running { pid: String },
-    #[error("there is no account \"postgres\" to run Postgres as, and Postgres refuses to run as root: start walcast dev as an ordinary user")]
+    #[error(
+        "there is no account \"postgres\" to run Postgres as, and Postgres refuses to run as root: start walcast dev as an ordinary user"
+    )]
     NoAccount,
     #[error("no folder for the data: set HOME or XDG_CACHE_HOME, or give one with --directory")]
     NoFolder,
@@ -51,7 +53,10 @@ impl Home {
     /// The folder cannot be made, is not ours, or another `walcast dev` holds it.
     pub(super) fn open(explicit: Option<&Path>) -> Result<Self, HomeError> {
         let (folder, account) = place(explicit)?;
-        let failed = |source| HomeError::Io { path: folder.clone(), source };
+        let failed = |source| HomeError::Io {
+            path: folder.clone(),
+            source,
+        };
         fs::create_dir_all(&folder).map_err(failed)?;
         let ours = rustix::process::geteuid().as_raw();
         let owner = fs::metadata(&folder).map_err(failed)?.uid();
@@ -62,14 +67,22 @@ impl Home {
         give(&folder, account).map_err(failed)?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         let lock = lock(&folder.join("lock"))?;
-        Ok(Self { folder, account, _lock: lock })
+        Ok(Self {
+            folder,
+            account,
+            _lock: lock,
+        })
     }
 
     /// The text kept under `name`; made at the first use, readable by the owner only.
     ///
     /// # Errors
     /// The file cannot be read or written.
-    pub(super) fn keep(&self, name: &str, make: impl FnOnce() -> String) -> Result<String, HomeError> {
+    pub(super) fn keep(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> String,
+    ) -> Result<String, HomeError> {
         let path = self.folder.join(name);
         let kept = match fs::read_to_string(&path) {
             Ok(text) if !text.is_empty() => return Ok(text),
@@ -86,13 +99,20 @@ impl Home {
     /// The file cannot be written.
     pub(super) fn put(&self, name: &str, text: &str) -> Result<(), HomeError> {
         let path = self.folder.join(name);
-        self.write(&path, text).map(drop).map_err(|source| HomeError::Io { path, source })
+        self.write(&path, text)
+            .map(drop)
+            .map_err(|source| HomeError::Io { path, source })
     }
 
     fn write(&self, path: &Path, text: &str) -> io::Result<String> {
         // Written beside and renamed, so that a crash leaves the old file or the new one.
         let beside = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
         file.write_all(text.as_bytes())?;
         give(&beside, self.account)?;
         fs::rename(&beside, path)?;
@@ -104,13 +124,20 @@ impl Home {
     /// # Errors
     /// Something cannot be removed.
     pub(super) fn wipe(&self) -> Result<(), HomeError> {
-        let failed = |path: &Path, source| HomeError::Io { path: path.to_owned(), source };
+        let failed = |path: &Path, source| HomeError::Io {
+            path: path.to_owned(),
+            source,
+        };
         for entry in fs::read_dir(&self.folder).map_err(|error| failed(&self.folder, error))? {
             let path = entry.map_err(|error| failed(&self.folder, error))?.path();
             if path.file_name().is_some_and(|name| name == "lock") {
                 continue;
             }
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             removed.map_err(|error| failed(&path, error))?;
         }
         Ok(())
@@ -136,8 +163,13 @@ fn place(explicit: Option<&Path>) -> Result<(PathBuf, Option<Account>), HomeErro
         || {
             // Root's own folders cannot be reached by the account, so its home is used, or else a public place.
             let home = Path::new("/var/lib/postgresql");
-            let usable = fs::metadata(home).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == account.uid);
-            if usable { home.join("walcast-dev") } else { PathBuf::from("/var/tmp/walcast-dev") }
+            let usable = fs::metadata(home)
+                .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == account.uid);
+            if usable {
+                home.join("walcast-dev")
+            } else {
+                PathBuf::from("/var/tmp/walcast-dev")
+            }
         },
         Path::to_owned,
     );
@@ -145,7 +177,11 @@ fn place(explicit: Option<&Path>) -> Result<(PathBuf, Option<Account>), HomeErro
 }
 
 fn cache() -> Option<PathBuf> {
-    let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
 }
 
@@ -161,19 +197,33 @@ fn account() -> Option<Account> {
 }
 
 fn give(path: &Path, account: Option<Account>) -> io::Result<()> {
-    account.map_or(Ok(()), |account| chown(path, Some(account.uid), Some(account.gid)))
+    account.map_or(Ok(()), |account| {
+        chown(path, Some(account.uid), Some(account.gid))
+    })
 }
 
 fn lock(path: &Path) -> Result<File, HomeError> {
-    let failed = |source: io::Error| HomeError::Io { path: path.to_owned(), source };
+    let failed = |source: io::Error| HomeError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let mut options = OpenOptions::new();
-    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
             let mut pid = String::new();
             file.read_to_string(&mut pid).map_err(failed)?;
-            return Err(HomeError::Running { pid: pid.trim().to_owned() });
+            return Err(HomeError::Running {
+                pid: pid.trim().to_owned(),
+            });
         }
         Err(error) => return Err(failed(error.into())),
     }

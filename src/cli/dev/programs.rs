@@ -1,7 +1,6 @@
 //! Finds the newest Postgres server programs of this machine. Looks at folders and asks programs for their version; never
 //! changes anything.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,10 +20,24 @@ impl Programs {
     }
 }
 
+impl Programs {
+    /// How a shell calls psql here: by its name where it is in PATH.
+    pub(super) fn psql(&self) -> String {
+        if in_path("psql") {
+            "psql".to_owned()
+        } else {
+            self.program("psql").display().to_string()
+        }
+    }
+}
+
 /// Why there is no Postgres to start.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProgramsError {
-    #[error("no Postgres server programs were found; install them with: {}", install_command())]
+pub(in crate::cli) enum ProgramsError {
+    #[error(
+        "no Postgres server programs were found; install them with: {}",
+        install_command()
+    )]
     Missing,
     #[error("the newest Postgres server programs are version {major} in {}; walcast needs {MAJOR_MIN} or later: {}", folder.display(), install_command())]
     TooOld { folder: PathBuf, major: u32 },
@@ -38,12 +51,19 @@ pub(super) enum ProgramsError {
 /// Each is one sentence that tells the newcomer what to do.
 pub(super) fn find(explicit: Option<&Path>) -> Result<Programs, ProgramsError> {
     if let Some(folder) = explicit {
-        return examine(folder).ok_or_else(|| ProgramsError::NotThere { folder: folder.to_owned() });
+        return examine(folder).ok_or_else(|| ProgramsError::NotThere {
+            folder: folder.to_owned(),
+        });
     }
-    let newest = candidates().iter().filter_map(|folder| examine(folder)).max_by_key(|programs| programs.major);
+    let newest = candidates()
+        .iter()
+        .filter_map(|folder| examine(folder))
+        .max_by_key(|programs| programs.major);
     match newest {
         None => Err(ProgramsError::Missing),
-        Some(Programs { folder, major }) if major < MAJOR_MIN => Err(ProgramsError::TooOld { folder, major }),
+        Some(Programs { folder, major }) if major < MAJOR_MIN => {
+            Err(ProgramsError::TooOld { folder, major })
+        }
         Some(programs) => Ok(programs),
     }
 }
@@ -59,7 +79,9 @@ fn candidates() -> Vec<PathBuf> {
         ("/usr/local/opt", "bin"),
         ("/Applications/Postgres.app/Contents/Versions", "bin"),
     ] {
-        let Ok(entries) = std::fs::read_dir(parent) else { continue };
+        let Ok(entries) = std::fs::read_dir(parent) else {
+            continue;
+        };
         folders.extend(entries.flatten().map(|entry| entry.path().join(inside)));
     }
     if let Some(path) = std::env::var_os("PATH") {
@@ -77,7 +99,10 @@ fn examine(folder: &Path) -> Option<Programs> {
         return None;
     }
     let major = major(&output(&mut Command::new(postgres), "--version")?)?;
-    Some(Programs { folder: folder.to_owned(), major })
+    Some(Programs {
+        folder: folder.to_owned(),
+        major,
+    })
 }
 
 fn output(command: &mut Command, argument: &str) -> Option<String> {
@@ -88,25 +113,30 @@ fn output(command: &mut Command, argument: &str) -> Option<String> {
 /// The major version in `postgres (PostgreSQL) 15.4 (Debian 15.4-1)` or `postgres (PostgreSQL) 18beta1`.
 fn major(version: &str) -> Option<u32> {
     let number = version.split_once("(PostgreSQL) ")?.1;
-    let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+    let end = number
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(number.len());
     number.get(..end)?.parse().ok()
 }
 
 /// How this machine installs Postgres.
 fn install_command() -> &'static str {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
-    let there = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    if there("apt-get") {
+    if in_path("apt-get") {
         "sudo apt-get install postgresql"
-    } else if there("brew") {
+    } else if in_path("brew") {
         "brew install postgresql@17"
-    } else if there("dnf") {
+    } else if in_path("dnf") {
         "sudo dnf install postgresql-server"
-    } else if there("apk") {
+    } else if in_path("apk") {
         "apk add postgresql"
     } else {
         "your system's package manager (package postgresql or postgresql-server)"
     }
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 #[cfg(test)]
@@ -115,7 +145,10 @@ mod tests {
 
     #[test]
     fn the_version_is_read_in_every_spelling() {
-        assert_eq!(major("postgres (PostgreSQL) 15.4 (Debian 15.4-1.pgdg120+1)\n"), Some(15));
+        assert_eq!(
+            major("postgres (PostgreSQL) 15.4 (Debian 15.4-1.pgdg120+1)\n"),
+            Some(15)
+        );
         assert_eq!(major("postgres (PostgreSQL) 18beta1\n"), Some(18));
         assert_eq!(major("postgres (PostgreSQL) 17\n"), Some(17));
         assert_eq!(major("something else"), None);
@@ -124,6 +157,9 @@ mod tests {
     #[test]
     fn a_folder_without_the_programs_is_named() {
         let error = find(Some(Path::new("/nonexistent"))).expect_err("nothing is there");
-        assert_eq!(error.to_string(), "/nonexistent holds no Postgres server programs (postgres and initdb)");
+        assert_eq!(
+            error.to_string(),
+            "/nonexistent holds no Postgres server programs (postgres and initdb)"
+        );
     }
 }

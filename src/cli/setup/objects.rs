@@ -30,13 +30,18 @@ impl Object {
         if self.remedy.is_empty() {
             "as an administrator: walcast setup --print | psql".to_owned()
         } else {
-            self.remedy.replace("{publication}", &quote_identifier(publication))
+            self.remedy
+                .replace("{publication}", &quote_identifier(publication))
         }
     }
 }
 
 const fn object(title: &'static str, present: &'static str, remedy: &'static str) -> Object {
-    Object { title, present, remedy }
+    Object {
+        title,
+        present,
+        remedy,
+    }
 }
 
 pub(super) const ROLES: Script = Script {
@@ -65,10 +70,26 @@ pub(super) const AUTH: Script = Script {
     sql: include_str!("../../../sql/auth.sql"),
     when_missing: Mark::Failure,
     objects: &[
-        object("function auth.uid()", "pg_catalog.to_regprocedure('auth.uid()') is not null", ""),
-        object("function auth.role()", "pg_catalog.to_regprocedure('auth.role()') is not null", ""),
-        object("function auth.email()", "pg_catalog.to_regprocedure('auth.email()') is not null", ""),
-        object("function auth.jwt()", "pg_catalog.to_regprocedure('auth.jwt()') is not null", ""),
+        object(
+            "function auth.uid()",
+            "pg_catalog.to_regprocedure('auth.uid()') is not null",
+            "",
+        ),
+        object(
+            "function auth.role()",
+            "pg_catalog.to_regprocedure('auth.role()') is not null",
+            "",
+        ),
+        object(
+            "function auth.email()",
+            "pg_catalog.to_regprocedure('auth.email()') is not null",
+            "",
+        ),
+        object(
+            "function auth.jwt()",
+            "pg_catalog.to_regprocedure('auth.jwt()') is not null",
+            "",
+        ),
         object(
             "subscribers may use schema auth",
             "select pg_catalog.bool_and(pg_catalog.has_schema_privilege(r.oid, pg_catalog.to_regnamespace('auth')::oid, 'usage')) \
@@ -82,9 +103,21 @@ pub(super) const OWN_SCHEMA: Script = Script {
     sql: include_str!("../../../sql/walcast.sql"),
     when_missing: Mark::Failure,
     objects: &[
-        object("schema walcast", "pg_catalog.to_regnamespace('walcast') is not null", ""),
-        object("table walcast.slots", "pg_catalog.to_regclass('walcast.slots') is not null", ""),
-        object("function walcast.announce_ddl()", "pg_catalog.to_regprocedure('walcast.announce_ddl()') is not null", ""),
+        object(
+            "schema walcast",
+            "pg_catalog.to_regnamespace('walcast') is not null",
+            "",
+        ),
+        object(
+            "table walcast.slots",
+            "pg_catalog.to_regclass('walcast.slots') is not null",
+            "",
+        ),
+        object(
+            "function walcast.announce_ddl()",
+            "pg_catalog.to_regprocedure('walcast.announce_ddl()') is not null",
+            "",
+        ),
     ],
 };
 
@@ -122,8 +155,16 @@ pub(super) const MESSAGING: Script = Script {
     sql: include_str!("../../../sql/messaging.sql"),
     when_missing: Mark::Failure,
     objects: &[
-        object("table public.conversations", "pg_catalog.to_regclass('public.conversations') is not null", ""),
-        object("table public.messages", "pg_catalog.to_regclass('public.messages') is not null", ""),
+        object(
+            "table public.conversations",
+            "pg_catalog.to_regclass('public.conversations') is not null",
+            "",
+        ),
+        object(
+            "table public.messages",
+            "pg_catalog.to_regclass('public.messages') is not null",
+            "",
+        ),
         object(
             "index public.conversations_participant_ids_idx",
             "pg_catalog.to_regclass('public.conversations_participant_ids_idx') is not null",
