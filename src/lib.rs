@@ -15,4 +15,5 @@ pub mod policy;
 pub mod realtime;
 pub mod replication;
 pub mod routing;
+pub mod shutdown;
 pub mod topic;

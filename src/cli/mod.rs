@@ -114,14 +114,14 @@ struct Failure {
 
 impl Failure {
     /// The arguments or settings cannot be used.
-    fn usage(error: &dyn Error) -> Self {
+    fn usage(error: &(dyn Error + 'static)) -> Self {
         Self {
             text: sentence(error),
             code: 2,
         }
     }
 
-    fn work(error: &dyn Error) -> Self {
+    fn work(error: &(dyn Error + 'static)) -> Self {
         Self {
             text: sentence(error),
             code: 1,

@@ -5,6 +5,8 @@
 use std::error::Error;
 use std::io::Write as _;
 
+use tokio_postgres::error::DbError;
+
 /// What became of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mark {
@@ -84,20 +86,22 @@ pub(super) fn complain(text: &str) {
 }
 
 /// An error with everything that caused it, in one sentence.
-pub(super) fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // tokio-postgres says "db error" and keeps the message in its cause.
-        if text == "db error" {
-            text = next;
-        } else if !text.contains(&next) {
-            text = format!("{text}: {next}");
+pub(super) fn sentence(error: &(dyn Error + 'static)) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let text = match error.downcast_ref::<DbError>() {
+            // Its own text spreads severity, detail and hint over several lines.
+            Some(error) => error.message().to_owned(),
+            None => error.to_string(),
+        };
+        // tokio-postgres says no more than this where Postgres said something, which comes next.
+        if text != "db error" && !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
         }
-        cause = error.source();
+        next = error.source();
     }
-    text
+    parts.join(": ")
 }
 
 #[cfg(test)]

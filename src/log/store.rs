@@ -51,7 +51,11 @@ struct Part {
 #[derive(Clone, Debug)]
 enum Payload {
     Memory(Bytes),
-    File { segment: Arc<Segment>, offset: u64, length: u32 },
+    File {
+        segment: Arc<Segment>,
+        offset: u64,
+        length: u32,
+    },
 }
 
 impl Payload {
@@ -67,7 +71,10 @@ impl Log {
     /// An empty log.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: Mutex::default() }
+        Self {
+            limits,
+            state: Mutex::default(),
+        }
     }
 
     /// Opens the next part and gives its number. Numbers rise by one.
@@ -75,7 +82,10 @@ impl Log {
     pub fn open(&self) -> u64 {
         let mut state = self.lock();
         state.parts.push_back(Part::default());
-        state.first.saturating_add(u64::try_from(state.parts.len()).unwrap_or(u64::MAX)).saturating_sub(1)
+        state
+            .first
+            .saturating_add(u64::try_from(state.parts.len()).unwrap_or(u64::MAX))
+            .saturating_sub(1)
     }
 
     /// Adds payloads to a part and gives the place of the first of them.
@@ -87,7 +97,8 @@ impl Log {
         let added: usize = payloads.iter().map(Bytes::len).sum();
         let held = state.part_mut(part)?;
         let first = u32::try_from(held.payloads.len()).map_err(|_too_many| Gone)?;
-        held.payloads.extend(payloads.into_iter().map(Payload::Memory));
+        held.payloads
+            .extend(payloads.into_iter().map(Payload::Memory));
         state.memory_bytes = state.memory_bytes.saturating_add(added);
         // A payload may join an old part: an answer that came late.
         state.in_memory_from = state.in_memory_from.min(part);
@@ -104,10 +115,20 @@ impl Log {
             let count = usize::try_from(count).map_err(|_too_large| Gone)?;
             first..first.saturating_add(count)
         };
-        let payloads = self.lock().part_mut(part)?.payloads.get(range).ok_or(Gone)?.to_vec();
+        let payloads = self
+            .lock()
+            .part_mut(part)?
+            .payloads
+            .get(range)
+            .ok_or(Gone)?
+            .to_vec();
         let load = |payload| match payload {
             Payload::Memory(bytes) => Ok(bytes),
-            Payload::File { segment, offset, length } => segment.read(offset, length).map_err(|error| {
+            Payload::File {
+                segment,
+                offset,
+                length,
+            } => segment.read(offset, length).map_err(|error| {
                 tracing::error!(%error, "cannot read the log's file");
                 Gone
             }),
@@ -131,7 +152,9 @@ impl Log {
             state.replace(part, &payloads, moved);
         }
         let mut state = self.lock();
-        while state.memory_bytes.saturating_add(state.file_bytes) > self.limits.bytes_max && state.parts.len() > 1 {
+        while state.memory_bytes.saturating_add(state.file_bytes) > self.limits.bytes_max
+            && state.parts.len() > 1
+        {
             state.forget_first();
         }
     }
@@ -150,10 +173,15 @@ impl Log {
             });
             bytes.collect()
         };
-        let found = state.parts.iter().enumerate().skip(skipped).find_map(|(index, part)| {
-            let payloads = in_memory(part);
-            (!payloads.is_empty()).then_some((index, payloads))
-        });
+        let found = state
+            .parts
+            .iter()
+            .enumerate()
+            .skip(skipped)
+            .find_map(|(index, part)| {
+                let payloads = in_memory(part);
+                (!payloads.is_empty()).then_some((index, payloads))
+            });
         let (index, payloads) = found?;
         let number = state.first.saturating_add(u64::try_from(index).ok()?);
         state.in_memory_from = number.saturating_add(1);
@@ -186,14 +214,20 @@ impl Log {
 
 impl State {
     fn part_mut(&mut self, number: u64) -> Result<&mut Part, Gone> {
-        let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        index.and_then(|index| self.parts.get_mut(index)).ok_or(Gone)
+        let index = number
+            .checked_sub(self.first)
+            .and_then(|index| usize::try_from(index).ok());
+        index
+            .and_then(|index| self.parts.get_mut(index))
+            .ok_or(Gone)
     }
 
     /// Puts the place in the file where `payloads` stood in memory; without a place the part loses its payloads.
     fn replace(&mut self, number: u64, payloads: &[Bytes], moved: Option<(Arc<Segment>, u64)>) {
         let bytes: usize = payloads.iter().map(Bytes::len).sum();
-        let Ok(part) = self.part_mut(number) else { return };
+        let Ok(part) = self.part_mut(number) else {
+            return;
+        };
         let Some((segment, mut offset)) = moved else {
             let (memory, file) = part.sizes();
             part.payloads.clear();
@@ -201,9 +235,17 @@ impl State {
             self.file_bytes = self.file_bytes.saturating_sub(file);
             return;
         };
-        for payload in part.payloads.iter_mut().filter(|payload| matches!(payload, Payload::Memory(_))) {
+        for payload in part
+            .payloads
+            .iter_mut()
+            .filter(|payload| matches!(payload, Payload::Memory(_)))
+        {
             let length = u32::try_from(payload.size()).unwrap_or(u32::MAX);
-            *payload = Payload::File { segment: Arc::clone(&segment), offset, length };
+            *payload = Payload::File {
+                segment: Arc::clone(&segment),
+                offset,
+                length,
+            };
             offset = offset.saturating_add(u64::from(length));
         }
         self.memory_bytes = self.memory_bytes.saturating_sub(bytes);
@@ -211,7 +253,9 @@ impl State {
     }
 
     fn forget_first(&mut self) {
-        let Some(part) = self.parts.pop_front() else { return };
+        let Some(part) = self.parts.pop_front() else {
+            return;
+        };
         let (memory, file) = part.sizes();
         self.memory_bytes = self.memory_bytes.saturating_sub(memory);
         self.file_bytes = self.file_bytes.saturating_sub(file);
@@ -222,10 +266,13 @@ impl State {
 
 impl Part {
     fn sizes(&self) -> (usize, usize) {
-        self.payloads.iter().fold((0_usize, 0_usize), |(memory, file), payload| match payload {
-            Payload::Memory(bytes) => (memory.saturating_add(bytes.len()), file),
-            Payload::File { .. } => (memory, file.saturating_add(payload.size())),
-        })
+        self.payloads.iter().fold(
+            (0_usize, 0_usize),
+            |(memory, file), payload| match payload {
+                Payload::Memory(bytes) => (memory.saturating_add(bytes.len()), file),
+                Payload::File { .. } => (memory, file.saturating_add(payload.size())),
+            },
+        )
     }
 }
 
@@ -234,21 +281,31 @@ mod tests {
     use super::*;
 
     fn log(memory_bytes_max: usize, bytes_max: usize) -> Log {
-        Log::new(Limits { memory_bytes_max, bytes_max, directory: std::env::temp_dir().join("walcast-log-test") })
+        Log::new(Limits {
+            memory_bytes_max,
+            bytes_max,
+            directory: std::env::temp_dir().join("walcast-log-test"),
+        })
     }
 
     #[test]
     fn what_leaves_memory_reads_the_same_from_the_file() {
         let log = log(10, 1000);
         let part = log.open();
-        assert_eq!(log.append(part, vec!["0123456".into(), "789".into()]), Ok(0));
+        assert_eq!(
+            log.append(part, vec!["0123456".into(), "789".into()]),
+            Ok(0)
+        );
         log.settle();
         assert_eq!(log.bytes(), (10, 0));
         let next = log.open();
         assert_eq!(log.append(next, vec!["abc".into()]), Ok(0));
         log.settle();
         assert_eq!(log.bytes(), (3, 10));
-        assert_eq!(log.read(part, 0, 2), Ok(vec!["0123456".into(), "789".into()]));
+        assert_eq!(
+            log.read(part, 0, 2),
+            Ok(vec!["0123456".into(), "789".into()])
+        );
         assert_eq!(log.append(part, vec!["late".into()]), Ok(2));
         assert_eq!(log.read(part, 1, 2), Ok(vec!["789".into(), "late".into()]));
         assert_eq!(log.read(next, 0, 1), Ok(vec!["abc".into()]));
@@ -265,6 +322,10 @@ mod tests {
         assert_eq!(log.read(parts[0], 0, 1), Err(Gone));
         assert_eq!(log.append(parts[0], vec!["x".into()]), Err(Gone));
         assert_eq!(log.read(parts[1], 0, 1), Ok(vec!["0123456789".into()]));
-        assert_eq!(log.read(parts[2], 0, 2), Err(Gone), "there is only one payload");
+        assert_eq!(
+            log.read(parts[2], 0, 2),
+            Err(Gone),
+            "there is only one payload"
+        );
     }
 }
