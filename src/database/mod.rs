@@ -229,8 +229,8 @@ impl Database {
         tasks: &TaskTracker,
         application_name: &str,
     ) -> Result<tokio_postgres::Client, ConnectError> {
-        let config = self.client_config(application_name);
-        self.attempt(async |transport, address: String| {
+        let config = &self.client_config(application_name);
+        self.attempt(|transport, address: String| async move {
             let (client, connection) = config
                 .connect_raw(transport, Settled)
                 .await
@@ -263,9 +263,9 @@ impl Database {
     ///
     /// # Errors
     /// No host could be used; the last one's error.
-    pub async fn attempt<T>(
+    pub async fn attempt<T, F: Future<Output = Result<T, ConnectError>>>(
         &self,
-        start: impl AsyncFn(Transport, String) -> Result<T, ConnectError>,
+        start: impl Fn(Transport, String) -> F,
     ) -> Result<T, ConnectError> {
         let mut failure = None;
         for host in &self.parameters.hosts {

@@ -11,18 +11,24 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lane::{Asking, Item, ItemRow, Lane, LaneId, LaneKey, QUESTION_ROWS_MAX, RowState, policies_ask};
+use super::Command;
+use super::lane::{
+    Asking, Item, ItemRow, Lane, LaneId, LaneKey, QUESTION_ROWS_MAX, RowState, policies_ask,
+};
 use super::part::Part;
 use super::settle::{Desk, Settled, receives};
 use super::standing::{Breaker, Pool, Timeouts};
 use super::subscriber::{Grace, Phase, Subscriber, SubscriberId, must_resolve};
 use super::view::{RowKeys, View};
-use super::Command;
 use crate::catalog::Catalog;
-use crate::change::{Change, ChangeKind, Commit, Epoch, Lsn, Oid, Relation, Snapshot, StreamEvent, TransactionPart, Xid};
+use crate::change::{
+    Change, ChangeKind, Commit, Epoch, Lsn, Oid, Relation, Snapshot, StreamEvent, TransactionPart,
+    Xid,
+};
 use crate::log::Log;
 use crate::policy::{Asked, Identity, Predicate, Question, Trouble};
-use crate::realtime::{Notice, ResyncReason, Withheld};
+use crate::realtime::payload::Withheld;
+use crate::realtime::{Notice, ResyncReason};
 use crate::routing::{Binding, Subscription};
 
 /// Settings of the conductor.
@@ -120,7 +126,10 @@ pub(super) struct Counts {
 #[derive(Debug)]
 enum Waiting {
     Part(TransactionPart),
-    Skipped { commit: Arc<Commit>, relations: Vec<Oid> },
+    Skipped {
+        commit: Arc<Commit>,
+        relations: Vec<Oid>,
+    },
 }
 
 impl Waiting {
@@ -152,6 +161,10 @@ pub(super) struct Conductor {
     epoch: Option<Epoch>,
     streaming: bool,
     subscribers: HashMap<SubscriberId, Subscriber>,
+    /// Those that wait for a snapshot to begin with.
+    joining: BTreeSet<SubscriberId>,
+    /// Those for which some transactions of the stream are older than their beginning.
+    catching_up: BTreeSet<SubscriberId>,
     lanes: HashMap<LaneId, Lane>,
     lane_ids: HashMap<LaneKey, LaneId>,
     /// Lanes with a subscriber on the table, and how many.
@@ -204,6 +217,8 @@ impl Conductor {
             epoch: None,
             streaming: false,
             subscribers: HashMap::new(),
+            joining: BTreeSet::new(),
+            catching_up: BTreeSet::new(),
             lanes: HashMap::new(),
             lane_ids: HashMap::new(),
             by_table: HashMap::new(),
@@ -261,15 +276,24 @@ impl Conductor {
 
     /// When to call [`Conductor::handle_timeout`].
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let grace = self.grace_ends.first_key_value().map(|((until, _), ())| *until);
+        let grace = self
+            .grace_ends
+            .first_key_value()
+            .map(|((until, _), ())| *until);
         let horizon = self.horizon_not_before.filter(|_| !self.horizon_open);
-        let poke = self.poke_not_before.filter(|_| !self.awaiting_successor.is_empty());
+        let poke = self
+            .poke_not_before
+            .filter(|_| !self.awaiting_successor.is_empty());
         [grace, horizon, poke].into_iter().flatten().min()
     }
 
     /// The promised time came.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        while let Some(((until, id), ())) = self.grace_ends.first_key_value().map(|(key, ())| (*key, ())) {
+        while let Some(((until, id), ())) = self
+            .grace_ends
+            .first_key_value()
+            .map(|(key, ())| (*key, ()))
+        {
             if until > now {
                 break;
             }
@@ -324,7 +348,10 @@ impl Conductor {
             self.counts.transactions = self.counts.transactions.saturating_add(1);
             self.received = self.received.max(part.commit.end_lsn);
         }
-        self.counts.changes = self.counts.changes.saturating_add(u64::try_from(part.changes.len()).unwrap_or(u64::MAX));
+        self.counts.changes = self
+            .counts
+            .changes
+            .saturating_add(u64::try_from(part.changes.len()).unwrap_or(u64::MAX));
         let continued = self.continued == Some(part.commit.lsn);
         if continued || self.is_interesting(&part) {
             // All further parts, or else nobody would hear of the transaction's end.
@@ -351,7 +378,10 @@ impl Conductor {
                 return false;
             }
             known = Some(oid);
-            self.by_table.contains_key(&oid) || !self.catalog.tables.contains_key(&oid) || !self.resolving.is_empty() || !self.resolve_queue.is_empty()
+            self.by_table.contains_key(&oid)
+                || !self.catalog.tables.contains_key(&oid)
+                || !self.resolving.is_empty()
+                || !self.resolve_queue.is_empty()
         })
     }
 
@@ -365,8 +395,18 @@ impl Conductor {
     /// A socket asks for something.
     pub(super) fn handle_command(&mut self, now: Instant, command: Command) {
         match command {
-            Command::Subscribe { connection, membership, outbox, claims, bindings, grace } => {
-                let id = SubscriberId { connection, membership };
+            Command::Subscribe {
+                connection,
+                membership,
+                outbox,
+                claims,
+                bindings,
+                grace,
+            } => {
+                let id = SubscriberId {
+                    connection,
+                    membership,
+                };
                 self.remove(id);
                 let parsed: Result<Vec<Binding>, _> = bindings.iter().map(Binding::parse).collect();
                 let until = if grace { now.checked_add(GRACE) } else { None };
@@ -374,7 +414,8 @@ impl Conductor {
                     Ok(bindings) => (bindings.into(), None),
                     Err(error) => (Arc::default(), Some(error.to_string())),
                 };
-                let mut subscriber = Subscriber::new(id, outbox, Arc::clone(&claims), bindings, until);
+                let mut subscriber =
+                    Subscriber::new(id, outbox, Arc::clone(&claims), bindings, until);
                 if let Some(text) = refusal {
                     subscriber.phase = Phase::Refused;
                     subscriber.tell(Notice::Refused(text));
@@ -388,13 +429,30 @@ impl Conductor {
                     self.resolve(id, claims);
                 }
             }
-            Command::Identify { connection, membership, claims } => {
-                let id = SubscriberId { connection, membership };
-                if self.subscribers.get(&id).is_some_and(|subscriber| !subscriber.bindings.is_empty()) {
+            Command::Identify {
+                connection,
+                membership,
+                claims,
+            } => {
+                let id = SubscriberId {
+                    connection,
+                    membership,
+                };
+                if self
+                    .subscribers
+                    .get(&id)
+                    .is_some_and(|subscriber| !subscriber.bindings.is_empty())
+                {
                     self.resolve(id, claims);
                 }
             }
-            Command::Unsubscribe { connection, membership } => self.remove(SubscriberId { connection, membership }),
+            Command::Unsubscribe {
+                connection,
+                membership,
+            } => self.remove(SubscriberId {
+                connection,
+                membership,
+            }),
         }
         self.advance(now);
     }
@@ -402,18 +460,34 @@ impl Conductor {
     /// Has the bindings checked for these claims; they take effect with the answer.
     fn resolve(&mut self, id: SubscriberId, claims: Arc<crate::auth::Claims>) {
         let ticket = self.number();
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
         subscriber.ticket = ticket;
         let (role, bindings) = (claims.role.clone(), Arc::clone(&subscriber.bindings));
         subscriber.next_claims = Some(claims);
-        self.resolve_queue.push_back(Resolve { subscriber: id, ticket, role, bindings, catalog: Arc::clone(&self.catalog) });
+        self.resolve_queue.push_back(Resolve {
+            subscriber: id,
+            ticket,
+            role,
+            bindings,
+            catalog: Arc::clone(&self.catalog),
+        });
     }
 
     /// The database has agreed to bindings, or refused them with a text for the subscriber.
-    pub(super) fn handle_resolved(&mut self, now: Instant, ticket: u64, result: Result<Vec<Subscription>, String>) {
+    pub(super) fn handle_resolved(
+        &mut self,
+        now: Instant,
+        ticket: u64,
+        result: Result<Vec<Subscription>, String>,
+    ) {
         self.resolving_again.remove(&ticket);
         if let Some(id) = self.resolving.remove(&ticket)
-            && self.subscribers.get(&id).is_some_and(|subscriber| subscriber.ticket == ticket)
+            && self
+                .subscribers
+                .get(&id)
+                .is_some_and(|subscriber| subscriber.ticket == ticket)
         {
             match result {
                 Ok(subscriptions) => self.accept(now, id, subscriptions),
@@ -432,8 +506,15 @@ impl Conductor {
 
     fn accept(&mut self, now: Instant, id: SubscriberId, subscriptions: Vec<Subscription>) {
         let owed = self.leave_lane(id);
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
-        let tables = |subscriptions: &[Subscription]| -> BTreeSet<Oid> { subscriptions.iter().flat_map(|subscription| subscription.tables.keys().copied()).collect() };
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let tables = |subscriptions: &[Subscription]| -> BTreeSet<Oid> {
+            subscriptions
+                .iter()
+                .flat_map(|subscription| subscription.tables.keys().copied())
+                .collect()
+        };
         let same_tables = tables(&subscriber.subscriptions) == tables(&subscriptions);
         subscriber.subscriptions = subscriptions;
         let mut new_token = false;
@@ -445,6 +526,7 @@ impl Conductor {
             Phase::Resolving | Phase::Refused => {
                 subscriber.phase = Phase::Joining;
                 subscriber.joining_since = self.next_number;
+                self.joining.insert(id);
             }
             Phase::Joining => {}
             Phase::Live if !new_token && same_tables => {}
@@ -456,7 +538,10 @@ impl Conductor {
 
     fn refuse(&mut self, id: SubscriberId, text: String) {
         self.leave_lane(id);
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
+        self.joining.remove(&id);
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
         subscriber.subscriptions.clear();
         subscriber.phase = Phase::Refused;
         subscriber.next_claims = None;
@@ -465,6 +550,8 @@ impl Conductor {
 
     fn remove(&mut self, id: SubscriberId) {
         self.leave_lane(id);
+        self.joining.remove(&id);
+        self.catching_up.remove(&id);
         if let Some(subscriber) = self.subscribers.remove(&id)
             && let Some(grace) = subscriber.grace
         {
@@ -481,12 +568,16 @@ impl Conductor {
     }
 
     fn resync_lane(&mut self, id: LaneId, reason: ResyncReason, table: Option<Oid>) {
-        let Some(lane) = self.lanes.get(&id) else { return };
-        let concerned = |subscriber: &SubscriberId| match (table, self.subscribers.get(subscriber)) {
+        let Some(lane) = self.lanes.get(&id) else {
+            return;
+        };
+        let concerned = |subscriber: &SubscriberId| match (table, self.subscribers.get(subscriber))
+        {
             (Some(table), Some(subscriber)) => subscriber.concerns(table),
             _ => true,
         };
-        let subscribers: Vec<SubscriberId> = lane.subscribers.iter().copied().filter(concerned).collect();
+        let subscribers: Vec<SubscriberId> =
+            lane.subscribers.iter().copied().filter(concerned).collect();
         for subscriber in subscribers {
             self.resync(subscriber, reason);
         }
@@ -496,26 +587,51 @@ impl Conductor {
 
     fn enter_lane(&mut self, now: Instant, id: SubscriberId) {
         let number = self.number();
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
-        let uncertain = subscriber.is_uncertain().then(|| subscriber.bindings.iter().map(Binding::describe).collect::<String>().into());
-        let key = LaneKey { identity: Identity::new(Arc::clone(&subscriber.claims)), uncertain };
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let uncertain = subscriber.is_uncertain().then(|| {
+            subscriber
+                .bindings
+                .iter()
+                .map(Binding::describe)
+                .collect::<String>()
+                .into()
+        });
+        let key = LaneKey {
+            identity: Identity::new(Arc::clone(&subscriber.claims)),
+            uncertain,
+        };
         subscriber.lane_since = number;
         let lane = *self.lane_ids.entry(key.clone()).or_insert(number);
         subscriber.lane = Some(lane);
         for subscription in &subscriber.subscriptions {
             for oid in subscription.tables.keys() {
-                let count = self.by_table.entry(*oid).or_default().entry(lane).or_default();
+                let count = self
+                    .by_table
+                    .entry(*oid)
+                    .or_default()
+                    .entry(lane)
+                    .or_default();
                 *count = count.saturating_add(1);
             }
         }
-        self.lanes.entry(lane).or_insert_with(|| Lane::new(key)).subscribers.push(id);
+        self.lanes
+            .entry(lane)
+            .or_insert_with(|| Lane::new(key))
+            .subscribers
+            .push(id);
         self.check_lane(now, lane);
     }
 
     /// Takes the subscriber out of its lane; returns what it was routed there and not yet given.
     fn leave_lane(&mut self, id: SubscriberId) -> Vec<(Arc<Part>, u32)> {
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return Vec::new() };
-        let Some(lane_id) = subscriber.lane.take() else { return Vec::new() };
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return Vec::new();
+        };
+        let Some(lane_id) = subscriber.lane.take() else {
+            return Vec::new();
+        };
         for subscription in &subscriber.subscriptions {
             for oid in subscription.tables.keys() {
                 if let Some(lanes) = self.by_table.get_mut(oid) {
@@ -531,33 +647,56 @@ impl Conductor {
                 }
             }
         }
-        let Some(lane) = self.lanes.get_mut(&lane_id) else { return Vec::new() };
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return Vec::new();
+        };
         lane.subscribers.retain(|member| *member != id);
         let mut owed = Vec::new();
         for item in &lane.queue {
-            let for_me = item.only.map_or_else(|| receives(subscriber, item.number, false, &item.part), |only| only == id);
+            let for_me = item.only.map_or_else(
+                || receives(subscriber, item.number, false, &item.part),
+                |only| only == id,
+            );
             if for_me {
-                owed.extend(item.rows.iter().map(|row| (Arc::clone(&item.part), row.change)));
+                owed.extend(
+                    item.rows
+                        .iter()
+                        .map(|row| (Arc::clone(&item.part), row.change)),
+                );
             }
         }
         if lane.subscribers.is_empty() {
             let lane = self.lanes.remove(&lane_id);
             if let Some(lane) = lane {
                 self.lane_ids.remove(&lane.key);
+                if let Some((pool, place)) = lane.ready
+                    && let Some(ready) = self.ready.get_mut(&pool)
+                {
+                    ready.remove(&place);
+                }
             }
             self.full.remove(&lane_id);
             self.awaiting_successor.remove(&lane_id);
-            for ready in self.ready.values_mut() {
-                ready.retain(|(_, _, ready)| *ready != lane_id);
-            }
         }
         owed
     }
 
     /// Gives a subscriber in its new lane what it was owed in the old one, and what was kept for its new token.
-    fn pay(&mut self, now: Instant, id: SubscriberId, owed: Vec<(Arc<Part>, u32)>, new_token: bool) {
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
-        let grace = if new_token { subscriber.grace.take() } else { None };
+    fn pay(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+        owed: Vec<(Arc<Part>, u32)>,
+        new_token: bool,
+    ) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let grace = if new_token {
+            subscriber.grace.take()
+        } else {
+            None
+        };
         if let Some(Grace { until, .. }) = &grace {
             self.grace_ends.remove(&(*until, id));
         }
@@ -567,23 +706,46 @@ impl Conductor {
         let mut rows = grace.map_or_else(Vec::new, |grace| grace.kept);
         rows.extend(owed);
         self.review(&mut rows);
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
-        let Some(lane_id) = subscriber.lane else { return };
-        let Some(lane) = self.lanes.get_mut(&lane_id) else { return };
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let Some(lane_id) = subscriber.lane else {
+            return;
+        };
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
         for group in rows.chunk_by(|(part, _), (next, _)| Arc::ptr_eq(part, next)) {
-            let Some((part, _)) = group.first() else { continue };
+            let Some((part, _)) = group.first() else {
+                continue;
+            };
             let number = self.next_number;
             self.next_number = number.saturating_add(1);
             let rows = group.iter().filter_map(|(part, index)| {
                 let (change, view) = part.change(*index)?;
                 let mut predicates = Vec::new();
-                let wanted = subscriber.wants(change, view, lane_policies_apply(lane, view), false, &mut predicates);
+                let wanted = subscriber.wants(
+                    change,
+                    view,
+                    lane_policies_apply(lane, view),
+                    false,
+                    &mut predicates,
+                );
                 wanted.then(|| item_row(now, lane, change, view, *index, predicates))
             });
             let rows: Vec<ItemRow> = rows.collect();
             if !rows.is_empty() {
                 let undecided = rows.iter().filter(|row| row.state.is_open()).count();
-                lane.push(&self.keys, Item { number, part: Arc::clone(part), only: Some(id), rows, undecided });
+                lane.push(
+                    &self.keys,
+                    Item {
+                        number,
+                        part: Arc::clone(part),
+                        only: Some(id),
+                        rows,
+                        undecided,
+                    },
+                );
             }
         }
         self.check_lane(now, lane_id);
@@ -592,10 +754,20 @@ impl Conductor {
     /// Puts parts that were routed under an older catalog under the one of now.
     fn review(&mut self, rows: &mut [(Arc<Part>, u32)]) {
         let mut reviewed: Vec<(Arc<Part>, Arc<Part>)> = Vec::new();
-        for (part, _) in rows.iter_mut().filter(|(part, _)| !Arc::ptr_eq(&part.catalog, &self.catalog)) {
-            let known = reviewed.iter().find(|(old, _)| Arc::ptr_eq(old, part)).map(|(_, new)| Arc::clone(new));
+        for (part, _) in rows {
+            if Arc::ptr_eq(&part.catalog, &self.catalog) {
+                continue;
+            }
+            let known = reviewed
+                .iter()
+                .find(|(old, _)| Arc::ptr_eq(old, part))
+                .map(|(_, new)| Arc::clone(new));
             let new = known.unwrap_or_else(|| {
-                let views = part.changes.iter().map(|change| self.view(&change.relation)).collect();
+                let views = part
+                    .changes
+                    .iter()
+                    .map(|change| self.view(&change.relation))
+                    .collect();
                 let new = Arc::new(part.under(views, Arc::clone(&self.catalog)));
                 reviewed.push((Arc::clone(part), Arc::clone(&new)));
                 new
@@ -606,7 +778,9 @@ impl Conductor {
 
     /// Settles what is decided, asks what is to be asked, and looks after the bounds.
     fn check_lane(&mut self, now: Instant, id: LaneId) {
-        let Some(mut lane) = self.lanes.remove(&id) else { return };
+        let Some(mut lane) = self.lanes.remove(&id) else {
+            return;
+        };
         let mut desk = Desk {
             log: &self.log,
             keys: &self.keys,
@@ -617,8 +791,9 @@ impl Conductor {
         desk.settle(&mut lane);
         if lane.has_question() {
             match lane.standing.pool(now) {
-                Some(Pool::Proven) if lane.raises > 2 => self.make_ready(Pool::New, &lane, id),
-                Some(pool) => self.make_ready(pool, &lane, id),
+                // Errors are answered quickly, but searching for the row that raises takes many questions.
+                Some(Pool::Proven) if lane.raises > 2 => self.make_ready(Pool::New, &mut lane, id),
+                Some(pool) => self.make_ready(pool, &mut lane, id),
                 None => {
                     lane.deny_unasked();
                     return self.put_back_and_check(now, id, lane);
@@ -630,7 +805,9 @@ impl Conductor {
         } else if self.awaiting_successor.insert(id) && self.poke_not_before.is_none() {
             self.poke_not_before = Some(now);
         }
-        let full = |share: usize| lane.queued_rows > LANE_ROWS_MAX / share || lane.queued_bytes > LANE_BYTES_MAX / share;
+        let full = |share: usize| {
+            lane.queued_rows > LANE_ROWS_MAX / share || lane.queued_bytes > LANE_BYTES_MAX / share
+        };
         if lane.standing.is_sound() && full(2) {
             self.full.insert(id);
         } else {
@@ -651,11 +828,12 @@ impl Conductor {
         self.check_lane(now, id);
     }
 
-    fn make_ready(&mut self, pool: Pool, lane: &Lane, id: LaneId) {
-        let since = lane.queue.front().map_or(0, |item| item.number);
-        let ready = self.ready.entry(pool).or_default();
-        if !ready.iter().any(|(_, _, ready)| *ready == id) {
-            ready.insert((lane.standing.failures(), since, id));
+    fn make_ready(&mut self, pool: Pool, lane: &mut Lane, id: LaneId) {
+        if lane.ready.is_none() {
+            let since = lane.queue.front().map_or(0, |item| item.number);
+            let place = (lane.standing.failures(), since, id);
+            lane.ready = Some((pool, place));
+            self.ready.entry(pool).or_default().insert(place);
         }
     }
 
@@ -668,16 +846,30 @@ impl Conductor {
         }
         for pool in Pool::ALL {
             while self.idle.get(&pool).is_some_and(|idle| *idle > 0) {
-                let Some((_, _, id)) = self.ready.get_mut(&pool).and_then(BTreeSet::pop_first) else { break };
-                let Some(lane) = self.lanes.get_mut(&id) else { continue };
+                let Some((_, _, id)) = self.ready.get_mut(&pool).and_then(BTreeSet::pop_first)
+                else {
+                    break;
+                };
+                let Some(lane) = self.lanes.get_mut(&id) else {
+                    continue;
+                };
+                lane.ready = None;
                 if lane.asking.is_some() {
                     continue;
                 }
                 let subscribers = &self.subscribers;
                 let members = lane.subscribers.clone();
                 let role: Box<str> = lane.key.identity.role().into();
-                let Some(question) = lane.question(now, |view| sent_columns(subscribers, &members, &role, view)) else { continue };
-                let breaker = self.breakers.get(&(question.table.oid, role)).copied().unwrap_or_default();
+                let Some(question) =
+                    lane.question(now, |view| sent_columns(subscribers, &members, &role, view))
+                else {
+                    continue;
+                };
+                let breaker = self
+                    .breakers
+                    .get(&(question.table.oid, role))
+                    .copied()
+                    .unwrap_or_default();
                 let timeout = match pool {
                     Pool::New if breaker.is_open() => BREAKER_TIMEOUT,
                     _ => self.rules.timeouts.of(pool),
@@ -686,7 +878,13 @@ impl Conductor {
                 if let Some(idle) = self.idle.get_mut(&pool) {
                     *idle = idle.saturating_sub(1);
                 }
-                self.outputs.push_back(Output::Ask(Ask { lane: id, pool, timeout, question, catalog: Arc::clone(&self.catalog) }));
+                self.outputs.push_back(Output::Ask(Ask {
+                    lane: id,
+                    pool,
+                    timeout,
+                    question,
+                    catalog: Arc::clone(&self.catalog),
+                }));
             }
         }
     }
@@ -699,7 +897,13 @@ impl Conductor {
     }
 
     /// A question was answered; `None` if the connection broke and it must be asked again.
-    pub(super) fn handle_answer(&mut self, now: Instant, lane_id: LaneId, pool: Pool, asked: Option<Asked>) {
+    pub(super) fn handle_answer(
+        &mut self,
+        now: Instant,
+        lane_id: LaneId,
+        pool: Pool,
+        asked: Option<Asked>,
+    ) {
         if let Some(lane) = self.lanes.get_mut(&lane_id)
             && let Some(asking) = lane.asking.take()
         {
@@ -712,15 +916,28 @@ impl Conductor {
         self.advance(now);
     }
 
-    fn take_answer(&mut self, now: Instant, lane_id: LaneId, pool: Pool, asking: &Asking, asked: Asked) {
+    fn take_answer(
+        &mut self,
+        now: Instant,
+        lane_id: LaneId,
+        pool: Pool,
+        asking: &Asking,
+        asked: Asked,
+    ) {
         let timeouts = self.rules.timeouts;
-        let Some(lane) = self.lanes.get_mut(&lane_id) else { return };
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
         let timed_out = asked.result == Err(Trouble::TimedOut);
-        self.breakers.entry((asking.table, lane.key.identity.role().into())).or_default().record(timed_out);
+        self.breakers
+            .entry((asking.table, lane.key.identity.role().into()))
+            .or_default()
+            .record(timed_out);
         match asked.result {
             Ok(answers) => {
                 lane.answer(asking, asked.read_before, &answers);
-                lane.standing.answered(now.saturating_duration_since(asking.asked_at), &timeouts);
+                lane.standing
+                    .answered(now.saturating_duration_since(asking.asked_at), &timeouts);
                 lane.raises = 0;
                 lane.rows_max = lane.rows_max.saturating_mul(2).min(QUESTION_ROWS_MAX);
                 let recovered = lane.troubles.remove(&asking.table);
@@ -732,7 +949,8 @@ impl Conductor {
             Err(Trouble::Raised(state)) => {
                 self.counts.raised = self.counts.raised.saturating_add(1);
                 lane.raises = lane.raises.saturating_add(1);
-                lane.standing.answered(now.saturating_duration_since(asking.asked_at), &timeouts);
+                lane.standing
+                    .answered(now.saturating_duration_since(asking.asked_at), &timeouts);
                 if lane.raises <= CATALOG_RETRIES_MAX && OUTDATED.contains(&&*state) {
                     lane.answer_all(asking, RowState::Unasked);
                     self.load_catalog();
@@ -758,7 +976,9 @@ impl Conductor {
     }
 
     fn tell_trouble(&mut self, lane_id: LaneId, table: Oid, state: Box<str>) {
-        let Some(lane) = self.lanes.get_mut(&lane_id) else { return };
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
         if lane.troubles.insert(table, state.clone()).is_some() {
             return;
         }
@@ -778,7 +998,11 @@ impl Conductor {
         self.horizon_open = false;
         match horizon {
             None => self.pause_horizon(now),
-            Some(horizon) if !self.has_catalog || horizon.fingerprint != self.catalog.fingerprint => self.load_catalog(),
+            Some(horizon)
+                if !self.has_catalog || horizon.fingerprint != self.catalog.fingerprint =>
+            {
+                self.load_catalog()
+            }
             Some(horizon) => self.release(now, &horizon),
         }
         self.advance(now);
@@ -812,12 +1036,21 @@ impl Conductor {
             resolve.catalog = Arc::clone(&catalog);
         }
         let outdated = |subscriber: &&Subscriber| {
-            let resolved = matches!(subscriber.phase, Phase::Joining | Phase::Live) || self.resolving.contains_key(&subscriber.ticket);
+            let resolved = matches!(subscriber.phase, Phase::Joining | Phase::Live)
+                || self.resolving.contains_key(&subscriber.ticket);
             resolved && (first || must_resolve(subscriber, &before, &catalog))
         };
         let outdated: Vec<(SubscriberId, Arc<crate::auth::Claims>)> = (self.subscribers.values())
             .filter(outdated)
-            .map(|subscriber| (subscriber.id, subscriber.next_claims.clone().unwrap_or_else(|| Arc::clone(&subscriber.claims))))
+            .map(|subscriber| {
+                (
+                    subscriber.id,
+                    subscriber
+                        .next_claims
+                        .clone()
+                        .unwrap_or_else(|| Arc::clone(&subscriber.claims)),
+                )
+            })
             .collect();
         for (id, claims) in outdated {
             self.resolve(id, claims);
@@ -836,7 +1069,10 @@ impl Conductor {
     fn release(&mut self, now: Instant, horizon: &Horizon) {
         self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
         let mut released = false;
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| horizon.snapshot.sees(waiting.commit().xid)) {
+        while let Some(waiting) = self
+            .waiting
+            .pop_front_if(|waiting| horizon.snapshot.sees(waiting.commit().xid))
+        {
             released = true;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.size());
             match waiting {
@@ -854,11 +1090,20 @@ impl Conductor {
             self.begin_joins(now, horizon);
         }
         let routed = self.routed();
-        for subscriber in self.subscribers.values_mut() {
-            if subscriber.joined.as_ref().is_some_and(|(_, until)| *until <= routed) {
+        let subscribers = &mut self.subscribers;
+        self.catching_up.retain(|id| {
+            let Some(subscriber) = subscribers.get_mut(id) else {
+                return false;
+            };
+            let behind = subscriber
+                .joined
+                .as_ref()
+                .is_some_and(|(_, until)| *until > routed);
+            if !behind {
                 subscriber.joined = None;
             }
-        }
+            behind
+        });
         self.log.settle();
     }
 
@@ -867,21 +1112,37 @@ impl Conductor {
         // A transaction that was received before, concerned nobody then and is not in the snapshot would be missed.
         let unseen = self.unseen.front().map_or(u64::MAX, |(number, _)| *number);
         let begun = self.horizon_ticket;
-        let joining = self.subscribers.values_mut().filter(|subscriber| subscriber.phase == Phase::Joining);
-        let (due, early): (Vec<_>, Vec<_>) = joining.partition(|subscriber| subscriber.joining_since <= begun.min(unseen));
-        if !early.is_empty() && unseen < u64::MAX && self.horizon_not_before.is_none() {
-            self.horizon_not_before = now.checked_add(UNSEEN_PAUSE_MIN);
-        }
-        for subscriber in due {
+        let subscribers = &mut self.subscribers;
+        let catching_up = &mut self.catching_up;
+        self.joining.retain(|id| {
+            let Some(subscriber) = subscribers.get_mut(id) else {
+                return false;
+            };
+            if subscriber.joining_since > begun.min(unseen) {
+                return true;
+            }
             subscriber.phase = Phase::Live;
             subscriber.joined = Some((horizon.snapshot.clone(), horizon.insert_lsn));
+            catching_up.insert(*id);
             subscriber.tell(Notice::Subscribed);
+            false
+        });
+        if !self.joining.is_empty() && unseen < u64::MAX && self.horizon_not_before.is_none() {
+            self.horizon_not_before = now.checked_add(UNSEEN_PAUSE_MIN);
         }
     }
 
     fn skip(&mut self, relations: &[Oid]) {
-        let concerned = |subscriber: &&Subscriber| subscriber.phase == Phase::Live && (relations.is_empty() || relations.iter().any(|oid| subscriber.concerns(*oid)));
-        let concerned: Vec<SubscriberId> = self.subscribers.values().filter(concerned).map(|subscriber| subscriber.id).collect();
+        let concerned = |subscriber: &&Subscriber| {
+            subscriber.phase == Phase::Live
+                && (relations.is_empty() || relations.iter().any(|oid| subscriber.concerns(*oid)))
+        };
+        let concerned: Vec<SubscriberId> = self
+            .subscribers
+            .values()
+            .filter(concerned)
+            .map(|subscriber| subscriber.id)
+            .collect();
         for id in concerned {
             self.resync(id, ResyncReason::TransactionTooLarge);
         }
@@ -889,15 +1150,33 @@ impl Conductor {
 
     /// Hands a released part to the lanes that it concerns.
     fn route(&mut self, now: Instant, part: TransactionPart) {
-        let views: Vec<Option<Arc<View>>> = part.changes.iter().map(|change| self.view(&change.relation)).collect();
+        let views: Vec<Option<Arc<View>>> = part
+            .changes
+            .iter()
+            .map(|change| self.view(&change.relation))
+            .collect();
         let part = Arc::new(Part::new(part, views, Arc::clone(&self.catalog)));
-        let oids: BTreeSet<Oid> = part.changes.iter().map(|change| change.relation.oid).collect();
-        let mut lanes: BTreeSet<LaneId> = oids.iter().filter_map(|oid| self.by_table.get(oid)).flat_map(|lanes| lanes.keys().copied()).collect();
-        let unended = if part.last { std::mem::take(&mut self.unended) } else { BTreeSet::new() };
+        let oids: BTreeSet<Oid> = part
+            .changes
+            .iter()
+            .map(|change| change.relation.oid)
+            .collect();
+        let mut lanes: BTreeSet<LaneId> = oids
+            .iter()
+            .filter_map(|oid| self.by_table.get(oid))
+            .flat_map(|lanes| lanes.keys().copied())
+            .collect();
+        let unended = if part.last {
+            std::mem::take(&mut self.unended)
+        } else {
+            BTreeSet::new()
+        };
         lanes.extend(&unended);
         let number = self.number();
         for id in lanes {
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let Some(lane) = self.lanes.get_mut(&id) else {
+                continue;
+            };
             let rows = routed_rows(now, lane, &self.subscribers, &self.keys, &part, number);
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.
@@ -908,7 +1187,16 @@ impl Conductor {
                 self.unended.insert(id);
             }
             let undecided = rows.iter().filter(|row| row.state.is_open()).count();
-            lane.push(&self.keys, Item { number, part: Arc::clone(&part), only: None, rows, undecided });
+            lane.push(
+                &self.keys,
+                Item {
+                    number,
+                    part: Arc::clone(&part),
+                    only: None,
+                    rows,
+                    undecided,
+                },
+            );
             self.check_lane(now, id);
         }
     }
@@ -930,14 +1218,22 @@ impl Conductor {
     /// Does whatever has become possible.
     fn advance(&mut self, now: Instant) {
         while self.resolving.len() < RESOLVING_MAX && self.has_catalog {
-            let Some(resolve) = self.resolve_queue.pop_front() else { break };
-            let current = self.subscribers.get(&resolve.subscriber).is_some_and(|subscriber| subscriber.ticket == resolve.ticket);
+            let Some(resolve) = self.resolve_queue.pop_front() else {
+                break;
+            };
+            let current = self
+                .subscribers
+                .get(&resolve.subscriber)
+                .is_some_and(|subscriber| subscriber.ticket == resolve.ticket);
             if !current {
                 self.resolving_again.remove(&resolve.ticket);
                 continue;
             }
             self.resolving.insert(resolve.ticket, resolve.subscriber);
-            self.outputs.push_back(Output::Resolve(Resolve { catalog: Arc::clone(&self.catalog), ..resolve }));
+            self.outputs.push_back(Output::Resolve(Resolve {
+                catalog: Arc::clone(&self.catalog),
+                ..resolve
+            }));
         }
         self.take_horizon(now);
         self.expire_pending(now);
@@ -946,9 +1242,12 @@ impl Conductor {
     }
 
     fn take_horizon(&mut self, now: Instant) {
-        let joining = || self.streaming && self.subscribers.values().any(|subscriber| subscriber.phase == Phase::Joining);
+        let joining = self.streaming && !self.joining.is_empty();
         let blocked = self.horizon_open || self.catalog_loading || !self.resolving_again.is_empty();
-        if blocked || self.horizon_not_before.is_some_and(|time| now < time) || (self.has_catalog && self.waiting.is_empty() && !joining()) {
+        if blocked
+            || self.horizon_not_before.is_some_and(|time| now < time)
+            || (self.has_catalog && self.waiting.is_empty() && !joining)
+        {
             return;
         }
         if !self.has_catalog {
@@ -970,7 +1269,9 @@ impl Conductor {
         let mut lost = Vec::new();
         let mut done = Vec::new();
         for id in &self.awaiting_successor {
-            let Some(lane) = self.lanes.get_mut(id) else { continue };
+            let Some(lane) = self.lanes.get_mut(id) else {
+                continue;
+            };
             let settled = lane.settled_before(routed);
             lane.pending.retain(|_, pending| {
                 let expired = pending.read_before <= settled;
@@ -989,7 +1290,9 @@ impl Conductor {
         for (id, table) in lost {
             self.resync_lane(id, ResyncReason::VerdictUnknown, Some(table));
         }
-        if !self.awaiting_successor.is_empty() && self.poke_not_before.is_none_or(|time| time <= now) {
+        if !self.awaiting_successor.is_empty()
+            && self.poke_not_before.is_none_or(|time| time <= now)
+        {
             self.poke_not_before = now.checked_add(POKE_PAUSE);
             self.outputs.push_back(Output::Poke);
         }
@@ -997,7 +1300,9 @@ impl Conductor {
 
     /// Every commit that starts before this was handed to the lanes.
     fn routed(&self) -> Lsn {
-        self.waiting.front().map_or(self.received, |waiting| waiting.commit().lsn)
+        self.waiting
+            .front()
+            .map_or(self.received, |waiting| waiting.commit().lsn)
     }
 
     fn confirm(&mut self) {
@@ -1024,7 +1329,14 @@ const CATALOG_RETRIES_MAX: u32 = 3;
 const QUERY_CANCELED: &str = "57014";
 
 /// The rows of a part that concern a lane.
-fn routed_rows(now: Instant, lane: &Lane, subscribers: &HashMap<SubscriberId, Subscriber>, keys: &RowKeys, part: &Part, number: u64) -> Vec<ItemRow> {
+fn routed_rows(
+    now: Instant,
+    lane: &Lane,
+    subscribers: &HashMap<SubscriberId, Subscriber>,
+    keys: &RowKeys,
+    part: &Part,
+    number: u64,
+) -> Vec<ItemRow> {
     let members: Vec<&Subscriber> = (lane.subscribers.iter())
         .filter_map(|id| subscribers.get(id))
         .filter(|subscriber| receives(subscriber, number, false, part))
@@ -1035,7 +1347,9 @@ fn routed_rows(now: Instant, lane: &Lane, subscribers: &HashMap<SubscriberId, Su
     }
     // Rows of this very part count as open for later rows of it only once pushed; a net effect has one row per key.
     for (index, (change, view)) in part.changes.iter().zip(&part.views).enumerate() {
-        let (Some(view), Ok(index)) = (view, u32::try_from(index)) else { continue };
+        let (Some(view), Ok(index)) = (view, u32::try_from(index)) else {
+            continue;
+        };
         let follows = lane.follows_open_row(keys, change, view);
         let apply = lane_policies_apply(lane, view);
         let mut predicates = Vec::new();
@@ -1046,41 +1360,95 @@ fn routed_rows(now: Instant, lane: &Lane, subscribers: &HashMap<SubscriberId, Su
         if wanted {
             rows.push(item_row(now, lane, change, view, index, predicates));
         } else if follows {
-            rows.push(ItemRow { change: index, state: RowState::Tracked, predicates: Box::default(), truths: Box::default() });
+            rows.push(ItemRow {
+                change: index,
+                state: RowState::Tracked,
+                predicates: Box::default(),
+                truths: Box::default(),
+            });
         }
     }
     rows
 }
 
 fn lane_policies_apply(lane: &Lane, view: &View) -> bool {
-    view.table.access.get(lane.key.identity.role()).is_some_and(|access| access.policies_apply)
+    view.table
+        .access
+        .get(lane.key.identity.role())
+        .is_some_and(|access| access.policies_apply)
 }
 
 /// A row as grants alone see it.
-fn item_row(now: Instant, lane: &Lane, change: &Change, view: &View, index: u32, predicates: Vec<Predicate>) -> ItemRow {
+fn item_row(
+    now: Instant,
+    lane: &Lane,
+    change: &Change,
+    view: &View,
+    index: u32,
+    predicates: Vec<Predicate>,
+) -> ItemRow {
     let access = view.table.access.get(lane.key.identity.role());
     let state = match &change.kind {
         ChangeKind::Truncate => RowState::Tracked,
-        ChangeKind::Insert { .. } | ChangeKind::Update { .. } if view.table.primary_key.is_empty() => RowState::Withheld(Withheld::NoPrimaryKey),
-        ChangeKind::Insert { .. } | ChangeKind::Update { .. } if access.is_none_or(|access| !view.key_granted(access)) => RowState::Withheld(Withheld::Unauthorized),
-        ChangeKind::Insert { new } | ChangeKind::Update { new, .. } if policies_ask(change, view, lane.key.identity.role()) => {
-            if view.key_of(new).is_none() || lane.standing.pool(now).is_none() { RowState::Refused } else { RowState::Unasked }
+        ChangeKind::Insert { .. } | ChangeKind::Update { .. }
+            if view.table.primary_key.is_empty() =>
+        {
+            RowState::Withheld(Withheld::NoPrimaryKey)
         }
-        ChangeKind::Insert { .. } | ChangeKind::Update { .. } | ChangeKind::Delete { .. } if !predicates.is_empty() => RowState::Unasked,
-        ChangeKind::Insert { .. } | ChangeKind::Update { .. } | ChangeKind::Delete { .. } => RowState::Allowed,
+        ChangeKind::Insert { .. } | ChangeKind::Update { .. }
+            if access.is_none_or(|access| !view.key_granted(access)) =>
+        {
+            RowState::Withheld(Withheld::Unauthorized)
+        }
+        ChangeKind::Insert { new } | ChangeKind::Update { new, .. }
+            if policies_ask(change, view, lane.key.identity.role()) =>
+        {
+            if view.key_of(new).is_none() || lane.standing.pool(now).is_none() {
+                RowState::Refused
+            } else {
+                RowState::Unasked
+            }
+        }
+        ChangeKind::Insert { .. } | ChangeKind::Update { .. } | ChangeKind::Delete { .. }
+            if !predicates.is_empty() =>
+        {
+            RowState::Unasked
+        }
+        ChangeKind::Insert { .. } | ChangeKind::Update { .. } | ChangeKind::Delete { .. } => {
+            RowState::Allowed
+        }
     };
-    let predicates = if state == RowState::Unasked { predicates } else { Vec::new() };
-    ItemRow { change: index, state, predicates: predicates.into(), truths: Box::default() }
+    let predicates = if state == RowState::Unasked {
+        predicates
+    } else {
+        Vec::new()
+    };
+    ItemRow {
+        change: index,
+        state,
+        predicates: predicates.into(),
+        truths: Box::default(),
+    }
 }
 
 /// Columns of the view's table that any member of a lane is sent.
-fn sent_columns(subscribers: &HashMap<SubscriberId, Subscriber>, members: &[SubscriberId], role: &str, view: &View) -> Arc<[usize]> {
-    let Some(access) = view.table.access.get(role) else { return Arc::default() };
+fn sent_columns(
+    subscribers: &HashMap<SubscriberId, Subscriber>,
+    members: &[SubscriberId],
+    role: &str,
+    view: &View,
+) -> Arc<[usize]> {
+    let Some(access) = view.table.access.get(role) else {
+        return Arc::default();
+    };
     let mut columns = BTreeSet::new();
-    for subscriber in members.iter().filter_map(|id| subscribers.get(id)).filter(|subscriber| subscriber.concerns(view.table.oid)) {
+    for subscriber in members
+        .iter()
+        .filter_map(|id| subscribers.get(id))
+        .filter(|subscriber| subscriber.concerns(view.table.oid))
+    {
         let included = view.included(access, subscriber.selected(view.table.oid).as_deref());
         columns.extend(view.table_columns(&included));
     }
     columns.into_iter().collect()
 }
-

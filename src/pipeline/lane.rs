@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::part::Part;
-use super::standing::Standing;
+use super::standing::{Pool, Standing};
 use super::subscriber::SubscriberId;
 use super::view::{RowKey, RowKeys, View};
-use crate::change::{Change, ChangeKind, Datum, Lsn, OldTuple, Oid};
+use crate::change::{Change, ChangeKind, Datum, Lsn, Oid, OldTuple};
 use crate::policy::{Answer, Expected, Found, Identity, Predicate, Question, Row};
+use crate::realtime::payload::Withheld;
 
 /// Names a lane; never used twice.
 pub(super) type LaneId = u64;
@@ -45,6 +46,8 @@ pub(super) struct Lane {
     /// Sizes of the parts in `queue`.
     pub(super) queued_bytes: usize,
     pub(super) asking: Option<Asking>,
+    /// Where the lane waits for a connection: fewest failures first, then longest waiting.
+    pub(super) ready: Option<(Pool, (u32, u64, LaneId))>,
     pub(super) standing: Standing,
     /// Questions in a row that Postgres refused to answer.
     pub(super) raises: u32,
@@ -87,7 +90,7 @@ pub(super) enum RowState {
     /// Grants alone decide: allowed.
     Allowed,
     /// Grants alone decide: told without content.
-    Withheld(crate::realtime::Withheld),
+    Withheld(Withheld),
     /// Matches no filter; here only because an earlier version of the row is open.
     Tracked,
     /// To be asked.
@@ -140,6 +143,7 @@ impl Lane {
             queued_rows: 0,
             queued_bytes: 0,
             asking: None,
+            ready: None,
             standing: Standing::New,
             raises: 0,
             rows_max: QUESTION_ROWS_MAX,
@@ -155,13 +159,19 @@ impl Lane {
             return false;
         }
         let (before, after) = row_keys(keys, change, view);
-        let is_open = |key: Option<RowKey>| key.is_some_and(|key| self.open.contains_key(&key) || self.pending.contains_key(&key));
+        let is_open = |key: Option<RowKey>| {
+            key.is_some_and(|key| self.open.contains_key(&key) || self.pending.contains_key(&key))
+        };
         is_open(before) || is_open(after)
     }
 
     pub(super) fn push(&mut self, keys: &RowKeys, item: Item) {
         for row in item.rows.iter().filter(|row| row.state.is_open()) {
-            if let Some(key) = item.part.change(row.change).and_then(|(change, view)| row_keys(keys, change, view).1) {
+            if let Some(key) = item
+                .part
+                .change(row.change)
+                .and_then(|(change, view)| row_keys(keys, change, view).1)
+            {
                 let count = self.open.entry(key).or_default();
                 *count = count.saturating_add(1);
             }
@@ -181,7 +191,10 @@ impl Lane {
         self.queued_bytes = self.queued_bytes.saturating_sub(item.part.size);
         if !self.open.is_empty() {
             for row in &item.rows {
-                let key = item.part.change(row.change).and_then(|(change, view)| row_keys(keys, change, view).1);
+                let key = item
+                    .part
+                    .change(row.change)
+                    .and_then(|(change, view)| row_keys(keys, change, view).1);
                 self.close(key, row.state);
             }
         }
@@ -204,18 +217,37 @@ impl Lane {
 
     /// Whether something is there to be asked and nothing is being asked.
     pub(super) fn has_question(&self) -> bool {
-        self.asking.is_none() && self.queue.iter().any(|item| item.rows.iter().any(|row| row.state == RowState::Unasked))
+        self.asking.is_none()
+            && self
+                .queue
+                .iter()
+                .any(|item| item.rows.iter().any(|row| row.state == RowState::Unasked))
     }
 
     /// The next question: unasked rows of one table, oldest first. `columns` gives the columns of the table that are
     /// about to be sent.
-    pub(super) fn question(&mut self, now: Instant, columns: impl Fn(&View) -> Arc<[usize]>) -> Option<Question> {
+    pub(super) fn question(
+        &mut self,
+        now: Instant,
+        columns: impl Fn(&View) -> Arc<[usize]>,
+    ) -> Option<Question> {
         let mut question: Option<Question> = None;
-        let mut asking = Asking { rows: Vec::new(), table: 0, asked_at: now };
+        let mut asking = Asking {
+            rows: Vec::new(),
+            table: 0,
+            asked_at: now,
+        };
         let mut bytes = 0_usize;
         'items: for item in &mut self.queue {
-            for (index, row) in item.rows.iter_mut().enumerate().filter(|(_, row)| row.state == RowState::Unasked) {
-                let Some((change, view)) = item.part.change(row.change) else { continue };
+            for (index, row) in item
+                .rows
+                .iter_mut()
+                .enumerate()
+                .filter(|(_, row)| row.state == RowState::Unasked)
+            {
+                let Some((change, view)) = item.part.change(row.change) else {
+                    continue;
+                };
                 let question = question.get_or_insert_with(|| {
                     asking.table = view.table.oid;
                     Question {
@@ -227,11 +259,20 @@ impl Lane {
                     }
                 });
                 // Another catalog's columns may stand elsewhere.
-                if !Arc::ptr_eq(&question.table, &view.table) || question.rows.len() >= self.rows_max || bytes > QUESTION_BYTES_MAX {
+                if !Arc::ptr_eq(&question.table, &view.table)
+                    || question.rows.len() >= self.rows_max
+                    || bytes > QUESTION_BYTES_MAX
+                {
                     break 'items;
                 }
                 bytes = bytes.saturating_add(item.part.size / item.part.changes.len().max(1));
-                question.rows.push(asked_row(change, view, &question.columns, &row.predicates, policies_ask(change, view, self.key.identity.role())));
+                question.rows.push(asked_row(
+                    change,
+                    view,
+                    &question.columns,
+                    &row.predicates,
+                    policies_ask(change, view, self.key.identity.role()),
+                ));
                 asking.rows.push((item.number, index));
                 row.state = RowState::Asked;
             }
@@ -243,7 +284,12 @@ impl Lane {
     /// Puts the outcome of the open question where it belongs.
     pub(super) fn answer(&mut self, asking: &Asking, read_before: Lsn, answers: &[Answer]) {
         for ((item, row), answer) in asking.rows.iter().zip(answers) {
-            self.decide(*item, *row, RowState::Answered(answer.found, read_before), Some(&answer.predicates));
+            self.decide(
+                *item,
+                *row,
+                RowState::Answered(answer.found, read_before),
+                Some(&answer.predicates),
+            );
         }
     }
 
@@ -257,7 +303,11 @@ impl Lane {
     /// Denies what is still to be asked.
     pub(super) fn deny_unasked(&mut self) {
         for item in &mut self.queue {
-            for row in item.rows.iter_mut().filter(|row| row.state == RowState::Unasked) {
+            for row in item
+                .rows
+                .iter_mut()
+                .filter(|row| row.state == RowState::Unasked)
+            {
                 row.state = RowState::Denied;
                 item.undecided = item.undecided.saturating_sub(1);
             }
@@ -265,9 +315,15 @@ impl Lane {
     }
 
     fn decide(&mut self, item: u64, row: usize, state: RowState, truths: Option<&[bool]>) {
-        let Ok(position) = self.queue.binary_search_by_key(&item, |item| item.number) else { return };
-        let Some(item) = self.queue.get_mut(position) else { return };
-        let Some(row) = item.rows.get_mut(row) else { return };
+        let Ok(position) = self.queue.binary_search_by_key(&item, |item| item.number) else {
+            return;
+        };
+        let Some(item) = self.queue.get_mut(position) else {
+            return;
+        };
+        let Some(row) = item.rows.get_mut(row) else {
+            return;
+        };
         row.state = state;
         if let Some(truths) = truths {
             row.truths = truths.into();
@@ -288,13 +344,20 @@ impl Lane {
 
     /// Every commit that starts before this is settled here, given that all before `routed` were routed.
     pub(super) fn settled_before(&self, routed: Lsn) -> Lsn {
-        self.queue.iter().find(|item| item.only.is_none()).map_or(routed, |item| item.part.commit.lsn)
+        self.queue
+            .iter()
+            .find(|item| item.only.is_none())
+            .map_or(routed, |item| item.part.commit.lsn)
     }
 }
 
 /// The row before and after the change; the same unless the key changed. A DELETE has no row after, an INSERT none
 /// before: the one that is there stands for both.
-pub(super) fn row_keys(keys: &RowKeys, change: &Change, view: &View) -> (Option<RowKey>, Option<RowKey>) {
+pub(super) fn row_keys(
+    keys: &RowKeys,
+    change: &Change,
+    view: &View,
+) -> (Option<RowKey>, Option<RowKey>) {
     match &change.kind {
         ChangeKind::Insert { new } => {
             let key = keys.of(view, new);
@@ -315,22 +378,50 @@ pub(super) fn row_keys(keys: &RowKeys, change: &Change, view: &View) -> (Option<
 
 /// Whether Postgres must be asked about the row itself: policies apply, and there is a row to look at.
 pub(super) fn policies_ask(change: &Change, view: &View, role: &str) -> bool {
-    let apply = view.table.access.get(role).is_some_and(|access| access.policies_apply);
-    apply && matches!(change.kind, ChangeKind::Insert { .. } | ChangeKind::Update { .. })
+    let apply = view
+        .table
+        .access
+        .get(role)
+        .is_some_and(|access| access.policies_apply);
+    apply
+        && matches!(
+            change.kind,
+            ChangeKind::Insert { .. } | ChangeKind::Update { .. }
+        )
 }
 
-fn asked_row(change: &Change, view: &View, columns: &[usize], predicates: &[Predicate], about_row: bool) -> Row {
+fn asked_row(
+    change: &Change,
+    view: &View,
+    columns: &[usize],
+    predicates: &[Predicate],
+    about_row: bool,
+) -> Row {
     let new = match &change.kind {
         ChangeKind::Insert { new } | ChangeKind::Update { new, .. } if about_row => Some(new),
-        ChangeKind::Insert { .. } | ChangeKind::Update { .. } | ChangeKind::Delete { .. } | ChangeKind::Truncate => None,
+        ChangeKind::Insert { .. }
+        | ChangeKind::Update { .. }
+        | ChangeKind::Delete { .. }
+        | ChangeKind::Truncate => None,
     };
     let key = new.and_then(|new| view.key_of(new));
-    let content = |column: &usize| match new.zip(view.relation_column(*column)).and_then(|(new, index)| new.get(index)) {
+    let content = |column: &usize| match new
+        .zip(view.relation_column(*column))
+        .and_then(|(new, index)| new.get(index))
+    {
         Some(Datum::Text(text)) => Expected::Text(text.into()),
         Some(Datum::Null) => Expected::Null,
         // Added since, or left out by the stream: it is not sent, so it need not be the same.
         Some(Datum::Unchanged) | None => Expected::Any,
     };
-    let content = if key.is_some() { columns.iter().map(content).collect() } else { Box::default() };
-    Row { key, content, predicates: predicates.into() }
+    let content = if key.is_some() {
+        columns.iter().map(content).collect()
+    } else {
+        Box::default()
+    };
+    Row {
+        key,
+        content,
+        predicates: predicates.into(),
+    }
 }

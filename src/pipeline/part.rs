@@ -9,7 +9,9 @@ use super::view::View;
 use crate::catalog::Catalog;
 use crate::change::{Change, Commit, TransactionPart};
 use crate::log::Log;
-use crate::realtime::{OldShape, RenderAs, Shape, Withheld, render, render_withheld};
+use crate::realtime::payload::{
+    CHANGE_BYTES_MAX, OldShape, RenderAs, Shape, Withheld, render, render_withheld,
+};
 
 /// A part of a transaction, shared by the lanes that have to judge it.
 #[derive(Debug)]
@@ -58,7 +60,11 @@ pub(super) struct Place {
 }
 
 impl Part {
-    pub(super) fn new(part: TransactionPart, views: Vec<Option<Arc<View>>>, catalog: Arc<Catalog>) -> Self {
+    pub(super) fn new(
+        part: TransactionPart,
+        views: Vec<Option<Arc<View>>>,
+        catalog: Arc<Catalog>,
+    ) -> Self {
         Self {
             commit: part.commit,
             changes: part.changes,
@@ -89,18 +95,32 @@ impl Part {
         let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (index, variant);
         if let Some(known) = rendered.places.get(&key) {
-            return Some(Place { part: rendered.number?, payload: (*known)? });
+            return Some(Place {
+                part: rendered.number?,
+                payload: (*known)?,
+            });
         }
         let payload = self.render(change, view, &key.1);
         let place = payload.and_then(|payload| rendered.store(log, payload));
-        rendered.places.insert(key, place.map(|place| place.payload));
+        rendered
+            .places
+            .insert(key, place.map(|place| place.payload));
         place
     }
 
     /// The payload of a change that a lane made of several versions; not shared.
-    pub(super) fn place_merged(&self, log: &Log, change: &Change, view: &View, variant: &Variant) -> Option<Place> {
+    pub(super) fn place_merged(
+        &self,
+        log: &Log,
+        change: &Change,
+        view: &View,
+        variant: &Variant,
+    ) -> Option<Place> {
         let payload = self.render(change, view, variant)?;
-        self.rendered.lock().unwrap_or_else(PoisonError::into_inner).store(log, payload)
+        self.rendered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .store(log, payload)
     }
 
     /// The change at `index` with its view.
@@ -112,11 +132,33 @@ impl Part {
     fn render(&self, change: &Change, view: &View, variant: &Variant) -> Option<Bytes> {
         let mut out = Vec::with_capacity(512);
         let some = match variant {
-            Variant::Full { columns, old, render_as } => {
-                let shape = Shape { columns, key: &view.key_columns, old: *old, size_max: crate::realtime::CHANGE_BYTES_MAX };
-                render(&mut out, &self.catalog, &self.commit, change, &shape, *render_as)
+            Variant::Full {
+                columns,
+                old,
+                render_as,
+            } => {
+                let shape = Shape {
+                    columns,
+                    key: &view.key_columns,
+                    old: *old,
+                    size_max: CHANGE_BYTES_MAX,
+                };
+                render(
+                    &mut out,
+                    &self.catalog,
+                    &self.commit,
+                    change,
+                    &shape,
+                    *render_as,
+                )
             }
-            Variant::Withheld(withheld) => render_withheld(&mut out, &self.commit, change, *withheld, RenderAs::AsWritten),
+            Variant::Withheld(withheld) => render_withheld(
+                &mut out,
+                &self.commit,
+                change,
+                *withheld,
+                RenderAs::AsWritten,
+            ),
         };
         some.then(|| {
             out.shrink_to_fit();

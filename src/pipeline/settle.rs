@@ -7,11 +7,10 @@ use super::lane::{Item, ItemRow, Lane, Pending, RowState, row_keys};
 use super::part::{Part, Variant};
 use super::subscriber::{Post, Subscriber, SubscriberId};
 use super::view::{RowKeys, View};
-use crate::catalog::Access;
 use crate::change::{Change, ChangeKind, OldKind, OldTuple};
 use crate::log::Log;
 use crate::policy::{Found, Predicate};
-use crate::realtime::{OldShape, RenderAs};
+use crate::realtime::payload::{OldShape, RenderAs};
 
 /// Rows settled, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,19 +52,35 @@ impl Desk<'_> {
         }
     }
 
-    fn settle_row(&mut self, lane: &mut Lane, item: &Item, row: &ItemRow, change: &Change, view: &Arc<View>) {
+    fn settle_row(
+        &mut self,
+        lane: &mut Lane,
+        item: &Item,
+        row: &ItemRow,
+        change: &Change,
+        view: &Arc<View>,
+    ) {
         let (before, after) = row_keys(self.keys, change, view);
         let earlier = match before {
             Some(key) if !lane.pending.is_empty() => lane.pending.remove(&key),
             _ => None,
         };
         match row.state {
-            RowState::Allowed | RowState::Answered(Found::Same, _) => self.deliver(lane, item, row, change, view, earlier),
-            RowState::Withheld(withheld) => self.withhold(lane, item, row, view, Variant::Withheld(withheld)),
+            RowState::Allowed | RowState::Answered(Found::Same, _) => {
+                self.deliver(lane, item, row, change, view, earlier)
+            }
+            RowState::Withheld(withheld) => {
+                self.withhold(lane, item, row, view, Variant::Withheld(withheld))
+            }
             RowState::Answered(found @ (Found::Different | Found::Missing), read_before) => {
                 let pending = Pending {
-                    inserted: earlier.as_ref().map_or(matches!(change.kind, ChangeKind::Insert { .. }), |earlier| earlier.inserted),
-                    first_old: earlier.and_then(|earlier| earlier.first_old).or_else(|| old_key(change)),
+                    inserted: earlier.as_ref().map_or(
+                        matches!(change.kind, ChangeKind::Insert { .. }),
+                        |earlier| earlier.inserted,
+                    ),
+                    first_old: earlier
+                        .and_then(|earlier| earlier.first_old)
+                        .or_else(|| old_key(change)),
                     read_before,
                     certain: found == Found::Different,
                     table: view.table.oid,
@@ -77,16 +92,30 @@ impl Desk<'_> {
                     self.deny(lane, item, row);
                 }
             }
-            RowState::Answered(Found::Hidden, _) | RowState::Denied | RowState::Refused => self.deny(lane, item, row),
+            RowState::Answered(Found::Hidden, _) | RowState::Denied | RowState::Refused => {
+                self.deny(lane, item, row)
+            }
             // Undecided rows cannot be here: the item would not have been popped.
             RowState::Tracked | RowState::Unasked | RowState::Asked => {}
         }
     }
 
-    fn deliver(&mut self, lane: &Lane, item: &Item, row: &ItemRow, change: &Change, view: &Arc<View>, earlier: Option<Pending>) {
-        let Some(access) = view.table.access.get(lane.key.identity.role()) else { return };
+    fn deliver(
+        &mut self,
+        lane: &Lane,
+        item: &Item,
+        row: &ItemRow,
+        change: &Change,
+        view: &Arc<View>,
+        earlier: Option<Pending>,
+    ) {
+        let Some(access) = view.table.access.get(lane.key.identity.role()) else {
+            return;
+        };
         let is_delete = matches!(change.kind, ChangeKind::Delete { .. });
-        if is_delete && ((self.withhold_deletes && access.policies_apply) || !access.columns.contains(&true)) {
+        if is_delete
+            && ((self.withhold_deletes && access.policies_apply) || !access.columns.contains(&true))
+        {
             self.settled.denied = self.settled.denied.saturating_add(1);
             return;
         }
@@ -102,7 +131,12 @@ impl Desk<'_> {
             }
         }
         let hides_old = access.policies_apply || (is_delete && view.table.row_security);
-        let truths: Vec<(Predicate, bool)> = row.predicates.iter().cloned().zip(row.truths.iter().copied()).collect();
+        let truths: Vec<(Predicate, bool)> = row
+            .predicates
+            .iter()
+            .cloned()
+            .zip(row.truths.iter().copied())
+            .collect();
         let post = Post {
             log: self.log,
             part: &item.part,
@@ -111,12 +145,21 @@ impl Desk<'_> {
             access,
             merged: merged.as_ref(),
             render_as,
-            old: if hides_old { OldShape::KeyOnly } else { OldShape::Full },
+            old: if hides_old {
+                OldShape::KeyOnly
+            } else {
+                OldShape::Full
+            },
             truths: &truths,
         };
         let mut frames = 0_usize;
-        for_receivers(lane, item, self.subscribers, |subscriber| frames = frames.saturating_add(subscriber.post(&post)));
-        self.settled.delivered = self.settled.delivered.saturating_add(u64::try_from(frames).unwrap_or(u64::MAX));
+        for_receivers(lane, item, self.subscribers, |subscriber| {
+            frames = frames.saturating_add(subscriber.post(&post))
+        });
+        self.settled.delivered = self
+            .settled
+            .delivered
+            .saturating_add(u64::try_from(frames).unwrap_or(u64::MAX));
     }
 
     fn withhold(&mut self, lane: &Lane, item: &Item, row: &ItemRow, view: &View, variant: Variant) {
@@ -132,13 +175,20 @@ impl Desk<'_> {
     }
 
     fn deny(&mut self, lane: &Lane, item: &Item, row: &ItemRow) {
-        for_receivers(lane, item, self.subscribers, |subscriber| subscriber.keep(&item.part, row.change));
+        for_receivers(lane, item, self.subscribers, |subscriber| {
+            subscriber.keep(&item.part, row.change)
+        });
         self.settled.denied = self.settled.denied.saturating_add(1);
     }
 }
 
 /// Those in the lane that the item was routed for.
-fn for_receivers(lane: &Lane, item: &Item, subscribers: &mut HashMap<SubscriberId, Subscriber>, mut act: impl FnMut(&mut Subscriber)) {
+fn for_receivers(
+    lane: &Lane,
+    item: &Item,
+    subscribers: &mut HashMap<SubscriberId, Subscriber>,
+    mut act: impl FnMut(&mut Subscriber),
+) {
     for id in &lane.subscribers {
         if item.only.is_some_and(|only| only != *id) {
             continue;
@@ -169,9 +219,19 @@ fn old_key(change: &Change) -> Option<OldTuple> {
 fn with_first_old(change: &Change, first_old: Option<OldTuple>) -> Option<Change> {
     let first = first_old.filter(|old| old.tuple.len() == change.relation.columns.len())?;
     let kind = match &change.kind {
-        ChangeKind::Update { new, .. } => ChangeKind::Update { old: Some(first), new: new.clone() },
-        ChangeKind::Delete { old } if old.kind == OldKind::Key || first.kind == OldKind::Full => ChangeKind::Delete { old: first },
-        ChangeKind::Delete { .. } | ChangeKind::Insert { .. } | ChangeKind::Truncate => return None,
+        ChangeKind::Update { new, .. } => ChangeKind::Update {
+            old: Some(first),
+            new: new.clone(),
+        },
+        ChangeKind::Delete { old } if old.kind == OldKind::Key || first.kind == OldKind::Full => {
+            ChangeKind::Delete { old: first }
+        }
+        ChangeKind::Delete { .. } | ChangeKind::Insert { .. } | ChangeKind::Truncate => {
+            return None;
+        }
     };
-    Some(Change { kind, ..change.clone() })
+    Some(Change {
+        kind,
+        ..change.clone()
+    })
 }

@@ -65,7 +65,10 @@ impl Standing {
         match self {
             Self::New => Some(Pool::New),
             Self::Proven => Some(Pool::Proven),
-            Self::Slow { not_before: Some(time), .. } if now < time => None,
+            Self::Slow {
+                not_before: Some(time),
+                ..
+            } if now < time => None,
             Self::Slow { .. } => Some(Pool::Quarantine),
         }
     }
@@ -88,21 +91,34 @@ impl Standing {
 
     /// After an answer that took `time`.
     pub(super) fn answered(&mut self, time: Duration, limits: &Timeouts) {
-        *self = if time < limits.new { Self::Proven } else { Self::Slow { failures: 0, not_before: None } };
+        *self = if time < limits.new {
+            Self::Proven
+        } else {
+            Self::Slow {
+                failures: 0,
+                not_before: None,
+            }
+        };
     }
 
     /// After a time-out in `pool`. Returns whether that was the last word on the question.
     pub(super) fn timed_out(&mut self, pool: Pool, now: Instant) -> bool {
         match pool {
             Pool::Proven | Pool::New => {
-                *self = Self::Slow { failures: 0, not_before: None };
+                *self = Self::Slow {
+                    failures: 0,
+                    not_before: None,
+                };
                 false
             }
             Pool::Quarantine => {
                 let failures = self.failures().saturating_add(1);
                 let doublings = failures.saturating_sub(1).min(16);
                 let pause = PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX);
-                *self = Self::Slow { failures, not_before: now.checked_add(pause) };
+                *self = Self::Slow {
+                    failures,
+                    not_before: now.checked_add(pause),
+                };
                 true
             }
         }
@@ -134,23 +150,37 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    const LIMITS: Timeouts = Timeouts { proven: Duration::from_millis(250), new: Duration::from_millis(100), quarantine: Duration::from_secs(5) };
+    const LIMITS: Timeouts = Timeouts {
+        proven: Duration::from_millis(250),
+        new: Duration::from_millis(100),
+        quarantine: Duration::from_secs(5),
+    };
 
     #[test]
     fn who_times_out_is_asked_apart_and_less_and_less_often() {
         let start = Instant::now();
         let mut standing = Standing::New;
-        assert!(!standing.timed_out(Pool::New, start), "one more try, with more time");
+        assert!(
+            !standing.timed_out(Pool::New, start),
+            "one more try, with more time"
+        );
         assert_eq!(standing.pool(start), Some(Pool::Quarantine));
         assert!(standing.timed_out(Pool::Quarantine, start));
         assert_eq!(standing.pool(start + Duration::from_secs(1)), None);
-        assert_eq!(standing.pool(start + Duration::from_secs(2)), Some(Pool::Quarantine));
+        assert_eq!(
+            standing.pool(start + Duration::from_secs(2)),
+            Some(Pool::Quarantine)
+        );
         for _ in 0..40 {
             assert!(standing.timed_out(Pool::Quarantine, start));
         }
         assert_eq!(standing.pool(start + PAUSE_MAX), Some(Pool::Quarantine));
         standing.answered(Duration::from_secs(1), &LIMITS);
-        assert_eq!(standing.pool(start), Some(Pool::Quarantine), "slow, but answered");
+        assert_eq!(
+            standing.pool(start),
+            Some(Pool::Quarantine),
+            "slow, but answered"
+        );
         standing.answered(Duration::from_millis(1), &LIMITS);
         assert_eq!(standing.pool(start), Some(Pool::Proven));
     }

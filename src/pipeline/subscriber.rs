@@ -12,7 +12,8 @@ use crate::catalog::{Access, Catalog};
 use crate::change::{Change, ChangeKind, Lsn, Snapshot};
 use crate::log::{Outbox, Posting, Run};
 use crate::policy::Predicate;
-use crate::realtime::{Notice, OldShape, RenderAs};
+use crate::realtime::Notice;
+use crate::realtime::payload::{OldShape, RenderAs};
 use crate::routing::{Binding, Event, Match, Subscription, TableFilter};
 
 /// A connection and a channel membership on it.
@@ -86,7 +87,13 @@ struct Matched {
 }
 
 impl Subscriber {
-    pub(super) fn new(id: SubscriberId, outbox: Arc<Outbox<Notice>>, claims: Arc<Claims>, bindings: Arc<[Binding]>, grace: Option<Instant>) -> Self {
+    pub(super) fn new(
+        id: SubscriberId,
+        outbox: Arc<Outbox<Notice>>,
+        claims: Arc<Claims>,
+        bindings: Arc<[Binding]>,
+        grace: Option<Instant>,
+    ) -> Self {
         Self {
             id,
             outbox,
@@ -100,7 +107,11 @@ impl Subscriber {
             lane: None,
             lane_since: 0,
             joined: None,
-            grace: grace.map(|until| Grace { until, kept: Vec::new(), overflowed: false }),
+            grace: grace.map(|until| Grace {
+                until,
+                kept: Vec::new(),
+                overflowed: false,
+            }),
             held: None,
             ids: HashMap::new(),
         }
@@ -109,17 +120,26 @@ impl Subscriber {
     /// Tells the membership something, after all changes that were decided before.
     pub(super) fn tell(&mut self, notice: Notice) {
         self.end_transaction();
-        self.outbox.push(Posting::Notice { membership: self.id.membership, notice });
+        self.outbox.push(Posting::Notice {
+            membership: self.id.membership,
+            notice,
+        });
     }
 
     /// Whether this part of a transaction may concern the subscriber at all.
     pub(super) fn is_open_to(&self, part: &Part) -> bool {
-        self.phase == Phase::Live && self.joined.as_ref().is_none_or(|(snapshot, _)| !snapshot.sees(part.commit.xid))
+        self.phase == Phase::Live
+            && self
+                .joined
+                .as_ref()
+                .is_none_or(|(snapshot, _)| !snapshot.sees(part.commit.xid))
     }
 
     /// The filters of this subscriber on one table.
     pub(super) fn filters(&self, oid: u32) -> impl Iterator<Item = (&Subscription, &TableFilter)> {
-        self.subscriptions.iter().filter_map(move |subscription| Some((subscription, subscription.tables.get(&oid)?)))
+        self.subscriptions
+            .iter()
+            .filter_map(move |subscription| Some((subscription, subscription.tables.get(&oid)?)))
     }
 
     /// Whether any binding is about the table.
@@ -129,12 +149,24 @@ impl Subscriber {
 
     /// Whether some filter of this subscriber may need Postgres to decide it.
     pub(super) fn is_uncertain(&self) -> bool {
-        self.subscriptions.iter().any(|subscription| subscription.tables.values().any(|table| !table.filter.is_certain()))
+        self.subscriptions.iter().any(|subscription| {
+            subscription
+                .tables
+                .values()
+                .any(|table| !table.filter.is_certain())
+        })
     }
 
     /// Whether a change matches any binding; predicates that must be asked first are added to `asked`. `any_event`
     /// leaves the action aside: the change may become another one by merging.
-    pub(super) fn wants(&self, change: &Change, view: &View, policies_apply: bool, any_event: bool, asked: &mut Vec<Predicate>) -> bool {
+    pub(super) fn wants(
+        &self,
+        change: &Change,
+        view: &View,
+        policies_apply: bool,
+        any_event: bool,
+        asked: &mut Vec<Predicate>,
+    ) -> bool {
         let mut wanted = false;
         for (subscription, table) in self.filters(view.table.oid) {
             if !any_event && !subscription.wants(&change.kind) {
@@ -182,9 +214,15 @@ impl Subscriber {
         let count = matched.len();
         for Matched { columns, ids } in matched {
             let columns = post.view.included(post.access, columns.as_deref());
-            let variant = Variant::Full { columns, old: post.old, render_as: post.render_as };
+            let variant = Variant::Full {
+                columns,
+                old: post.old,
+                render_as: post.render_as,
+            };
             let place = match post.merged {
-                Some(change) => post.part.place_merged(post.log, change, post.view, &variant),
+                Some(change) => post
+                    .part
+                    .place_merged(post.log, change, post.view, &variant),
                 None => post.part.place(post.log, post.index, variant),
             };
             if let Some(place) = place {
@@ -195,9 +233,20 @@ impl Subscriber {
     }
 
     /// Posts a change without its content, to all bindings on the table (protocol.md §4.6).
-    pub(super) fn post_withheld(&mut self, log: &crate::log::Log, part: &Part, index: u32, view: &View, variant: Variant) {
-        let Some(change) = part.change(index).map(|(change, _)| change) else { return };
-        let wanting = self.filters(view.table.oid).filter(|(subscription, _)| subscription.wants(&change.kind));
+    pub(super) fn post_withheld(
+        &mut self,
+        log: &crate::log::Log,
+        part: &Part,
+        index: u32,
+        view: &View,
+        variant: Variant,
+    ) {
+        let Some(change) = part.change(index).map(|(change, _)| change) else {
+            return;
+        };
+        let wanting = self
+            .filters(view.table.oid)
+            .filter(|(subscription, _)| subscription.wants(&change.kind));
         let ids: Vec<u32> = wanting.map(|(subscription, _)| subscription.id).collect();
         if ids.is_empty() {
             return;
@@ -224,32 +273,55 @@ impl Subscriber {
                 text
             }
         };
-        let run = Run { part: place.part, first: place.payload, count: 1, membership: self.id.membership, ids, last: false };
+        let run = Run {
+            part: place.part,
+            first: place.payload,
+            count: 1,
+            membership: self.id.membership,
+            ids,
+            last: false,
+        };
         if let Some(before) = self.held.replace(run) {
             self.outbox.push(Posting::Run(before));
         }
     }
 
     fn matched(&self, post: &Post<'_>) -> Vec<Matched> {
-        let change = post.merged.or_else(|| post.part.change(post.index).map(|(change, _)| change));
-        let Some(change) = change else { return Vec::new() };
+        let change = post
+            .merged
+            .or_else(|| post.part.change(post.index).map(|(change, _)| change));
+        let Some(change) = change else {
+            return Vec::new();
+        };
         let mut matched: Vec<Matched> = Vec::new();
         for (subscription, table) in self.filters(post.view.table.oid) {
             let passes = match table.matches(change, &post.view.table, post.access.policies_apply) {
                 Match::Yes => true,
                 Match::No => false,
-                Match::Ask(predicates) => predicates.iter().all(|predicate| post.truths.iter().any(|(known, truth)| known == predicate && *truth)),
+                Match::Ask(predicates) => predicates.iter().all(|predicate| {
+                    post.truths
+                        .iter()
+                        .any(|(known, truth)| known == predicate && *truth)
+                }),
             };
             let wanted = match (post.render_as, &change.kind) {
-                (RenderAs::Insert, ChangeKind::Update { .. }) => matches!(subscription.event, Event::All | Event::Insert),
+                (RenderAs::Insert, ChangeKind::Update { .. }) => {
+                    matches!(subscription.event, Event::All | Event::Insert)
+                }
                 _ => subscription.wants(&change.kind),
             };
             if !passes || !wanted {
                 continue;
             }
-            match matched.iter_mut().find(|known| known.columns == table.columns) {
+            match matched
+                .iter_mut()
+                .find(|known| known.columns == table.columns)
+            {
                 Some(known) => known.ids.push(subscription.id),
-                None => matched.push(Matched { columns: table.columns.clone(), ids: vec![subscription.id] }),
+                None => matched.push(Matched {
+                    columns: table.columns.clone(),
+                    ids: vec![subscription.id],
+                }),
             }
         }
         matched
@@ -278,9 +350,21 @@ pub(super) fn must_resolve(subscriber: &Subscriber, before: &Catalog, after: &Ca
         return true;
     }
     let named = |catalog: &Catalog| -> usize {
-        catalog.tables.values().filter(|table| subscriber.bindings.iter().any(|binding| binding.names(&table.schema, &table.name))).count()
+        catalog
+            .tables
+            .values()
+            .filter(|table| {
+                subscriber
+                    .bindings
+                    .iter()
+                    .any(|binding| binding.names(&table.schema, &table.name))
+            })
+            .count()
     };
-    let tables = subscriber.subscriptions.iter().flat_map(|subscription| subscription.tables.keys());
+    let tables = subscriber
+        .subscriptions
+        .iter()
+        .flat_map(|subscription| subscription.tables.keys());
     let changed = |oid: &u32| match (before.tables.get(oid), after.tables.get(oid)) {
         (Some(before), Some(after)) => {
             before.columns != after.columns

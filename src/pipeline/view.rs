@@ -29,17 +29,27 @@ pub(super) struct RowKey(u64, u64);
 
 /// Makes [`RowKey`]s.
 #[derive(Debug, Default)]
-pub(super) struct RowKeys(foldhash::quality::RandomState, foldhash::quality::RandomState);
+pub(super) struct RowKeys(
+    foldhash::quality::RandomState,
+    foldhash::quality::RandomState,
+);
 
 impl View {
     pub(super) fn new(relation: Arc<Relation>, table: Arc<Table>) -> Self {
         let columns = match_columns(&relation, &table);
-        let position = |wanted: &usize| columns.iter().position(|column| column.as_ref() == Some(wanted));
+        let position = |wanted: &usize| {
+            columns
+                .iter()
+                .position(|column| column.as_ref() == Some(wanted))
+        };
         let found: Option<Box<[usize]>> = table.primary_key.iter().map(position).collect();
         // A key column that was renamed or dropped since is still marked in the stream.
         let flagged = || -> Box<[usize]> {
             let columns = relation.columns.iter().enumerate();
-            columns.filter(|(_, column)| column.in_identity).map(|(index, _)| index).collect()
+            columns
+                .filter(|(_, column)| column.in_identity)
+                .map(|(index, _)| index)
+                .collect()
         };
         let key = match relation.identity {
             _ if table.primary_key.is_empty() => None,
@@ -49,7 +59,13 @@ impl View {
         let key = key.filter(|key| !key.is_empty());
         let in_key = |index: usize| key.as_ref().is_some_and(|key| key.contains(&index));
         let key_columns = (0..relation.columns.len()).map(in_key).collect();
-        Self { relation, table, columns, key, key_columns }
+        Self {
+            relation,
+            table,
+            columns,
+            key,
+            key_columns,
+        }
     }
 
     /// Which columns of the relation a role may be sent: those that it may SELECT and that `selected` names; key
@@ -71,7 +87,10 @@ impl View {
 
     /// Whether the role may SELECT the whole primary key.
     pub(super) fn key_granted(&self, access: &Access) -> bool {
-        self.table.primary_key.iter().all(|column| access.columns.get(*column).copied().unwrap_or(false))
+        self.table
+            .primary_key
+            .iter()
+            .all(|column| access.columns.get(*column).copied().unwrap_or(false))
     }
 
     /// Position in the relation of the table's column `column`.
@@ -80,8 +99,15 @@ impl View {
     }
 
     /// Positions in the table of the included columns of the relation.
-    pub(super) fn table_columns<'a>(&'a self, included: &'a [bool]) -> impl Iterator<Item = usize> + 'a {
-        self.columns.iter().zip(included).filter(|(_, included)| **included).filter_map(|(column, _)| *column)
+    pub(super) fn table_columns<'a>(
+        &'a self,
+        included: &'a [bool],
+    ) -> impl Iterator<Item = usize> + 'a {
+        self.columns
+            .iter()
+            .zip(included)
+            .filter(|(_, included)| **included)
+            .filter_map(|(column, _)| *column)
     }
 
     /// The key's text forms in this tuple; `None` without a key, or if the tuple lacks part of it.
@@ -105,12 +131,32 @@ impl RowKeys {
 
 /// By name; if names differ but count and types agree, columns were renamed, and position tells.
 fn match_columns(relation: &Relation, table: &Table) -> Box<[Option<usize>]> {
-    let by_name: Box<[_]> = relation.columns.iter().map(|column| table.column(&column.name)).collect();
+    let by_name: Box<[_]> = relation
+        .columns
+        .iter()
+        .map(|column| table.column(&column.name))
+        .collect();
     if by_name.iter().all(Option::is_some) {
         return by_name;
     }
-    let stored: Vec<usize> = (0..table.columns.len()).filter(|index| table.columns.get(*index).is_some_and(|column| !column.generated)).collect();
+    let stored: Vec<usize> = (0..table.columns.len())
+        .filter(|index| {
+            table
+                .columns
+                .get(*index)
+                .is_some_and(|column| !column.generated)
+        })
+        .collect();
     let same_types = stored.len() == relation.columns.len()
-        && stored.iter().zip(&relation.columns).all(|(index, column)| table.columns.get(*index).is_some_and(|found| found.type_oid == column.type_oid));
-    if same_types { stored.into_iter().map(Some).collect() } else { by_name }
+        && stored.iter().zip(&relation.columns).all(|(index, column)| {
+            table
+                .columns
+                .get(*index)
+                .is_some_and(|found| found.type_oid == column.type_oid)
+        });
+    if same_types {
+        stored.into_iter().map(Some).collect()
+    } else {
+        by_name
+    }
 }

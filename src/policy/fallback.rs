@@ -55,8 +55,14 @@ impl Asker {
     pub async fn new(client: Client) -> Result<Self, AskError> {
         // A generic plan would move the evaluation of stable expressions, and with it which errors are raised
         // (rls-semantics.md §10).
-        client.batch_execute("set plan_cache_mode = force_custom_plan").await.map_err(AskError::Connection)?;
-        Ok(Self { client, statements: HashMap::new() })
+        client
+            .batch_execute("set plan_cache_mode = force_custom_plan")
+            .await
+            .map_err(AskError::Connection)?;
+        Ok(Self {
+            client,
+            statements: HashMap::new(),
+        })
     }
 
     /// Asks one question with a limit on each statement's time.
@@ -65,12 +71,26 @@ impl Asker {
     ///
     /// # Errors
     /// Only if the connection must be made anew; whatever Postgres says to the question is an answer.
-    pub async fn ask(&mut self, question: &Question, catalog: &Catalog, timeout: Duration) -> Result<Asked, AskError> {
-        let patience = timeout.saturating_mul(3).saturating_add(Duration::from_secs(10));
-        tokio::time::timeout(patience, self.ask_patiently(question, catalog, timeout)).await.map_err(|_elapsed| AskError::Silent)?
+    pub async fn ask(
+        &mut self,
+        question: &Question,
+        catalog: &Catalog,
+        timeout: Duration,
+    ) -> Result<Asked, AskError> {
+        let patience = timeout
+            .saturating_mul(3)
+            .saturating_add(Duration::from_secs(10));
+        tokio::time::timeout(patience, self.ask_patiently(question, catalog, timeout))
+            .await
+            .map_err(|_elapsed| AskError::Silent)?
     }
 
-    async fn ask_patiently(&mut self, question: &Question, catalog: &Catalog, timeout: Duration) -> Result<Asked, AskError> {
+    async fn ask_patiently(
+        &mut self,
+        question: &Question,
+        catalog: &Catalog,
+        timeout: Duration,
+    ) -> Result<Asked, AskError> {
         let result = match self.plan(question, catalog).await {
             Ok(plan) => self.run(question, plan, timeout).await,
             Err(error) => Err(error),
@@ -80,19 +100,32 @@ impl Asker {
             Err(error) => Err(trouble(error)?),
         };
         let position = "select pg_catalog.pg_current_wal_insert_lsn()::text";
-        let row = self.client.query_one(position, &[]).await.map_err(AskError::Connection)?;
+        let row = self
+            .client
+            .query_one(position, &[])
+            .await
+            .map_err(AskError::Connection)?;
         // An unreadable position counts as the end of all WAL: nothing is then taken for final too early.
         let read_before = row.get::<_, &str>(0).parse().unwrap_or(Lsn::new(u64::MAX));
-        Ok(Asked { result, read_before })
+        Ok(Asked {
+            result,
+            read_before,
+        })
     }
 
     /// Prepares what the question needs, outside the transaction.
-    async fn plan(&mut self, question: &Question, catalog: &Catalog) -> Result<Vec<Step>, tokio_postgres::Error> {
+    async fn plan(
+        &mut self,
+        question: &Question,
+        catalog: &Catalog,
+    ) -> Result<Vec<Step>, tokio_postgres::Error> {
         if self.statements.len() > STATEMENTS_MAX {
             self.statements.clear();
         }
         let mut steps = Vec::new();
-        let keyed: Vec<usize> = (0..question.rows.len()).filter(|row| question.rows.get(*row).is_some_and(|row| row.key.is_some())).collect();
+        let keyed: Vec<usize> = (0..question.rows.len())
+            .filter(|row| question.rows.get(*row).is_some_and(|row| row.key.is_some()))
+            .collect();
         let single = question.table.primary_key.len() == 1;
         let sizes = |rest: usize| match rest {
             _ if single => rest,
@@ -103,13 +136,34 @@ impl Asker {
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(sizes(rest.len()).min(rest.len()));
             rest = after;
-            let sql = if single { select_by_key(question, catalog) } else { select_by_keys(question, catalog, chunk.len()) };
-            let parameters = if single { array_of_keys(question, chunk) } else { list_of_keys(question, chunk) };
-            steps.push(Step { statement: self.prepare(sql).await?, parameters, kind: StepKind::Rows });
+            let sql = if single {
+                select_by_key(question, catalog)
+            } else {
+                select_by_keys(question, catalog, chunk.len())
+            };
+            let parameters = if single {
+                array_of_keys(question, chunk)
+            } else {
+                list_of_keys(question, chunk)
+            };
+            steps.push(Step {
+                statement: self.prepare(sql).await?,
+                parameters,
+                kind: StepKind::Rows,
+            });
         }
-        for (index, row) in question.rows.iter().enumerate().filter(|(_, row)| !row.predicates.is_empty()) {
+        for (index, row) in question
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| !row.predicates.is_empty())
+        {
             let (sql, parameters) = predicates(row);
-            steps.push(Step { statement: self.prepare(sql).await?, parameters, kind: StepKind::Predicates { row: index } });
+            steps.push(Step {
+                statement: self.prepare(sql).await?,
+                parameters,
+                kind: StepKind::Predicates { row: index },
+            });
         }
         Ok(steps)
     }
@@ -124,7 +178,12 @@ impl Asker {
     }
 
     /// Sends everything at once and reads the answers in order.
-    async fn run(&mut self, question: &Question, steps: Vec<Step>, timeout: Duration) -> Result<Vec<Answer>, tokio_postgres::Error> {
+    async fn run(
+        &mut self,
+        question: &Question,
+        steps: Vec<Step>,
+        timeout: Duration,
+    ) -> Result<Vec<Answer>, tokio_postgres::Error> {
         let settings = self.prepare(SETTINGS.to_owned()).await?;
         let answered = self.read(question, &settings, &steps, timeout).await;
         // Also after an error: the connection must leave the transaction.
@@ -133,14 +192,23 @@ impl Asker {
         left.map(|()| answers)
     }
 
-    async fn read(&self, question: &Question, settings: &Statement, steps: &[Step], timeout: Duration) -> Result<Vec<Answer>, tokio_postgres::Error> {
+    async fn read(
+        &self,
+        question: &Question,
+        settings: &Statement,
+        steps: &[Step],
+        timeout: Duration,
+    ) -> Result<Vec<Answer>, tokio_postgres::Error> {
         let milliseconds = timeout.as_millis().to_string();
         let (role, claims) = (question.identity.role(), question.identity.claims());
-        let begin = self.client.batch_execute("begin isolation level repeatable read read only");
+        let begin = self
+            .client
+            .batch_execute("begin isolation level repeatable read read only");
         let set: [&(dyn ToSql + Sync); 3] = [&role, &claims, &milliseconds];
         let set = self.client.query(settings, &set);
         let selects = join_all(steps.iter().map(|step| async move {
-            let parameters: Vec<&(dyn ToSql + Sync)> = step.parameters.iter().map(Parameter::as_sql).collect();
+            let parameters: Vec<&(dyn ToSql + Sync)> =
+                step.parameters.iter().map(Parameter::as_sql).collect();
             self.client.query(&step.statement, &parameters).await
         }));
         // The three are polled, and thereby sent, in this order.
@@ -153,11 +221,20 @@ impl Asker {
         }
         if question.confirm_hidden && reading.misses() {
             let milliseconds: &(dyn ToSql + Sync) = &milliseconds;
-            self.client.query(settings, &[&"none", &"", milliseconds]).await?;
+            self.client
+                .query(settings, &[&"none", &"", milliseconds])
+                .await?;
             let mut seen = Reading::new(question);
-            for step in steps.iter().filter(|step| matches!(step.kind, StepKind::Rows)) {
-                let parameters: Vec<&(dyn ToSql + Sync)> = step.parameters.iter().map(Parameter::as_sql).collect();
-                seen.take(&step.kind, &self.client.query(&step.statement, &parameters).await?);
+            for step in steps
+                .iter()
+                .filter(|step| matches!(step.kind, StepKind::Rows))
+            {
+                let parameters: Vec<&(dyn ToSql + Sync)> =
+                    step.parameters.iter().map(Parameter::as_sql).collect();
+                seen.take(
+                    &step.kind,
+                    &self.client.query(&step.statement, &parameters).await?,
+                );
             }
             reading.hide(&seen);
         }
@@ -204,23 +281,40 @@ impl<'a> Reading<'a> {
         let mut by_key: HashMap<Vec<&str>, Vec<usize>> = HashMap::new();
         for (index, row) in question.rows.iter().enumerate() {
             if let Some(key) = &row.key {
-                by_key.entry(key.iter().map(|column| &**column).collect()).or_default().push(index);
+                by_key
+                    .entry(key.iter().map(|column| &**column).collect())
+                    .or_default()
+                    .push(index);
             }
         }
         let answer = |row: &Row| Answer {
-            found: if row.key.is_some() { Found::Missing } else { Found::Same },
+            found: if row.key.is_some() {
+                Found::Missing
+            } else {
+                Found::Same
+            },
             predicates: vec![false; row.predicates.len()].into(),
         };
-        Self { question, answers: question.rows.iter().map(answer).collect(), by_key }
+        Self {
+            question,
+            answers: question.rows.iter().map(answer).collect(),
+            by_key,
+        }
     }
 
     fn take(&mut self, kind: &StepKind, rows: &[tokio_postgres::Row]) {
         match kind {
             StepKind::Rows => rows.iter().for_each(|row| self.take_row(row)),
             StepKind::Predicates { row: index } => {
-                let (Some(row), Some(answer)) = (rows.first(), self.answers.get_mut(*index)) else { return };
+                let (Some(row), Some(answer)) = (rows.first(), self.answers.get_mut(*index)) else {
+                    return;
+                };
                 for (column, truth) in answer.predicates.iter_mut().enumerate() {
-                    *truth = row.try_get::<_, Option<bool>>(column).ok().flatten().unwrap_or(false);
+                    *truth = row
+                        .try_get::<_, Option<bool>>(column)
+                        .ok()
+                        .flatten()
+                        .unwrap_or(false);
                 }
             }
         }
@@ -229,20 +323,33 @@ impl<'a> Reading<'a> {
     fn take_row(&mut self, row: &tokio_postgres::Row) {
         let text = |column: usize| row.try_get::<_, Option<&str>>(column).ok().flatten();
         let width = self.question.table.primary_key.len();
-        let Some(key) = (0..width).map(text).collect::<Option<Vec<&str>>>() else { return };
+        let Some(key) = (0..width).map(text).collect::<Option<Vec<&str>>>() else {
+            return;
+        };
         for index in self.by_key.get(&key).into_iter().flatten() {
-            let (Some(asked), Some(answer)) = (self.question.rows.get(*index), self.answers.get_mut(*index)) else { continue };
-            let same = asked.content.iter().enumerate().all(|(column, expected)| match expected {
-                Expected::Any => true,
-                Expected::Null => text(width.saturating_add(column)).is_none(),
-                Expected::Text(bytes) => text(width.saturating_add(column)).is_some_and(|text| text.as_bytes() == &**bytes),
-            });
+            let (Some(asked), Some(answer)) =
+                (self.question.rows.get(*index), self.answers.get_mut(*index))
+            else {
+                continue;
+            };
+            let same = asked
+                .content
+                .iter()
+                .enumerate()
+                .all(|(column, expected)| match expected {
+                    Expected::Any => true,
+                    Expected::Null => text(width.saturating_add(column)).is_none(),
+                    Expected::Text(bytes) => text(width.saturating_add(column))
+                        .is_some_and(|text| text.as_bytes() == &**bytes),
+                });
             answer.found = if same { Found::Same } else { Found::Different };
         }
     }
 
     fn misses(&self) -> bool {
-        self.answers.iter().any(|answer| answer.found == Found::Missing)
+        self.answers
+            .iter()
+            .any(|answer| answer.found == Found::Missing)
     }
 
     fn hide(&mut self, seen: &Self) {
@@ -260,7 +367,9 @@ fn trouble(error: tokio_postgres::Error) -> Result<Trouble, AskError> {
         _ if error.is_closed() => Err(AskError::Connection(error)),
         Some(code) if *code == SqlState::QUERY_CANCELED => Ok(Trouble::TimedOut),
         // The server is going down or was told to end this session; the session ends with it.
-        Some(code) if code.code().starts_with("57P") || code.code().starts_with("08") => Err(AskError::Connection(error)),
+        Some(code) if code.code().starts_with("57P") || code.code().starts_with("08") => {
+            Err(AskError::Connection(error))
+        }
         Some(code) => Ok(Trouble::Raised(code.code().into())),
         None => Err(AskError::Connection(error)),
     }
@@ -270,27 +379,41 @@ fn trouble(error: tokio_postgres::Error) -> Result<Trouble, AskError> {
 fn output_text(sql: &mut String, column: &str) {
     let name = quote_identifier(column);
     // `is null` would be true for a composite value of NULLs.
-    let _infallible = write!(sql, "case pg_catalog.num_nulls(t.{name}) when 0 then pg_catalog.concat(t.{name}) end");
+    let _infallible = write!(
+        sql,
+        "case pg_catalog.num_nulls(t.{name}) when 0 then pg_catalog.concat(t.{name}) end"
+    );
 }
 
 fn select(question: &Question) -> String {
     let table = &question.table;
     let mut sql = String::from("select ");
-    let columns = table.primary_key.iter().chain(question.columns.iter()).filter_map(|index| table.columns.get(*index));
+    let columns = table
+        .primary_key
+        .iter()
+        .chain(question.columns.iter())
+        .filter_map(|index| table.columns.get(*index));
     for (position, column) in columns.enumerate() {
         if position > 0 {
             sql.push_str(", ");
         }
         output_text(&mut sql, &column.name);
     }
-    let _infallible = write!(sql, " from {}.{} t where ", quote_identifier(&table.schema), quote_identifier(&table.name));
+    let _infallible = write!(
+        sql,
+        " from {}.{} t where ",
+        quote_identifier(&table.schema),
+        quote_identifier(&table.name)
+    );
     sql
 }
 
 /// The key column's name and type as SQL. A type that the catalog does not know compares as text, which finds nothing
 /// wrongly.
 fn key_column(table: &Table, catalog: &Catalog, index: usize) -> (String, String) {
-    let Some(column) = table.columns.get(index) else { return (String::from("null"), String::from("text")) };
+    let Some(column) = table.columns.get(index) else {
+        return (String::from("null"), String::from("text"));
+    };
     let name = format!("t.{}", quote_identifier(&column.name));
     match catalog.types.get(&column.type_oid) {
         Some(found) => (name, found.sql_name.to_string()),
@@ -302,7 +425,12 @@ fn key_column(table: &Table, catalog: &Catalog, index: usize) -> (String, String
 /// security barrier (Postgres manual, "Rules and Privileges").
 fn select_by_key(question: &Question, catalog: &Catalog) -> String {
     let mut sql = select(question);
-    let index = question.table.primary_key.first().copied().unwrap_or(usize::MAX);
+    let index = question
+        .table
+        .primary_key
+        .first()
+        .copied()
+        .unwrap_or(usize::MAX);
     let (name, type_name) = key_column(&question.table, catalog, index);
     let _infallible = write!(sql, "{name} = any ($1::text[]::{type_name}[])");
     sql
@@ -325,15 +453,25 @@ fn select_by_keys(question: &Question, catalog: &Catalog, rows: usize) -> String
 }
 
 fn keys<'a>(question: &'a Question, chunk: &'a [usize]) -> impl Iterator<Item = &'a [Box<str>]> {
-    chunk.iter().filter_map(|index| question.rows.get(*index)?.key.as_deref())
+    chunk
+        .iter()
+        .filter_map(|index| question.rows.get(*index)?.key.as_deref())
 }
 
 fn array_of_keys(question: &Question, chunk: &[usize]) -> Vec<Parameter> {
-    vec![Parameter::Texts(keys(question, chunk).filter_map(|key| key.first()).map(ToString::to_string).collect())]
+    vec![Parameter::Texts(
+        keys(question, chunk)
+            .filter_map(|key| key.first())
+            .map(ToString::to_string)
+            .collect(),
+    )]
 }
 
 fn list_of_keys(question: &Question, chunk: &[usize]) -> Vec<Parameter> {
-    keys(question, chunk).flatten().map(|column| Parameter::Text(Some(column.to_string()))).collect()
+    keys(question, chunk)
+        .flatten()
+        .map(|column| Parameter::Text(Some(column.to_string())))
+        .collect()
 }
 
 /// All predicates of a row in one statement; parameters are renumbered one after the other.
@@ -345,7 +483,12 @@ fn predicates(row: &Row) -> (String, Vec<Parameter>) {
             sql.push_str(", ");
         }
         sql.push_str(&renumber(&predicate.sql, parameters.len()));
-        parameters.extend(predicate.parameters.iter().map(|value| Parameter::Text(value.as_deref().map(str::to_owned))));
+        parameters.extend(
+            predicate
+                .parameters
+                .iter()
+                .map(|value| Parameter::Text(value.as_deref().map(str::to_owned))),
+        );
     }
     (sql, parameters)
 }
@@ -375,6 +518,12 @@ mod tests {
 
     #[test]
     fn parameters_of_predicates_are_numbered_on() {
-        assert_eq!(renumber("($1::text)::int4 operator(pg_catalog.<) ($2::text)::int4", 10), "($11::text)::int4 operator(pg_catalog.<) ($12::text)::int4");
+        assert_eq!(
+            renumber(
+                "($1::text)::int4 operator(pg_catalog.<) ($2::text)::int4",
+                10
+            ),
+            "($11::text)::int4 operator(pg_catalog.<) ($12::text)::int4"
+        );
     }
 }

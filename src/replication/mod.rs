@@ -5,7 +5,17 @@
 //! transaction before its commit, nor of one that aborted.
 
 pub mod assembler;
+#[cfg(any(test, feature = "testing"))]
+pub mod encode;
 pub mod login;
+mod merge;
 pub mod message;
+mod net_effect;
 pub mod pgoutput;
 pub mod progress;
+mod relations;
+mod replay;
+mod spool;
+mod stub;
+
+pub use stub::*;
