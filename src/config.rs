@@ -88,8 +88,10 @@ pub struct Config {
     pub drain_grace: Duration,
     /// Connections for questions; ≥ 1.
     pub question_connections: usize,
+    /// Connections for first questions; ≥ 1.
+    pub question_connections_new: usize,
     /// Connections for slow questions; ≥ 1.
-    pub quarantine_connections: usize,
+    pub question_connections_quarantine: usize,
     /// The statement timeout of a question; > 0.
     pub question_timeout: Duration,
     /// How diagnostics look.
@@ -186,7 +188,12 @@ impl Config {
             slow_consumer_timeout: reader.value("slow_consumer_timeout", Duration::ZERO, positive),
             drain_grace: reader.value("drain_grace", Duration::ZERO, values::duration),
             question_connections: reader.value("question_connections", 1, values::count),
-            quarantine_connections: reader.value("quarantine_connections", 1, values::count),
+            question_connections_new: reader.value("question_connections_new", 1, values::count),
+            question_connections_quarantine: reader.value(
+                "question_connections_quarantine",
+                1,
+                values::count,
+            ),
             question_timeout: reader.value("question_timeout", Duration::ZERO, positive),
             log_format: reader.value("log_format", LogFormat::Text, log_format),
             log_level: reader.value("log_level", String::new(), |text| Ok(text.to_owned())),

@@ -122,17 +122,22 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "question_connections",
         "4",
-        "Database connections that ask Postgres who may see a row.",
+        "Database connections that ask Postgres who may see a row, for identities that are known to answer quickly.",
     ),
     open(
-        "quarantine_connections",
+        "question_connections_new",
         "2",
-        "The same for subscribers whose policies are slow.",
+        "The same for identities that were not asked before.",
+    ),
+    open(
+        "question_connections_quarantine",
+        "2",
+        "The same for identities that timed out.",
     ),
     open(
         "question_timeout",
         "2s",
-        "The statement timeout of such a question.",
+        "The statement timeout of a question to an identity that timed out before; others have shorter ones.",
     ),
     open(
         "log_format",
