@@ -6,7 +6,9 @@
 pub mod auth;
 pub mod catalog;
 pub mod change;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod database;
 pub mod log;
 pub mod metrics;
