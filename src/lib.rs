@@ -11,4 +11,6 @@ pub mod policy;
 pub mod realtime;
 pub mod replication;
 pub mod routing;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod topic;

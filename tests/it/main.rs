@@ -1,0 +1,9 @@
+//! walcast from outside: the real binary, a real Postgres, real sockets. A module per promise.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "clippy.toml allows these in #[test] functions; this covers their helpers"
+)]
+
+mod harness;
