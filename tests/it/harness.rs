@@ -31,7 +31,7 @@ async fn a_dropped_cluster_leaves_no_files_and_no_process() {
 
 #[tokio::test]
 async fn databases_are_copies_of_one_that_was_prepared() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::start(&[]);
     let prepare = |database: &str| {
         cluster.psql(database, &["create table prepared (n int)"]).unwrap();
     };

@@ -6,4 +6,5 @@
     reason = "clippy.toml allows these in #[test] functions; this covers their helpers"
 )]
 
+mod clients;
 mod harness;
