@@ -63,7 +63,10 @@ pub struct App {
 impl App {
     /// A fresh database on the shared cluster, prepared by `walcast setup --messaging` and `schema`, and a server.
     pub async fn start(binary: &str, schema: &str) -> Self {
-        let options = AppOptions { schema, ..AppOptions::default() };
+        let options = AppOptions {
+            schema,
+            ..AppOptions::default()
+        };
         Self::start_with(binary, &options).await
     }
 
@@ -77,7 +80,10 @@ impl App {
 
     /// As [`Self::start_with`], but does not start the server yet.
     pub async fn prepare(binary: &str, options: &AppOptions<'_>) -> Self {
-        let permit = RUNNING.acquire().await.expect("the semaphore is never closed");
+        let permit = RUNNING
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         let cluster = options.private.map_or_else(
             || ClusterOf::Shared(Cluster::shared()),
             |settings| ClusterOf::Own(Box::new(Cluster::start(settings))),
@@ -130,8 +136,12 @@ impl App {
 
     /// Commits a fence and returns its number; see [`Subscriber::until`].
     pub async fn fence(&self) -> i64 {
-        let number = self.fences.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        self.sql(&format!("insert into {FENCE_TABLE} values ({number})")).await;
+        let number = self
+            .fences
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
+        self.sql(&format!("insert into {FENCE_TABLE} values ({number})"))
+            .await;
         number
     }
 

@@ -95,7 +95,10 @@ impl Cluster {
     /// Connection string of a database, as anybody.
     #[must_use]
     pub fn url_as(&self, user: &str, password: &str, database: &str) -> String {
-        format!("postgres://{user}:{password}@127.0.0.1:{}/{database}", self.port)
+        format!(
+            "postgres://{user}:{password}@127.0.0.1:{}/{database}",
+            self.port
+        )
     }
 
     /// A session of the superuser.
@@ -128,37 +131,60 @@ impl Cluster {
     /// A new database: a copy of one that `prepare` was run on the first time. Returns its name.
     pub fn database(&self, prepare: impl FnOnce(&str)) -> String {
         self.template.get_or_init(|| {
-            self.psql("postgres", &["create database prepared"]).unwrap();
+            self.psql("postgres", &["create database prepared"])
+                .unwrap();
             prepare("prepared");
         });
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.psql("postgres", &[&format!("create database {name} template prepared")])
-            .unwrap();
+        self.psql(
+            "postgres",
+            &[&format!("create database {name} template prepared")],
+        )
+        .unwrap();
         name
     }
 
     /// Drops a database with its replication slots, whoever still uses them. Does nothing if the cluster is down.
     pub fn drop_database(&self, name: &str) {
-        // A walsender takes a moment to leave its slot after it was told to go.
-        let slots = format!(
-            "do $$ declare s record; begin
-               for s in select slot_name from pg_replication_slots where database = '{name}' loop
-                 for i in 1..200 loop
-                   begin
-                     perform pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = s.slot_name;
-                     perform pg_drop_replication_slot(s.slot_name); exit;
-                   exception when object_in_use then perform pg_sleep(0.02);
-                   end;
-                 end loop;
-               end loop; end $$"
+        let slots = self.psql(
+            "postgres",
+            &[&format!(
+                "select slot_name from pg_replication_slots where database = '{name}'"
+            )],
         );
+        for slot in slots.unwrap_or_default().lines() {
+            self.drop_slot(name, slot);
+        }
         let drop = format!("drop database if exists {name} with (force)");
-        let _down = self.psql("postgres", &[&slots, &drop]);
+        let _down = self.psql("postgres", &[&drop]);
+    }
+
+    /// Drops a replication slot, whoever still uses it. Does nothing if the cluster is down.
+    pub fn drop_slot(&self, database: &str, slot: &str) {
+        // A walsender takes a moment to leave its slot after it was told to go.
+        let sql = format!(
+            "do $$ begin
+               for i in 1..200 loop
+                 begin
+                   perform pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{slot}';
+                   perform pg_drop_replication_slot('{slot}');
+                   exit;
+                 exception
+                   when object_in_use then perform pg_sleep(0.02);
+                   when undefined_object then exit;
+                 end;
+               end loop;
+             end $$"
+        );
+        let _down = self.psql(database, &[&sql]);
     }
 
     /// Stops Postgres and waits for its end: `INT` is the manual's fast shutdown, `QUIT` the immediate one.
     pub fn stop(&self, signal: Signal) {
-        let mut postmaster = self.postmaster.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut postmaster = self
+            .postmaster
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(leash) = postmaster.as_mut() {
             leash.signal(signal);
             leash.wait();
@@ -174,8 +200,17 @@ impl Cluster {
     fn try_start(&self) -> bool {
         let installation = Installation::find();
         let data = self.data();
-        let mut arguments = vec!["-D".to_owned(), data.display().to_string(), "-p".to_owned(), self.port.to_string()];
-        for setting in SETTINGS.iter().copied().chain(self.settings.iter().map(String::as_str)) {
+        let mut arguments = vec![
+            "-D".to_owned(),
+            data.display().to_string(),
+            "-p".to_owned(),
+            self.port.to_string(),
+        ];
+        for setting in SETTINGS
+            .iter()
+            .copied()
+            .chain(self.settings.iter().map(String::as_str))
+        {
             arguments.push("-c".to_owned());
             arguments.push(setting.to_owned());
         }
@@ -192,28 +227,41 @@ impl Cluster {
         );
         let started = Instant::now();
         while !is_ready(&data) {
-            assert!(started.elapsed() < Duration::from_secs(60), "Postgres does not get ready: {}", self.log());
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "Postgres does not get ready: {}",
+                self.log()
+            );
             if leash.exited().is_some() {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        *self.postmaster.lock().unwrap_or_else(PoisonError::into_inner) = Some(leash);
+        *self
+            .postmaster
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(leash);
         true
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        *self.postmaster.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self
+            .postmaster
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
         let _removed_by_leash = std::fs::remove_dir_all(&self.folder);
     }
 }
 
 /// Line 8 of the pid file is the postmaster's state; `pg_ctl -w` reads the same.
 fn is_ready(data: &Path) -> bool {
-    std::fs::read_to_string(data.join("postmaster.pid"))
-        .is_ok_and(|text| text.lines().nth(7).is_some_and(|state| state.trim() == "ready"))
+    std::fs::read_to_string(data.join("postmaster.pid")).is_ok_and(|text| {
+        text.lines()
+            .nth(7)
+            .is_some_and(|state| state.trim() == "ready")
+    })
 }
 
 /// A connection to Postgres with its driver task; both end with it.

@@ -56,7 +56,10 @@ impl Installation {
                 let passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd is readable");
                 account(&passwd, "postgres").expect(REMEDY)
             });
-            let owner = account.map_or_else(|| rustix::process::geteuid().as_raw(), |account| account.uid);
+            let owner = account.map_or_else(
+                || rustix::process::geteuid().as_raw(),
+                |account| account.uid,
+            );
             let base = std::env::temp_dir().join(format!("walcast-test-{owner}"));
             own_folder(&base, account);
             let metadata = fs::symlink_metadata(&base).expect("the folder was just made");
@@ -79,7 +82,10 @@ impl Installation {
             .output()
             .expect("postgres runs");
         let text = String::from_utf8_lossy(&output.stdout);
-        let digits = text.split_whitespace().nth(2).expect("postgres (PostgreSQL) 15.1");
+        let digits = text
+            .split_whitespace()
+            .nth(2)
+            .expect("postgres (PostgreSQL) 15.1");
         digits
             .split(|c: char| !c.is_ascii_digit())
             .next()
@@ -100,7 +106,9 @@ impl Installation {
     pub(super) fn run_folder(&self) -> PathBuf {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = self.base.join(format!("run-{}-{number}", std::process::id()));
+        let folder = self
+            .base
+            .join(format!("run-{}-{number}", std::process::id()));
         own_folder(&folder, self.account);
         folder
     }
@@ -111,7 +119,11 @@ impl Installation {
         if !template.exists() {
             self.make_template(&template);
         }
-        run(self.command("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(target));
+        run(self
+            .command("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(&template)
+            .arg(target));
     }
 
     fn make_template(&self, template: &Path) {
@@ -124,7 +136,13 @@ impl Installation {
         }
         run(self
             .command(self.bin.join("initdb"))
-            .args(["--no-sync", "--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"])
+            .args([
+                "--no-sync",
+                "--username=postgres",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ])
             .arg(format!("--pwfile={}", password.display()))
             .arg("-D")
             .arg(&fresh));
@@ -138,7 +156,10 @@ impl Installation {
     fn remove_stale(&self) {
         for entry in fs::read_dir(&self.base).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let Some(owner) = name.to_str().and_then(|name| name.strip_prefix("run-")?.split('-').next()) else {
+            let Some(owner) = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("run-")?.split('-').next())
+            else {
                 continue;
             };
             if !Path::new("/proc").join(owner).exists() {
@@ -167,7 +188,12 @@ fn newest(versions: &Path) -> Option<PathBuf> {
     fs::read_dir(versions)
         .ok()?
         .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse::<u32>().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
         .filter(|(_, bin)| bin.join("initdb").exists() && bin.join("postgres").exists())
         .max_by_key(|(version, _)| *version)
         .map(|(_, bin)| bin)

@@ -14,6 +14,7 @@
 
 mod app;
 mod cluster;
+mod figures;
 mod installation;
 mod leash;
 mod server;
@@ -23,9 +24,10 @@ mod token;
 
 pub use app::{App, AppOptions, FENCE_TABLE};
 pub use cluster::{Cluster, Session};
+pub use figures::Durations;
 pub use installation::Installation;
 pub use leash::{Leash, free_port};
-pub use server::{HttpReply, Server};
+pub use server::{HttpReply, Server, processor_time};
 pub use socket::{Frame, Received, Socket, Version};
 pub use subscriber::{Change, Subscriber, join_payload};
 pub use token::{JWT_SECRET, PUBLISHABLE_KEY, SECRET_KEY, anon, expiring, mint, service, user};

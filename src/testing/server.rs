@@ -84,8 +84,11 @@ impl Server {
 
     /// Starts the process, on the same port as before.
     pub fn spawn(&mut self) {
-        let environment: Vec<(&str, &str)> =
-            self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let environment: Vec<(&str, &str)> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         let tether = Tether {
             log: &self.folder.join("log"),
             signal: "KILL",
@@ -99,10 +102,22 @@ impl Server {
     /// Waits until `/ready` says 200.
     pub async fn ready(&mut self) {
         let started = Instant::now();
-        while self.get("/ready").await.is_none_or(|reply| reply.status != 200) {
+        while self
+            .get("/ready")
+            .await
+            .is_none_or(|reply| reply.status != 200)
+        {
             let exited = self.leash.as_mut().and_then(Leash::exited);
-            assert!(exited.is_none(), "walcast ended with {exited:?}:\n{}", self.log());
-            assert!(started.elapsed() < PATIENCE, "walcast does not get ready:\n{}", self.log());
+            assert!(
+                exited.is_none(),
+                "walcast ended with {exited:?}:\n{}",
+                self.log()
+            );
+            assert!(
+                started.elapsed() < PATIENCE,
+                "walcast does not get ready:\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -121,17 +136,29 @@ impl Server {
 
     /// Sends a signal to the process.
     pub fn signal(&mut self, signal: Signal) {
-        self.leash.as_mut().expect("the server was started").signal(signal);
+        self.leash
+            .as_mut()
+            .expect("the server was started")
+            .signal(signal);
     }
 
     /// Waits for the process to end by itself.
     pub async fn exit(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.leash.as_mut().expect("the server was started").exited() {
+            if let Some(status) = self
+                .leash
+                .as_mut()
+                .expect("the server was started")
+                .exited()
+            {
                 return status;
             }
-            assert!(started.elapsed() < PATIENCE, "walcast does not end:\n{}", self.log());
+            assert!(
+                started.elapsed() < PATIENCE,
+                "walcast does not end:\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -151,7 +178,10 @@ impl Server {
     #[must_use]
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(self.proc("status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap();
         let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kilobytes.saturating_mul(1024)
     }
@@ -159,12 +189,8 @@ impl Server {
     /// Processor time used so far by all threads, user and system.
     #[must_use]
     pub fn processor_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(self.proc("stat")).unwrap();
-        // Fields 14 and 15 (utime, stime); the second field, the name, may hold blanks and ends with the last ')'.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap().saturating_add(fields[12].parse().unwrap());
-        // USER_HZ is 100 on every Linux that Rust supports.
-        Duration::from_millis(ticks.saturating_mul(10))
+        let pid = self.leash.as_ref().expect("the server was started").pid();
+        processor_time(pid.unsigned_abs())
     }
 
     /// A GET request; `None` if nobody listens.
@@ -173,8 +199,16 @@ impl Server {
     }
 
     /// An HTTP/1.1 request without body; `None` if nobody listens.
-    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<HttpReply> {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nconnection: close\r\n", self.port);
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<HttpReply> {
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nconnection: close\r\n",
+            self.port
+        );
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -197,6 +231,25 @@ impl Server {
         let pid = self.leash.as_ref().expect("the server was started").pid();
         Path::new("/proc").join(pid.to_string()).join(file)
     }
+}
+
+/// Processor time that a process has used so far, all threads, user and system; in steps of 10 ms.
+#[must_use]
+pub fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Fields 14 and 15 (utime, stime); the second field, the name, may hold blanks and ends with the last ')'.
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let ticks = fields[11]
+        .parse::<u64>()
+        .unwrap()
+        .saturating_add(fields[12].parse().unwrap());
+    // USER_HZ is 100 on every Linux that Rust supports.
+    Duration::from_millis(ticks.saturating_mul(10))
 }
 
 impl Drop for Server {

@@ -84,14 +84,27 @@ impl Socket {
     /// # Errors
     ///
     /// Status and body of the refusal.
-    pub async fn upgrade(port: u16, path: &str, headers: &[(&'static str, &str)]) -> Result<Self, (u16, String)> {
-        let version = if path.contains("vsn=2") { Version::V2 } else { Version::V1 };
-        let mut request = format!("ws://127.0.0.1:{port}{path}").into_client_request().unwrap();
+    pub async fn upgrade(
+        port: u16,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, (u16, String)> {
+        let version = if path.contains("vsn=2") {
+            Version::V2
+        } else {
+            Version::V1
+        };
+        let mut request = format!("ws://127.0.0.1:{port}{path}")
+            .into_client_request()
+            .unwrap();
         for (name, value) in headers {
             let value = HeaderValue::from_str(value).unwrap();
-            request.headers_mut().insert(HeaderName::from_static(name), value);
+            request
+                .headers_mut()
+                .insert(HeaderName::from_static(name), value);
         }
-        let connected = tokio::time::timeout(PATIENCE, tokio_tungstenite::connect_async(request)).await;
+        let connected =
+            tokio::time::timeout(PATIENCE, tokio_tungstenite::connect_async(request)).await;
         match connected.expect("the server answers an upgrade") {
             Ok((stream, _response)) => Ok(Self {
                 stream,
@@ -102,7 +115,10 @@ impl Socket {
             }),
             Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
-                Err((response.status().as_u16(), String::from_utf8_lossy(body).into_owned()))
+                Err((
+                    response.status().as_u16(),
+                    String::from_utf8_lossy(body).into_owned(),
+                ))
             }
             Err(error) => panic!("the upgrade fails: {error}"),
         }
@@ -115,7 +131,14 @@ impl Socket {
     }
 
     /// Sends a message in the socket's version.
-    pub async fn send(&mut self, join_ref: Option<&str>, reference: &str, topic: &str, event: &str, payload: &Value) {
+    pub async fn send(
+        &mut self,
+        join_ref: Option<&str>,
+        reference: &str,
+        topic: &str,
+        event: &str,
+        payload: &Value,
+    ) {
         let text = match self.version {
             Version::V1 => {
                 json!({"topic": topic, "event": event, "payload": payload, "ref": reference, "join_ref": join_ref})
@@ -167,7 +190,10 @@ impl Socket {
     /// The next frame that `wanted` likes. Others stay, in order, for later calls.
     pub async fn find(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         if let Some(place) = self.skipped.iter().position(&wanted) {
-            return self.skipped.remove(place).expect("the place was just found");
+            return self
+                .skipped
+                .remove(place)
+                .expect("the place was just found");
         }
         loop {
             match self.read(PATIENCE).await {
@@ -187,7 +213,13 @@ impl Socket {
     }
 
     /// Sends a message and waits for its reply's payload.
-    pub async fn ask(&mut self, join_ref: Option<&str>, topic: &str, event: &str, payload: &Value) -> Value {
+    pub async fn ask(
+        &mut self,
+        join_ref: Option<&str>,
+        topic: &str,
+        event: &str,
+        payload: &Value,
+    ) -> Value {
         let reference = self.next_reference();
         self.send(join_ref, &reference, topic, event, payload).await;
         self.reply(&reference).await.payload
@@ -196,7 +228,8 @@ impl Socket {
     /// Proves that the socket lives and has nothing more to say now: the frames that came before a heartbeat's reply.
     pub async fn settle(&mut self) -> Vec<Frame> {
         let reference = self.next_reference();
-        self.send(None, &reference, "phoenix", "heartbeat", &json!({})).await;
+        self.send(None, &reference, "phoenix", "heartbeat", &json!({}))
+            .await;
         self.reply(&reference).await;
         self.skipped.drain(..).collect()
     }
@@ -215,7 +248,10 @@ impl Socket {
         let _already_closed = self.stream.close(None).await;
     }
 
-    async fn try_send(&mut self, message: Message) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+    async fn try_send(
+        &mut self,
+        message: Message,
+    ) -> Result<(), tokio_tungstenite::tungstenite::Error> {
         tokio::time::timeout(PATIENCE, self.stream.send(message))
             .await
             .expect("the server reads its socket")
@@ -226,24 +262,37 @@ impl Socket {
         loop {
             let Ok(message) = tokio::time::timeout(HEARTBEAT, self.stream.next()).await else {
                 waited = waited.saturating_add(HEARTBEAT);
-                assert!(waited <= patience, "nothing came; before: {:#?}", self.skipped);
+                assert!(
+                    waited <= patience,
+                    "nothing came; before: {:#?}",
+                    self.skipped
+                );
                 self.heartbeats = self.heartbeats.saturating_add(1);
                 let reference = format!("alive-{}", self.heartbeats);
-                self.send(None, &reference, "phoenix", "heartbeat", &json!({})).await;
+                self.send(None, &reference, "phoenix", "heartbeat", &json!({}))
+                    .await;
                 continue;
             };
             match message {
                 Some(Ok(Message::Text(text))) => {
                     let frame = self.parse(text.as_str());
-                    if !frame.reference.as_str().is_some_and(|reference| reference.starts_with("alive-")) {
+                    if !frame
+                        .reference
+                        .as_str()
+                        .is_some_and(|reference| reference.starts_with("alive-"))
+                    {
                         return Received::Frame(Box::new(frame));
                     }
                 }
                 Some(Ok(Message::Close(Some(close)))) => {
                     return Received::Closed(Some(close.code.into()), close.reason.to_string());
                 }
-                Some(Ok(Message::Close(None)) | Err(_)) | None => return Received::Closed(None, String::new()),
-                Some(Ok(other @ Message::Binary(_))) => panic!("an unexpected binary frame: {other:?}"),
+                Some(Ok(Message::Close(None)) | Err(_)) | None => {
+                    return Received::Closed(None, String::new());
+                }
+                Some(Ok(other @ Message::Binary(_))) => {
+                    panic!("an unexpected binary frame: {other:?}")
+                }
                 Some(Ok(_ping_or_pong)) => {}
             }
         }
@@ -256,7 +305,11 @@ impl Socket {
         match (self.version, value) {
             (Version::V1, Value::Object(object)) => {
                 let keys: Vec<&str> = object.keys().map(String::as_str).collect();
-                assert_eq!(keys.len(), 4, "version 1 has exactly topic, event, payload, ref: {raw}");
+                assert_eq!(
+                    keys.len(),
+                    4,
+                    "version 1 has exactly topic, event, payload, ref: {raw}"
+                );
                 Frame {
                     join_ref: Value::Null,
                     reference: object["ref"].clone(),

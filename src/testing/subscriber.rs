@@ -39,7 +39,11 @@ impl Change {
     /// Type and the value of one column: of the new row, or of the old one if there is no new.
     #[must_use]
     pub fn brief(&self, column: &str) -> (String, Value) {
-        let row = if self.kind() == "DELETE" { self.old_record() } else { self.record() };
+        let row = if self.kind() == "DELETE" {
+            self.old_record()
+        } else {
+            self.record()
+        };
         (self.kind().to_owned(), row[column].clone())
     }
 }
@@ -63,7 +67,10 @@ pub struct Subscriber {
 /// The payload of a join with these bindings and, as last binding, the fence.
 #[must_use]
 pub fn join_payload(bindings: &Value, token: Option<&str>) -> Value {
-    let mut bindings = bindings.as_array().cloned().unwrap_or_else(|| vec![bindings.clone()]);
+    let mut bindings = bindings
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| vec![bindings.clone()]);
     bindings.push(json!({"event": "INSERT", "schema": "fence", "table": "line"}));
     let mut payload = json!({"config": {
         "broadcast": {"ack": false, "self": false},
@@ -90,10 +97,17 @@ impl Subscriber {
     }
 
     /// As [`Self::join`], on a socket that exists.
-    pub async fn join_on(mut socket: Socket, topic: &str, token: Option<&str>, bindings: &Value) -> Self {
+    pub async fn join_on(
+        mut socket: Socket,
+        topic: &str,
+        token: Option<&str>,
+        bindings: &Value,
+    ) -> Self {
         let join_ref = socket.next_reference();
         let payload = join_payload(bindings, token);
-        socket.send(Some(&join_ref), &join_ref, topic, "phx_join", &payload).await;
+        socket
+            .send(Some(&join_ref), &join_ref, topic, "phx_join", &payload)
+            .await;
         let reply = socket.reply(&join_ref).await.payload;
         assert_eq!(reply["status"], "ok", "{reply}");
         let mut ids: Vec<i64> = reply["response"]["postgres_changes"]
@@ -181,7 +195,13 @@ impl Subscriber {
         let reference = self.socket.next_reference();
         let payload = json!({"access_token": token});
         self.socket
-            .send(Some(&self.join_ref), &reference, &self.topic, "access_token", &payload)
+            .send(
+                Some(&self.join_ref),
+                &reference,
+                &self.topic,
+                "access_token",
+                &payload,
+            )
             .await;
     }
 
@@ -190,7 +210,10 @@ impl Subscriber {
             let frame = match self.socket.receive().await {
                 Received::Frame(frame) => *frame,
                 Received::Closed(code, reason) => {
-                    panic!("closed with {code:?} {reason:?}; told before: {:#?}", self.told)
+                    panic!(
+                        "closed with {code:?} {reason:?}; told before: {:#?}",
+                        self.told
+                    )
                 }
             };
             match frame.event.as_str() {
@@ -209,7 +232,12 @@ impl Subscriber {
 /// Reads the payload of a `postgres_changes` frame.
 pub(super) fn parse_change(mut payload: Value) -> Change {
     Change {
-        ids: payload["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect(),
+        ids: payload["ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_i64().unwrap())
+            .collect(),
         last: payload["last"] == true,
         data: payload["data"].take(),
     }

@@ -34,7 +34,9 @@ pub fn user(subject: &str) -> String {
 /// A token of role `authenticated` that expires in so many seconds (negative: has expired).
 #[must_use]
 pub fn expiring(subject: &str, seconds: i64) -> String {
-    mint(&json!({"role": "authenticated", "sub": subject, "exp": unix_now().saturating_add(seconds)}))
+    mint(
+        &json!({"role": "authenticated", "sub": subject, "exp": unix_now().saturating_add(seconds)}),
+    )
 }
 
 /// A token of role `anon`, valid for an hour.

@@ -33,7 +33,10 @@ async fn check(release: &str, scenario: &str) {
     let mut node = Command::new("node")
         .args(["--no-deprecation", "run.mjs", release, scenario])
         .current_dir(folder)
-        .env("WALCAST_URL", format!("http://127.0.0.1:{}", app.server.port()))
+        .env(
+            "WALCAST_URL",
+            format!("http://127.0.0.1:{}", app.server.port()),
+        )
         .env("WALCAST_JWT_SECRET", JWT_SECRET)
         .env("WALCAST_PUBLISHABLE_KEY", PUBLISHABLE_KEY)
         .stdin(Stdio::piped())
@@ -47,7 +50,10 @@ async fn check(release: &str, scenario: &str) {
     let mut complaints = node.stderr.take().unwrap();
     let complaints = tokio::spawn(async move {
         let mut text = String::new();
-        complaints.read_to_string(&mut text).await.map(|_length| text)
+        complaints
+            .read_to_string(&mut text)
+            .await
+            .map(|_length| text)
     });
     let serve = async {
         while let Some(line) = requests.next_line().await.unwrap() {
@@ -72,7 +78,10 @@ async fn check(release: &str, scenario: &str) {
     }
     let status = node.wait().await.unwrap();
     let complaints = complaints.await.unwrap().unwrap();
-    assert!(in_time && status.success(), "{scenario} with the {release} release: {complaints}");
+    assert!(
+        in_time && status.success(),
+        "{scenario} with the {release} release: {complaints}"
+    );
 }
 
 macro_rules! scenarios {

@@ -9,13 +9,19 @@ async fn a_cluster_keeps_its_rows_and_its_port_through_a_crash() {
     let session = cluster.connect("postgres").await;
     session.run("create table kept (n int)").await;
     session.run("insert into kept values (1)").await;
-    assert_eq!(session.text("show max_wal_senders").await.as_deref(), Some("3"));
+    assert_eq!(
+        session.text("show max_wal_senders").await.as_deref(),
+        Some("3")
+    );
     let port = cluster.port();
     cluster.stop(Signal::QUIT);
     cluster.resume();
     assert_eq!(cluster.port(), port);
     let session = cluster.connect("postgres").await;
-    assert_eq!(session.text("select n from kept").await.as_deref(), Some("1"));
+    assert_eq!(
+        session.text("select n from kept").await.as_deref(),
+        Some("1")
+    );
 }
 
 #[tokio::test]
@@ -33,7 +39,9 @@ async fn a_dropped_cluster_leaves_no_files_and_no_process() {
 async fn databases_are_copies_of_one_that_was_prepared() {
     let cluster = Cluster::start(&[]);
     let prepare = |database: &str| {
-        cluster.psql(database, &["create table prepared (n int)"]).unwrap();
+        cluster
+            .psql(database, &["create table prepared (n int)"])
+            .unwrap();
     };
     let first = cluster.database(prepare);
     let second = cluster.database(prepare);

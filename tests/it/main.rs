@@ -7,4 +7,12 @@
 )]
 
 mod clients;
+mod delivery;
+mod filters;
 mod harness;
+mod isolation;
+mod operations;
+mod rendering;
+mod visibility;
+mod wire_input;
+mod world;
