@@ -5,7 +5,14 @@
 //! transaction before its commit, nor of one that aborted.
 
 pub mod assembler;
+pub mod connection;
+mod guard;
+mod incarnation;
 pub mod login;
 pub mod message;
 pub mod pgoutput;
 pub mod progress;
+mod session;
+pub mod slot;
+pub mod status;
+pub mod stream;
