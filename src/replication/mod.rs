@@ -6,13 +6,20 @@
 
 pub mod assembler;
 pub mod connection;
+#[cfg(any(test, feature = "testing"))]
+pub mod encode;
 mod guard;
 mod incarnation;
 pub mod login;
+mod merge;
 pub mod message;
+mod net_effect;
 pub mod pgoutput;
 pub mod progress;
+mod relations;
+mod replay;
 mod session;
 pub mod slot;
+mod spool;
 pub mod status;
 pub mod stream;

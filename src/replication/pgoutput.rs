@@ -382,12 +382,12 @@ impl Reader {
         let xid = self.stream_xid(in_stream)?;
         let count = self.u32()?;
         self.u8()?; // options: CASCADE and RESTART IDENTITY change nothing for us
-        let oids = self.rest.len() / size_of::<Oid>();
-        if usize::try_from(count).ok() != Some(oids) {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if count.checked_mul(size_of::<Oid>()) != Some(self.rest.len()) {
             return Err(DecodeError::Count { tag: self.tag });
         }
-        let mut relations = Vec::with_capacity(oids);
-        for _ in 0..oids {
+        let mut relations = Vec::with_capacity(count);
+        for _ in 0..count {
             relations.push(self.u32()?);
         }
         Ok(Message::Truncate { xid, relations })
@@ -477,3 +477,6 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
