@@ -14,5 +14,6 @@ pub mod policy;
 pub mod realtime;
 pub mod replication;
 pub mod routing;
+pub mod server;
 pub mod shutdown;
 pub mod topic;
