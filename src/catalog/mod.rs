@@ -3,10 +3,14 @@
 //! A [`Catalog`] is an immutable picture taken in one snapshot; a change of the database makes a new one. Loading it is
 //! `load`'s work. Follows the Postgres manual, "System Catalogs".
 
+mod load;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::change::{Oid, ReplicaIdentity};
+
+pub use load::{FINGERPRINT_SQL, LoadError, load};
 
 /// Everything known about the published tables as of one snapshot.
 #[derive(Debug, Default)]
@@ -65,7 +69,7 @@ pub struct Published {
 }
 
 /// A live column of a published table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Column {
     /// Unquoted name.
     pub name: Box<str>,
@@ -80,7 +84,7 @@ pub struct Column {
 }
 
 /// A column's collation, as far as comparisons need to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Collation {
     /// The type has none.
     None,

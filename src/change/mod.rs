@@ -2,6 +2,7 @@
 //!
 //! Plain values. Nothing here reads a clock, a socket or a catalog.
 
+mod cursor;
 mod lsn;
 mod relation;
 mod snapshot;
@@ -10,6 +11,7 @@ mod tuple;
 
 use std::fmt;
 
+pub use cursor::{Cursor, ParseCursorError};
 pub use lsn::{Lsn, ParseLsnError};
 pub use relation::{Relation, RelationColumn, ReplicaIdentity};
 pub use snapshot::{ParseSnapshotError, Snapshot};

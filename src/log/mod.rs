@@ -4,5 +4,8 @@
 //! payloads: those are bounded in memory, then in a file, and what leaves the file is gone (the reader is told).
 
 mod outbox;
+mod segment;
+mod store;
 
 pub use outbox::{Outbox, Posting, Run};
+pub use store::{Gone, Limits, Log};

@@ -3,8 +3,10 @@
 //! A transaction goes in; per change and identity comes out either a decision or a question to Postgres, whose answer
 //! is a later input. Never hears of sockets, topics or filters' text.
 
+mod fallback;
 mod identity;
 mod question;
 
+pub use fallback::{AskError, Asker};
 pub use identity::Identity;
 pub use question::{Answer, Asked, Expected, Found, Predicate, Question, Row, Trouble};

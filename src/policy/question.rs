@@ -19,6 +19,9 @@ pub struct Question {
     pub columns: Arc<[usize]>,
     /// What is asked, in stream order. The answer has one element for each.
     pub rows: Vec<Row>,
+    /// Look also, with the login role's own eyes, whether rows that the identity does not see are there with the
+    /// expected content: [`Found::Hidden`] instead of [`Found::Missing`]. Costs a second query.
+    pub confirm_hidden: bool,
 }
 
 /// One thing that is asked about.
@@ -77,8 +80,10 @@ pub enum Found {
     Same,
     /// Visible with another content: a later transaction has changed it.
     Different,
-    /// Hidden, or gone.
+    /// Hidden, changed into something hidden, or gone.
     Missing,
+    /// There with the expected content, and hidden.
+    Hidden,
 }
 
 /// Why a question has no answer.
@@ -86,8 +91,6 @@ pub enum Found {
 pub enum Trouble {
     /// Postgres raised this SQLSTATE.
     Raised(Box<str>),
-    /// The statement timeout ended it, in every lane that was tried.
+    /// The statement timeout ended it.
     TimedOut,
-    /// The database cannot be reached.
-    Unreachable,
 }

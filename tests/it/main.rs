@@ -13,6 +13,7 @@ mod harness;
 mod isolation;
 mod operations;
 mod rendering;
+mod values;
 mod visibility;
 mod wire_input;
 mod world;

@@ -1,0 +1,25 @@
+# Everything a developer does. Each target installs what is missing first (scripts/install).
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test bench lint
+
+help: ## Shows this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+
+dev: ## A private Postgres with demo data and a server before it
+	scripts/install server
+	cargo run --release --locked -- dev
+
+test: ## All tests: unit, integration against real Postgres, stock clients in Node
+	scripts/install server clients
+	cargo test --locked
+
+bench: ## All benchmarks; each prints its figures and its peer
+	scripts/install server clients
+	cargo bench --locked
+
+lint: ## What must be clean before a commit
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo doc --locked --no-deps --document-private-items
+	cargo deny check

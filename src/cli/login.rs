@@ -1,0 +1,160 @@
+//! What the login role of the server needs of the database, and what of it is missing. `setup` grants it, `check` names it.
+
+use tokio_postgres::Client;
+
+use crate::database::quote_identifier;
+
+/// The roles that subscribers' tokens name.
+pub(super) const SUBSCRIBER_ROLES: [&str; 3] = ["anon", "authenticated", "service_role"];
+
+/// One thing that the login role needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Need {
+    /// A noun, to follow "found" or "missing".
+    pub(super) what: String,
+    pub(super) held: bool,
+    /// The statement that grants it.
+    pub(super) grant: String,
+}
+
+/// All needs of `login`, which exists.
+///
+/// # Errors
+/// The catalog cannot be read.
+pub(super) async fn needs(
+    client: &Client,
+    login: &str,
+    publications: &[String],
+) -> Result<Vec<Need>, tokio_postgres::Error> {
+    let quoted = quote_identifier(login);
+    let mut needs = vec![replication(client, login, &quoted).await?];
+    needs.extend(memberships(client, login, &quoted).await?);
+    needs.extend(own_schema(client, login, &quoted).await?);
+    needs.extend(tables(client, login, &quoted, publications).await?);
+    Ok(needs)
+}
+
+async fn replication(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Need, tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "select rolreplication or rolsuper from pg_catalog.pg_roles where rolname = $1",
+            &[&login],
+        )
+        .await?;
+    Ok(Need {
+        what: format!("{login}: REPLICATION"),
+        held: row.get(0),
+        grant: format!("alter role {quoted} replication;"),
+    })
+}
+
+/// Postgres manual, "SET ROLE": membership, from Postgres 16 on granted with its SET option.
+async fn memberships(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Vec<Need>, tokio_postgres::Error> {
+    let roles: Vec<&str> = SUBSCRIBER_ROLES.to_vec();
+    let rows = client
+        .query(
+            "select r.rolname::text, pg_catalog.pg_has_role($1, r.oid, \
+                case when pg_catalog.current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end) \
+             from pg_catalog.pg_roles as r where r.rolname = any ($2::text[]) order by r.rolname",
+            &[&login, &roles],
+        )
+        .await?;
+    let need = |row: &tokio_postgres::Row| {
+        let role: String = row.get(0);
+        Need {
+            what: format!("{login}: may become {role}"),
+            held: row.get(1),
+            grant: format!("grant {} to {quoted};", quote_identifier(&role)),
+        }
+    };
+    Ok(rows.iter().map(need).collect())
+}
+
+async fn own_schema(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Option<Need>, tokio_postgres::Error> {
+    let row = client
+        .query_opt(
+            "select pg_catalog.has_schema_privilege($1, n.oid, 'usage') \
+                and coalesce(pg_catalog.has_table_privilege($1, pg_catalog.to_regclass('walcast.slots'), 'select') \
+                and pg_catalog.has_table_privilege($1, pg_catalog.to_regclass('walcast.slots'), 'insert') \
+                and pg_catalog.has_table_privilege($1, pg_catalog.to_regclass('walcast.slots'), 'update'), false) \
+             from pg_catalog.pg_namespace as n where n.nspname = 'walcast'",
+            &[&login],
+        )
+        .await?;
+    Ok(row.map(|row| Need {
+        what: format!("{login}: reads and writes walcast.slots"),
+        held: row.get(0),
+        grant: format!(
+            "grant usage on schema walcast to {quoted}; grant select, insert, update, delete on walcast.slots to {quoted};"
+        ),
+    }))
+}
+
+async fn tables(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+    publications: &[String],
+) -> Result<Vec<Need>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "select distinct n.nspname::text, c.relname::text, \
+                pg_catalog.has_schema_privilege($1, n.oid, 'usage') and pg_catalog.has_table_privilege($1, c.oid, 'select') \
+             from pg_catalog.pg_publication_tables as t \
+             join pg_catalog.pg_namespace as n on n.nspname = t.schemaname \
+             join pg_catalog.pg_class as c on c.relnamespace = n.oid and c.relname = t.tablename \
+             where t.pubname = any ($2) order by 1, 2",
+            &[&login, &publications],
+        )
+        .await?;
+    let need = |row: &tokio_postgres::Row| {
+        let (schema, table): (String, String) = (row.get(0), row.get(1));
+        let (schema_quoted, table_quoted) = (quote_identifier(&schema), quote_identifier(&table));
+        Need {
+            what: format!("{login}: SELECT on {schema}.{table}"),
+            held: row.get(2),
+            grant: format!(
+                "grant usage on schema {schema_quoted} to {quoted}; grant select on {schema_quoted}.{table_quoted} to {quoted};"
+            ),
+        }
+    };
+    Ok(rows.iter().map(need).collect())
+}
+
+/// Published tables whose rows row-level security hides from `login` itself. Nothing that is served today needs to see
+/// them: each question is asked as the subscriber.
+///
+/// # Errors
+/// The catalog cannot be read.
+pub(super) async fn hidden_tables(
+    client: &Client,
+    login: &str,
+    publications: &[String],
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "select distinct t.schemaname || '.' || t.tablename \
+             from pg_catalog.pg_publication_tables as t \
+             join pg_catalog.pg_namespace as n on n.nspname = t.schemaname \
+             join pg_catalog.pg_class as c on c.relnamespace = n.oid and c.relname = t.tablename \
+             join pg_catalog.pg_roles as r on r.rolname = $1 \
+             where t.pubname = any ($2) and c.relrowsecurity and not r.rolsuper and not r.rolbypassrls \
+                and (c.relforcerowsecurity or not pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE')) \
+             order by 1",
+            &[&login, &publications],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

@@ -1,0 +1,427 @@
+//! A lane: the changes that wait for one identity's verdicts, in order.
+//!
+//! Nothing overtakes within a lane, and no lane waits for another. A lane asks one question at a time. A version that
+//! was superseded before Postgres could judge it is merged into its successor by the rule of net effects, so that it is
+//! never merely dropped (design: an answer describes the present).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::part::Part;
+use super::standing::{Pool, Standing};
+use super::subscriber::SubscriberId;
+use super::view::{RowKey, RowKeys, View};
+use crate::change::{Change, ChangeKind, Datum, Lsn, Oid, OldTuple};
+use crate::policy::{Answer, Expected, Found, Identity, Predicate, Question, Row};
+use crate::realtime::payload::Withheld;
+
+/// Names a lane; never used twice.
+pub(super) type LaneId = u64;
+
+/// Rows in one question.
+pub(super) const QUESTION_ROWS_MAX: usize = 1000;
+/// Bytes of tuples in one question.
+const QUESTION_BYTES_MAX: usize = 1 << 20;
+/// Superseded or missing rows beyond which a question also asks whether the row is there at all.
+const CONFIRM_FROM: usize = 1000;
+
+/// Who shares a lane: subscribers with equal identities, apart from those with filters that Postgres must decide, who
+/// share one only with their like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LaneKey {
+    pub(super) identity: Identity,
+    /// The bindings of subscribers whose filters are not certain.
+    pub(super) uncertain: Option<Arc<str>>,
+}
+
+/// The changes that wait for one identity's verdicts.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) key: LaneKey,
+    pub(super) subscribers: Vec<SubscriberId>,
+    pub(super) queue: VecDeque<Item>,
+    /// Rows in `queue`.
+    pub(super) queued_rows: usize,
+    /// Sizes of the parts in `queue`.
+    pub(super) queued_bytes: usize,
+    pub(super) asking: Option<Asking>,
+    /// Where the lane waits for a connection: fewest failures first, then longest waiting.
+    pub(super) ready: Option<(Pool, (u32, u64, LaneId))>,
+    pub(super) standing: Standing,
+    /// Questions in a row that Postgres refused to answer.
+    pub(super) raises: u32,
+    /// Rows in the next question; halved to find the row that raises.
+    pub(super) rows_max: usize,
+    /// Tables whose policies raise or time out, with the SQLSTATE that subscribers were told.
+    pub(super) troubles: HashMap<Oid, Box<str>>,
+    /// Rows with a verdict outstanding, and how many of their versions.
+    open: HashMap<RowKey, u32>,
+    /// Versions whose successor is to come.
+    pub(super) pending: HashMap<RowKey, Pending>,
+}
+
+/// What a lane has to judge of one part.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Rises with every part that is routed.
+    pub(super) number: u64,
+    pub(super) part: Arc<Part>,
+    /// For this subscriber only: changes to be judged again after its token changed.
+    pub(super) only: Option<SubscriberId>,
+    pub(super) rows: Vec<ItemRow>,
+    /// Rows whose answer is outstanding.
+    pub(super) undecided: usize,
+}
+
+/// One change in an [`Item`].
+#[derive(Debug)]
+pub(super) struct ItemRow {
+    /// Index of the change in the part.
+    pub(super) change: u32,
+    pub(super) state: RowState,
+    pub(super) predicates: Box<[Predicate]>,
+    pub(super) truths: Box<[bool]>,
+}
+
+/// What is known about a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowState {
+    /// Grants alone decide: allowed.
+    Allowed,
+    /// Grants alone decide: told without content.
+    Withheld(Withheld),
+    /// Matches no filter; here only because an earlier version of the row is open.
+    Tracked,
+    /// To be asked.
+    Unasked,
+    /// Asked.
+    Asked,
+    /// Answered; the position bounds whatever superseded the row.
+    Answered(Found, Lsn),
+    /// Asked, and raised or timed out; or no longer asked because another row of the identity did.
+    Denied,
+    /// Denied without being asked: the identity must not be, or the row cannot be found by key.
+    Refused,
+}
+
+impl RowState {
+    pub(super) const fn is_open(self) -> bool {
+        matches!(self, Self::Unasked | Self::Asked)
+    }
+}
+
+/// A question on its way.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// Item number and row index of each row of the question.
+    pub(super) rows: Vec<(u64, usize)>,
+    pub(super) table: Oid,
+    pub(super) asked_at: Instant,
+}
+
+/// A version that was superseded, or perhaps was, before it was judged.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    /// The subscriber has not seen the row before: the successor is announced as an INSERT.
+    pub(super) inserted: bool,
+    /// The row before the first pending version, if its key differed.
+    pub(super) first_old: Option<OldTuple>,
+    /// The successor starts before this position.
+    pub(super) read_before: Lsn,
+    /// There is a successor: Postgres showed another content. Otherwise the row may just be hidden.
+    pub(super) certain: bool,
+    pub(super) table: Oid,
+}
+
+impl Lane {
+    pub(super) fn new(key: LaneKey) -> Self {
+        Self {
+            key,
+            subscribers: Vec::new(),
+            queue: VecDeque::new(),
+            queued_rows: 0,
+            queued_bytes: 0,
+            asking: None,
+            ready: None,
+            standing: Standing::New,
+            raises: 0,
+            rows_max: QUESTION_ROWS_MAX,
+            troubles: HashMap::new(),
+            open: HashMap::new(),
+            pending: HashMap::new(),
+        }
+    }
+
+    /// Whether a verdict on an earlier version of one of the change's rows is outstanding.
+    pub(super) fn follows_open_row(&self, keys: &RowKeys, change: &Change, view: &View) -> bool {
+        if self.open.is_empty() && self.pending.is_empty() {
+            return false;
+        }
+        let (before, after) = row_keys(keys, change, view);
+        let is_open = |key: Option<RowKey>| {
+            key.is_some_and(|key| self.open.contains_key(&key) || self.pending.contains_key(&key))
+        };
+        is_open(before) || is_open(after)
+    }
+
+    pub(super) fn push(&mut self, keys: &RowKeys, item: Item) {
+        for row in item.rows.iter().filter(|row| row.state.is_open()) {
+            if let Some(key) = item
+                .part
+                .change(row.change)
+                .and_then(|(change, view)| row_keys(keys, change, view).1)
+            {
+                let count = self.open.entry(key).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        self.queued_rows = self.queued_rows.saturating_add(item.rows.len());
+        self.queued_bytes = self.queued_bytes.saturating_add(item.part.size);
+        self.queue.push_back(item);
+    }
+
+    /// Takes the first item if all its rows are decided.
+    pub(super) fn pop_decided(&mut self, keys: &RowKeys) -> Option<Item> {
+        if self.queue.front()?.undecided > 0 {
+            return None;
+        }
+        let item = self.queue.pop_front()?;
+        self.queued_rows = self.queued_rows.saturating_sub(item.rows.len());
+        self.queued_bytes = self.queued_bytes.saturating_sub(item.part.size);
+        if !self.open.is_empty() {
+            for row in &item.rows {
+                let key = item
+                    .part
+                    .change(row.change)
+                    .and_then(|(change, view)| row_keys(keys, change, view).1);
+                self.close(key, row.state);
+            }
+        }
+        Some(item)
+    }
+
+    fn close(&mut self, key: Option<RowKey>, state: RowState) {
+        // Only rows that were open are counted; the other states were decided when the item came.
+        if !matches!(state, RowState::Answered(..) | RowState::Denied) {
+            return;
+        }
+        let Some(key) = key else { return };
+        if let Some(count) = self.open.get_mut(&key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.open.remove(&key);
+            }
+        }
+    }
+
+    /// Whether something is there to be asked and nothing is being asked.
+    pub(super) fn has_question(&self) -> bool {
+        self.asking.is_none()
+            && self
+                .queue
+                .iter()
+                .any(|item| item.rows.iter().any(|row| row.state == RowState::Unasked))
+    }
+
+    /// The next question: unasked rows of one table, oldest first. `columns` gives the columns of the table that are
+    /// about to be sent.
+    pub(super) fn question(
+        &mut self,
+        now: Instant,
+        columns: impl Fn(&View) -> Arc<[usize]>,
+    ) -> Option<Question> {
+        let mut question: Option<Question> = None;
+        let mut asking = Asking {
+            rows: Vec::new(),
+            table: 0,
+            asked_at: now,
+        };
+        let mut bytes = 0_usize;
+        'items: for item in &mut self.queue {
+            for (index, row) in item
+                .rows
+                .iter_mut()
+                .enumerate()
+                .filter(|(_, row)| row.state == RowState::Unasked)
+            {
+                let Some((change, view)) = item.part.change(row.change) else {
+                    continue;
+                };
+                let question = question.get_or_insert_with(|| {
+                    asking.table = view.table.oid;
+                    Question {
+                        identity: self.key.identity.clone(),
+                        table: Arc::clone(&view.table),
+                        columns: columns(view),
+                        rows: Vec::new(),
+                        confirm_hidden: self.pending.len() > CONFIRM_FROM,
+                    }
+                });
+                // Another catalog's columns may stand elsewhere.
+                if !Arc::ptr_eq(&question.table, &view.table)
+                    || question.rows.len() >= self.rows_max
+                    || bytes > QUESTION_BYTES_MAX
+                {
+                    break 'items;
+                }
+                bytes = bytes.saturating_add(item.part.size / item.part.changes.len().max(1));
+                question.rows.push(asked_row(
+                    change,
+                    view,
+                    &question.columns,
+                    &row.predicates,
+                    policies_ask(change, view, self.key.identity.role()),
+                ));
+                asking.rows.push((item.number, index));
+                row.state = RowState::Asked;
+            }
+        }
+        self.asking = question.is_some().then_some(asking);
+        question
+    }
+
+    /// Puts the outcome of the open question where it belongs.
+    pub(super) fn answer(&mut self, asking: &Asking, read_before: Lsn, answers: &[Answer]) {
+        for ((item, row), answer) in asking.rows.iter().zip(answers) {
+            self.decide(
+                *item,
+                *row,
+                RowState::Answered(answer.found, read_before),
+                Some(&answer.predicates),
+            );
+        }
+    }
+
+    /// Gives all rows of the open question this state.
+    pub(super) fn answer_all(&mut self, asking: &Asking, state: RowState) {
+        for (item, row) in &asking.rows {
+            self.decide(*item, *row, state, None);
+        }
+    }
+
+    /// Denies what is still to be asked.
+    pub(super) fn deny_unasked(&mut self) {
+        for item in &mut self.queue {
+            for row in item
+                .rows
+                .iter_mut()
+                .filter(|row| row.state == RowState::Unasked)
+            {
+                row.state = RowState::Denied;
+                item.undecided = item.undecided.saturating_sub(1);
+            }
+        }
+    }
+
+    fn decide(&mut self, item: u64, row: usize, state: RowState, truths: Option<&[bool]>) {
+        let Ok(position) = self.queue.binary_search_by_key(&item, |item| item.number) else {
+            return;
+        };
+        let Some(item) = self.queue.get_mut(position) else {
+            return;
+        };
+        let Some(row) = item.rows.get_mut(row) else {
+            return;
+        };
+        row.state = state;
+        if let Some(truths) = truths {
+            row.truths = truths.into();
+        }
+        if !state.is_open() {
+            item.undecided = item.undecided.saturating_sub(1);
+        }
+    }
+
+    /// Drops everything that waits; the answer to an open question will find nothing.
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+        self.queued_rows = 0;
+        self.queued_bytes = 0;
+        self.open.clear();
+        self.pending.clear();
+    }
+
+    /// Every commit that starts before this is settled here, given that all before `routed` were routed.
+    pub(super) fn settled_before(&self, routed: Lsn) -> Lsn {
+        self.queue
+            .iter()
+            .find(|item| item.only.is_none())
+            .map_or(routed, |item| item.part.commit.lsn)
+    }
+}
+
+/// The row before and after the change; the same unless the key changed. A DELETE has no row after, an INSERT none
+/// before: the one that is there stands for both.
+pub(super) fn row_keys(
+    keys: &RowKeys,
+    change: &Change,
+    view: &View,
+) -> (Option<RowKey>, Option<RowKey>) {
+    match &change.kind {
+        ChangeKind::Insert { new } => {
+            let key = keys.of(view, new);
+            (key, key)
+        }
+        ChangeKind::Update { old, new } => {
+            let after = keys.of(view, new);
+            let before = old.as_ref().and_then(|old| keys.of(view, &old.tuple));
+            (before.or(after), after)
+        }
+        ChangeKind::Delete { old } => {
+            let key = keys.of(view, &old.tuple);
+            (key, key)
+        }
+        ChangeKind::Truncate => (None, None),
+    }
+}
+
+/// Whether Postgres must be asked about the row itself: policies apply, and there is a row to look at.
+pub(super) fn policies_ask(change: &Change, view: &View, role: &str) -> bool {
+    let apply = view
+        .table
+        .access
+        .get(role)
+        .is_some_and(|access| access.policies_apply);
+    apply
+        && matches!(
+            change.kind,
+            ChangeKind::Insert { .. } | ChangeKind::Update { .. }
+        )
+}
+
+fn asked_row(
+    change: &Change,
+    view: &View,
+    columns: &[usize],
+    predicates: &[Predicate],
+    about_row: bool,
+) -> Row {
+    let new = match &change.kind {
+        ChangeKind::Insert { new } | ChangeKind::Update { new, .. } if about_row => Some(new),
+        ChangeKind::Insert { .. }
+        | ChangeKind::Update { .. }
+        | ChangeKind::Delete { .. }
+        | ChangeKind::Truncate => None,
+    };
+    let key = new.and_then(|new| view.key_of(new));
+    let content = |column: &usize| match new
+        .zip(view.relation_column(*column))
+        .and_then(|(new, index)| new.get(index))
+    {
+        Some(Datum::Text(text)) => Expected::Text(text.into()),
+        Some(Datum::Null) => Expected::Null,
+        // Added since, or left out by the stream: it is not sent, so it need not be the same.
+        Some(Datum::Unchanged) | None => Expected::Any,
+    };
+    let content = if key.is_some() {
+        columns.iter().map(content).collect()
+    } else {
+        Box::default()
+    };
+    Row {
+        key,
+        content,
+        predicates: predicates.into(),
+    }
+}

@@ -1,0 +1,435 @@
+//! Drives the stages (*io*): replication → release → verdicts → log and outboxes, one task each.
+//!
+//! Holds no rules of its own: the conductor decides, and this does. Follows design: a change is judged only after a
+//! snapshot has shown its transaction. Never touches a socket of a subscriber.
+
+mod conductor;
+mod lane;
+mod part;
+mod settle;
+mod standing;
+mod subscriber;
+mod view;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Claims;
+use crate::catalog::Catalog;
+use crate::change::StreamEvent;
+use crate::clock;
+use crate::database::Database;
+use crate::log::{Limits, Log, Outbox};
+use crate::realtime::Notice;
+use crate::replication::assembler::{KeyResolver, SpoolOptions};
+use crate::replication::connection::{self, ReplicationOptions};
+use crate::replication::slot::SlotOptions;
+use crate::replication::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
+use crate::replication::stream::{Channels, Confirmed};
+use crate::routing::RequestedBinding;
+use conductor::{Conductor, Counts, Output, Rules};
+use standing::{Pool, Timeouts};
+use workers::{Done, Workers};
+
+/// What a socket asks of the pipeline. Answers come as notices in the outbox.
+#[derive(Debug)]
+pub enum Command {
+    /// A channel with bindings was joined. Replaces an earlier subscription of the same membership.
+    Subscribe {
+        /// The socket's number; never used twice.
+        connection: u64,
+        /// The membership's number on that socket.
+        membership: u32,
+        /// Where changes and notices go.
+        outbox: Arc<Outbox<Notice>>,
+        /// What the join's token claims.
+        claims: Arc<Claims>,
+        /// What the join asked for.
+        bindings: Vec<RequestedBinding>,
+        /// The join carried no token of its own: what its claims may not see is kept shortly for the token that may
+        /// follow.
+        grace: bool,
+    },
+    /// The membership's token changed. Answered by [`Notice::Subscribed`] or [`Notice::Refused`].
+    Identify {
+        /// The socket's number.
+        connection: u64,
+        /// The membership's number.
+        membership: u32,
+        /// What the new token claims.
+        claims: Arc<Claims>,
+    },
+    /// The channel was left.
+    Unsubscribe {
+        /// The socket's number.
+        connection: u64,
+        /// The membership's number.
+        membership: u32,
+    },
+}
+
+/// What sockets need of the pipeline.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// Requests; full means: wait.
+    pub commands: mpsc::Sender<Command>,
+    /// The payloads that postings refer to.
+    pub log: Arc<Log>,
+    /// Whether changes flow.
+    pub status: watch::Receiver<Status>,
+    /// What replication counts.
+    pub replication: Arc<ReplicationCounters>,
+}
+
+/// How the pipeline is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Changes flow.
+    pub ready: bool,
+    /// One sentence: why not, or what to worry about; empty when all is well.
+    pub detail: String,
+    /// What replication reports.
+    pub replication: ReplicationStatus,
+    /// What happened so far.
+    pub totals: Totals,
+}
+
+/// Ever-rising counts, and sizes of the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Committed transactions received.
+    pub transactions: u64,
+    /// Row changes received, after net effects.
+    pub changes: u64,
+    /// Frames given to sockets.
+    pub delivered: u64,
+    /// Rows that an identity may not see.
+    pub denied: u64,
+    /// Versions merged into later ones.
+    pub merged: u64,
+    /// Questions put to Postgres.
+    pub questions: u64,
+    /// Questions that raised.
+    pub raised: u64,
+    /// Questions that timed out.
+    pub timed_out: u64,
+    /// Subscribers told to start over.
+    pub resyncs: u64,
+    /// Memberships with bindings.
+    pub subscribers: u64,
+    /// Lanes: distinct identities, roughly.
+    pub lanes: u64,
+    /// Bytes of payloads in memory.
+    pub log_memory_bytes: u64,
+    /// Bytes of payloads in the log's file.
+    pub log_file_bytes: u64,
+}
+
+/// Settings of the pipeline.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database.
+    pub database: Database,
+    /// The replication slot and the publications that it serves.
+    pub slot: SlotOptions,
+    /// Where transactions wait for their commit.
+    pub spool: SpoolOptions,
+    /// Bounds of the log.
+    pub log: Limits,
+    /// Connections for identities that are known to answer quickly.
+    pub connections_proven: usize,
+    /// Connections for identities that were not asked before.
+    pub connections_new: usize,
+    /// Connections for identities that timed out.
+    pub connections_quarantine: usize,
+    /// Time limit of a question to an identity that timed out before.
+    pub statement_timeout: Duration,
+    /// Whether a DELETE under row security is withheld altogether.
+    pub withhold_deletes: bool,
+}
+
+/// Time limit of a question to an identity that was answered quickly before.
+const TIMEOUT_PROVEN: Duration = Duration::from_millis(500);
+/// Time limit of a question to an identity that was not asked before.
+const TIMEOUT_NEW: Duration = Duration::from_millis(150);
+
+/// Parts between replication and the conductor; each at most about a mebibyte.
+const EVENTS_MAX: usize = 16;
+/// Requests of sockets that wait for the conductor.
+const COMMANDS_MAX: usize = 1024;
+/// Inputs handled before the conductor's task lets others run.
+const BURST_MAX: usize = 64;
+
+/// Starts the pipeline's tasks; they end when `stop` is cancelled.
+#[must_use]
+pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) -> Handle {
+    let log = Arc::new(Log::new(options.log.clone()));
+    let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
+    let (status_out, status) = watch::channel(Status::default());
+    let (events_out, events) = mpsc::channel(EVENTS_MAX);
+    let (confirmed, confirmed_in) = watch::channel(Confirmed::NOTHING);
+    let (replication_out, replication) = watch::channel(ReplicationStatus::default());
+    let (catalog_out, catalog) = watch::channel(Arc::<Catalog>::default());
+    let poke = Arc::new(Notify::new());
+    let counters = Arc::new(ReplicationCounters::default());
+    let channels = Channels {
+        events: events_out,
+        confirmed: confirmed_in,
+        poke: Arc::clone(&poke),
+        cancel: stop.clone(),
+        counters: Arc::clone(&counters),
+    };
+    let replication_options = ReplicationOptions {
+        database: options.database.clone(),
+        slot: options.slot.clone(),
+        application_name: "walcast".to_owned(),
+        key_resolver: key_resolver(catalog),
+        // The fingerprint that comes with every snapshot tells of any change; no message is needed.
+        message_prefixes: Vec::new(),
+        spool: options.spool.clone(),
+    };
+    tasks.spawn(connection::run(
+        replication_options,
+        channels,
+        replication_out,
+        tasks.clone(),
+    ));
+    let (workers, done) = Workers::start(&options, tasks, stop);
+    let rules = Rules {
+        timeouts: Timeouts {
+            proven: TIMEOUT_PROVEN,
+            new: TIMEOUT_NEW,
+            quarantine: options.statement_timeout,
+        },
+        connections: HashMap::new(),
+        withhold_deletes: options.withhold_deletes,
+    };
+    let driver = Driver {
+        conductor: Conductor::new(rules, Arc::clone(&log)),
+        log: Arc::clone(&log),
+        workers,
+        done,
+        events,
+        commands: commands_in,
+        confirmed,
+        replication,
+        catalog: catalog_out,
+        poke,
+        status: status_out,
+        waits_for_catalog: true,
+    };
+    tasks.spawn(driver.run(stop.clone()));
+    Handle {
+        commands,
+        log,
+        status,
+        replication: counters,
+    }
+}
+
+/// The primary key by the newest catalog, where the stream does not tell it: under replica identity full every column
+/// is marked as key.
+fn key_resolver(catalog: watch::Receiver<Arc<Catalog>>) -> KeyResolver {
+    Arc::new(move |relation| {
+        let catalog = catalog.borrow();
+        let marked = || {
+            relation
+                .columns
+                .iter()
+                .enumerate()
+                .filter(|(_, column)| column.in_identity)
+                .map(|(index, _)| index)
+                .collect()
+        };
+        let Some(table) = catalog.tables.get(&relation.oid) else {
+            return marked();
+        };
+        let names = table
+            .primary_key
+            .iter()
+            .map(|index| table.columns.get(*index).map(|column| &*column.name));
+        let columns: Option<Box<[usize]>> = names.map(|name| relation.column(name?)).collect();
+        columns
+            .filter(|columns| !columns.is_empty())
+            .unwrap_or_else(marked)
+    })
+}
+
+/// The conductor's task: hands in one input at a time and does what comes out.
+struct Driver {
+    conductor: Conductor,
+    log: Arc<Log>,
+    workers: Workers,
+    done: mpsc::Receiver<Done>,
+    events: mpsc::Receiver<StreamEvent>,
+    commands: mpsc::Receiver<Command>,
+    confirmed: watch::Sender<Confirmed>,
+    replication: watch::Receiver<ReplicationStatus>,
+    catalog: watch::Sender<Arc<Catalog>>,
+    poke: Arc<Notify>,
+    status: watch::Sender<Status>,
+    waits_for_catalog: bool,
+}
+
+enum Input {
+    Event(StreamEvent),
+    Command(Command),
+    Done(Done),
+    Replication,
+    Timeout,
+    Stop,
+}
+
+impl Driver {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut burst = 0_usize;
+        self.drain();
+        loop {
+            match self.next_input(&stop).await {
+                Input::Stop => break,
+                Input::Event(event) => self.conductor.handle_stream(clock::instant(), event),
+                Input::Command(command) => self.conductor.handle_command(clock::instant(), command),
+                Input::Done(done) => self.take(done),
+                Input::Replication => {}
+                Input::Timeout => self.conductor.handle_timeout(clock::instant()),
+            }
+            self.drain();
+            self.report();
+            burst = burst.saturating_add(1);
+            if burst.is_multiple_of(BURST_MAX) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Cancel safe: nothing is lost of what was not returned.
+    async fn next_input(&mut self, stop: &CancellationToken) -> Input {
+        let timeout = self.conductor.next_timeout();
+        let wait = async {
+            match timeout {
+                Some(time) => tokio::time::sleep_until(time.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Input::Stop,
+            Some(done) = self.done.recv() => Input::Done(done),
+            () = wait => Input::Timeout,
+            Some(command) = self.commands.recv() => Input::Command(command),
+            Ok(()) = self.replication.changed() => Input::Replication,
+            Some(event) = self.events.recv(), if self.conductor.wants_stream() => Input::Event(event),
+        }
+    }
+
+    fn take(&mut self, done: Done) {
+        let now = clock::instant();
+        match done {
+            Done::Connected => self.conductor.handle_connected(now),
+            Done::Horizon(horizon) => self.conductor.handle_horizon(now, horizon),
+            Done::Catalog(catalog) => {
+                self.waits_for_catalog = catalog.is_none();
+                if let Some(catalog) = &catalog {
+                    self.catalog.send_replace(Arc::clone(catalog));
+                }
+                self.conductor.handle_catalog(now, catalog);
+            }
+            Done::Resolved { ticket, result } => {
+                self.conductor.handle_resolved(now, ticket, result)
+            }
+            Done::Unresolved(resolve) => self.conductor.handle_unresolved(now, resolve),
+            Done::Answer { lane, pool, asked } => {
+                self.conductor.handle_answer(now, lane, pool, asked)
+            }
+            Done::Idle(pool) => self.conductor.handle_idle(now, pool),
+        }
+    }
+
+    /// Does what the conductor wants. Never waits: the conductor wants no more at once than there is room for.
+    fn drain(&mut self) {
+        while let Some(output) = self.conductor.poll_output() {
+            match output {
+                Output::TakeHorizon => self.workers.take_horizon(),
+                Output::LoadCatalog => self.workers.load_catalog(),
+                Output::Resolve(resolve) => self.workers.resolve(resolve),
+                Output::Ask(ask) => self.workers.ask(ask),
+                Output::Poke => self.poke.notify_one(),
+                Output::Confirm(epoch, lsn) => {
+                    self.confirmed.send_replace(Confirmed { epoch, lsn });
+                }
+            }
+        }
+    }
+
+    fn report(&self) {
+        let replication = self.replication.borrow().clone();
+        let streaming = replication.state == ReplicationState::Streaming;
+        let ready = self.conductor.is_ready() && streaming;
+        let detail = match () {
+            () if ready => String::new(),
+            () if !streaming => replication.state.to_string(),
+            () if self.waits_for_catalog => "the catalog of the database is being read".to_owned(),
+            () => "replication is starting".to_owned(),
+        };
+        let totals = self.totals();
+        self.status.send_if_modified(|status| {
+            let changed = status.ready != ready || status.detail != detail;
+            *status = Status {
+                ready,
+                detail,
+                replication,
+                totals,
+            };
+            changed
+        });
+    }
+
+    fn totals(&self) -> Totals {
+        let Counts {
+            transactions,
+            changes,
+            settled,
+            questions,
+            raised,
+            timed_out,
+            resyncs,
+        } = self.conductor.counts();
+        let (subscribers, lanes) = self.conductor.sizes();
+        let (memory, file) = self.log.bytes();
+        let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+        Totals {
+            transactions,
+            changes,
+            delivered: settled.delivered,
+            denied: settled.denied,
+            merged: settled.merged,
+            questions,
+            raised,
+            timed_out,
+            resyncs,
+            subscribers: count(subscribers),
+            lanes: count(lanes),
+            log_memory_bytes: count(memory),
+            log_file_bytes: count(file),
+        }
+    }
+}
+
+impl Pool {
+    fn connections(self, options: &Options) -> usize {
+        match self {
+            Self::Proven => options.connections_proven,
+            Self::New => options.connections_new,
+            Self::Quarantine => options.connections_quarantine,
+        }
+    }
+}

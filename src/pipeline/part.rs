@@ -1,0 +1,176 @@
+//! A piece of a transaction on its way through the lanes, and what has been rendered of it so far.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::view::View;
+use crate::catalog::Catalog;
+use crate::change::{Change, Commit, TransactionPart};
+use crate::log::Log;
+use crate::realtime::payload::{
+    CHANGE_BYTES_MAX, OldShape, RenderAs, Shape, Withheld, render, render_withheld,
+};
+
+/// A part of a transaction, shared by the lanes that have to judge it.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) commit: Arc<Commit>,
+    pub(super) changes: Vec<Change>,
+    /// The relations of `changes` as the catalog sees them, by index of the change; `None` for tables that are no
+    /// longer published.
+    pub(super) views: Vec<Option<Arc<View>>>,
+    /// Bytes of WAL messages; at least one, so that limits count every part.
+    pub(super) size: usize,
+    /// No further part of the transaction follows.
+    pub(super) last: bool,
+    pub(super) catalog: Arc<Catalog>,
+    rendered: Mutex<Rendered>,
+}
+
+#[derive(Debug, Default)]
+struct Rendered {
+    /// Number of this part in the log, once it has a payload.
+    number: Option<u64>,
+    places: HashMap<(u32, Variant), Option<u32>>,
+}
+
+/// In which form a change is announced; equal variants of one change share one payload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Variant {
+    /// With content.
+    Full {
+        /// Which columns of the relation.
+        columns: Arc<[bool]>,
+        /// How much of the old version.
+        old: OldShape,
+        /// Under which type.
+        render_as: RenderAs,
+    },
+    /// Without content.
+    Withheld(Withheld),
+}
+
+/// Where a payload is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) part: u64,
+    pub(super) payload: u32,
+}
+
+impl Part {
+    pub(super) fn new(
+        part: TransactionPart,
+        views: Vec<Option<Arc<View>>>,
+        catalog: Arc<Catalog>,
+    ) -> Self {
+        Self {
+            commit: part.commit,
+            changes: part.changes,
+            views,
+            size: part.size.max(1),
+            last: part.last,
+            catalog,
+            rendered: Mutex::default(),
+        }
+    }
+
+    /// The same part under another catalog.
+    pub(super) fn under(&self, views: Vec<Option<Arc<View>>>, catalog: Arc<Catalog>) -> Self {
+        Self {
+            commit: Arc::clone(&self.commit),
+            changes: self.changes.clone(),
+            views,
+            size: self.size,
+            last: self.last,
+            catalog,
+            rendered: Mutex::default(),
+        }
+    }
+
+    /// The payload of change `index` in this form, rendered at its first use; `None` if there is none to send.
+    pub(super) fn place(&self, log: &Log, index: u32, variant: Variant) -> Option<Place> {
+        let (change, view) = self.change(index)?;
+        let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (index, variant);
+        if let Some(known) = rendered.places.get(&key) {
+            return Some(Place {
+                part: rendered.number?,
+                payload: (*known)?,
+            });
+        }
+        let payload = self.render(change, view, &key.1);
+        let place = payload.and_then(|payload| rendered.store(log, payload));
+        rendered
+            .places
+            .insert(key, place.map(|place| place.payload));
+        place
+    }
+
+    /// The payload of a change that a lane made of several versions; not shared.
+    pub(super) fn place_merged(
+        &self,
+        log: &Log,
+        change: &Change,
+        view: &View,
+        variant: &Variant,
+    ) -> Option<Place> {
+        let payload = self.render(change, view, variant)?;
+        self.rendered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .store(log, payload)
+    }
+
+    /// The change at `index` with its view.
+    pub(super) fn change(&self, index: u32) -> Option<(&Change, &Arc<View>)> {
+        let index = usize::try_from(index).ok()?;
+        Some((self.changes.get(index)?, self.views.get(index)?.as_ref()?))
+    }
+
+    fn render(&self, change: &Change, view: &View, variant: &Variant) -> Option<Bytes> {
+        let mut out = Vec::with_capacity(512);
+        let some = match variant {
+            Variant::Full {
+                columns,
+                old,
+                render_as,
+            } => {
+                let shape = Shape {
+                    columns,
+                    key: &view.key_columns,
+                    old: *old,
+                    size_max: CHANGE_BYTES_MAX,
+                };
+                render(
+                    &mut out,
+                    &self.catalog,
+                    &self.commit,
+                    change,
+                    &shape,
+                    *render_as,
+                )
+            }
+            Variant::Withheld(withheld) => render_withheld(
+                &mut out,
+                &self.commit,
+                change,
+                *withheld,
+                RenderAs::AsWritten,
+            ),
+        };
+        some.then(|| {
+            out.shrink_to_fit();
+            out.into()
+        })
+    }
+}
+
+impl Rendered {
+    fn store(&mut self, log: &Log, payload: Bytes) -> Option<Place> {
+        let part = *self.number.get_or_insert_with(|| log.open());
+        let payload = log.append(part, vec![payload]).ok()?;
+        Some(Place { part, payload })
+    }
+}

@@ -1,0 +1,237 @@
+//! What becomes of decided rows: delivery, denial, or merging with the version that superseded them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::lane::{Item, ItemRow, Lane, Pending, RowState, row_keys};
+use super::part::{Part, Variant};
+use super::subscriber::{Post, Subscriber, SubscriberId};
+use super::view::{RowKeys, View};
+use crate::change::{Change, ChangeKind, OldKind, OldTuple};
+use crate::log::Log;
+use crate::policy::{Found, Predicate};
+use crate::realtime::payload::{OldShape, RenderAs};
+
+/// Rows settled, by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// Frames posted.
+    pub(super) delivered: u64,
+    /// Rows that an identity may not see.
+    pub(super) denied: u64,
+    /// Rows merged into a later version.
+    pub(super) merged: u64,
+}
+
+/// Everything that settling needs besides the lane.
+pub(super) struct Desk<'a> {
+    pub(super) log: &'a Log,
+    pub(super) keys: &'a RowKeys,
+    pub(super) subscribers: &'a mut HashMap<SubscriberId, Subscriber>,
+    pub(super) settled: &'a mut Settled,
+    /// Whether a DELETE under row security is withheld altogether.
+    pub(super) withhold_deletes: bool,
+}
+
+impl Desk<'_> {
+    /// Settles the decided items at the head of the lane.
+    pub(super) fn settle(&mut self, lane: &mut Lane) {
+        while let Some(item) = lane.pop_decided(self.keys) {
+            for row in &item.rows {
+                if let Some((change, view)) = item.part.change(row.change) {
+                    self.settle_row(lane, &item, row, change, view);
+                }
+            }
+            if item.part.last || item.only.is_some() {
+                for id in &lane.subscribers {
+                    if let Some(subscriber) = self.subscribers.get_mut(id) {
+                        subscriber.end_transaction();
+                    }
+                }
+            }
+        }
+    }
+
+    fn settle_row(
+        &mut self,
+        lane: &mut Lane,
+        item: &Item,
+        row: &ItemRow,
+        change: &Change,
+        view: &Arc<View>,
+    ) {
+        let (before, after) = row_keys(self.keys, change, view);
+        let earlier = match before {
+            Some(key) if !lane.pending.is_empty() => lane.pending.remove(&key),
+            _ => None,
+        };
+        match row.state {
+            RowState::Allowed | RowState::Answered(Found::Same, _) => {
+                self.deliver(lane, item, row, change, view, earlier)
+            }
+            RowState::Withheld(withheld) => {
+                self.withhold(lane, item, row, view, Variant::Withheld(withheld))
+            }
+            RowState::Answered(found @ (Found::Different | Found::Missing), read_before) => {
+                let pending = Pending {
+                    inserted: earlier.as_ref().map_or(
+                        matches!(change.kind, ChangeKind::Insert { .. }),
+                        |earlier| earlier.inserted,
+                    ),
+                    first_old: earlier
+                        .and_then(|earlier| earlier.first_old)
+                        .or_else(|| old_key(change)),
+                    read_before,
+                    certain: found == Found::Different,
+                    table: view.table.oid,
+                };
+                if let Some(key) = after {
+                    lane.pending.insert(key, pending);
+                }
+                if found == Found::Missing {
+                    self.deny(lane, item, row);
+                }
+            }
+            RowState::Answered(Found::Hidden, _) | RowState::Denied | RowState::Refused => {
+                self.deny(lane, item, row)
+            }
+            // Undecided rows cannot be here: the item would not have been popped.
+            RowState::Tracked | RowState::Unasked | RowState::Asked => {}
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        lane: &Lane,
+        item: &Item,
+        row: &ItemRow,
+        change: &Change,
+        view: &Arc<View>,
+        earlier: Option<Pending>,
+    ) {
+        let Some(access) = view.table.access.get(lane.key.identity.role()) else {
+            return;
+        };
+        let is_delete = matches!(change.kind, ChangeKind::Delete { .. });
+        if is_delete
+            && ((self.withhold_deletes && access.policies_apply) || !access.columns.contains(&true))
+        {
+            self.settled.denied = self.settled.denied.saturating_add(1);
+            return;
+        }
+        let mut merged = None;
+        let mut render_as = RenderAs::AsWritten;
+        if let Some(earlier) = earlier {
+            self.settled.merged = self.settled.merged.saturating_add(1);
+            match (&change.kind, earlier.inserted) {
+                // Appeared and vanished before anybody could be shown it.
+                (ChangeKind::Delete { .. }, true) => return,
+                (_, true) => render_as = RenderAs::Insert,
+                (_, false) => merged = with_first_old(change, earlier.first_old),
+            }
+        }
+        let hides_old = access.policies_apply || (is_delete && view.table.row_security);
+        let truths: Vec<(Predicate, bool)> = row
+            .predicates
+            .iter()
+            .cloned()
+            .zip(row.truths.iter().copied())
+            .collect();
+        let post = Post {
+            log: self.log,
+            part: &item.part,
+            index: row.change,
+            view,
+            access,
+            merged: merged.as_ref(),
+            render_as,
+            old: if hides_old {
+                OldShape::KeyOnly
+            } else {
+                OldShape::Full
+            },
+            truths: &truths,
+        };
+        let mut frames = 0_usize;
+        for_receivers(lane, item, self.subscribers, |subscriber| {
+            frames = frames.saturating_add(subscriber.post(&post))
+        });
+        self.settled.delivered = self
+            .settled
+            .delivered
+            .saturating_add(u64::try_from(frames).unwrap_or(u64::MAX));
+    }
+
+    fn withhold(&mut self, lane: &Lane, item: &Item, row: &ItemRow, view: &View, variant: Variant) {
+        let log = self.log;
+        for_receivers(lane, item, self.subscribers, |subscriber| {
+            if subscriber.grace.is_some() {
+                subscriber.keep(&item.part, row.change);
+            } else {
+                subscriber.post_withheld(log, &item.part, row.change, view, variant.clone());
+            }
+        });
+        self.settled.denied = self.settled.denied.saturating_add(1);
+    }
+
+    fn deny(&mut self, lane: &Lane, item: &Item, row: &ItemRow) {
+        for_receivers(lane, item, self.subscribers, |subscriber| {
+            subscriber.keep(&item.part, row.change)
+        });
+        self.settled.denied = self.settled.denied.saturating_add(1);
+    }
+}
+
+/// Those in the lane that the item was routed for.
+fn for_receivers(
+    lane: &Lane,
+    item: &Item,
+    subscribers: &mut HashMap<SubscriberId, Subscriber>,
+    mut act: impl FnMut(&mut Subscriber),
+) {
+    for id in &lane.subscribers {
+        if item.only.is_some_and(|only| only != *id) {
+            continue;
+        }
+        if let Some(subscriber) = subscribers.get_mut(id)
+            && receives(subscriber, item.number, item.only.is_some(), &item.part)
+        {
+            act(subscriber);
+        }
+    }
+}
+
+/// Whether an item of this number is for the subscriber.
+pub(super) fn receives(subscriber: &Subscriber, number: u64, only: bool, part: &Part) -> bool {
+    only || (number >= subscriber.lane_since && subscriber.is_open_to(part))
+}
+
+/// The key before the change, if it was another one.
+fn old_key(change: &Change) -> Option<OldTuple> {
+    match &change.kind {
+        ChangeKind::Update { old, .. } => old.clone(),
+        ChangeKind::Insert { .. } | ChangeKind::Delete { .. } | ChangeKind::Truncate => None,
+    }
+}
+
+/// The change with the old version of the first version that was merged into it. The old version may have been written
+/// under another description of the table; then only a key of the same width is taken over.
+fn with_first_old(change: &Change, first_old: Option<OldTuple>) -> Option<Change> {
+    let first = first_old.filter(|old| old.tuple.len() == change.relation.columns.len())?;
+    let kind = match &change.kind {
+        ChangeKind::Update { new, .. } => ChangeKind::Update {
+            old: Some(first),
+            new: new.clone(),
+        },
+        ChangeKind::Delete { old } if old.kind == OldKind::Key || first.kind == OldKind::Full => {
+            ChangeKind::Delete { old: first }
+        }
+        ChangeKind::Delete { .. } | ChangeKind::Insert { .. } | ChangeKind::Truncate => {
+            return None;
+        }
+    };
+    Some(Change {
+        kind,
+        ..change.clone()
+    })
+}

@@ -1,0 +1,378 @@
+//! One channel membership with bindings: what it asked for, how far it has got, what it is owed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::lane::LaneId;
+use super::part::{Part, Place, Variant};
+use super::view::View;
+use crate::auth::Claims;
+use crate::catalog::{Access, Catalog};
+use crate::change::{Change, ChangeKind, Lsn, Snapshot};
+use crate::log::{Outbox, Posting, Run};
+use crate::policy::Predicate;
+use crate::realtime::Notice;
+use crate::realtime::payload::{OldShape, RenderAs};
+use crate::routing::{Binding, Event, Match, Subscription, TableFilter};
+
+/// A connection and a channel membership on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SubscriberId {
+    pub(super) connection: u64,
+    pub(super) membership: u32,
+}
+
+/// A membership with bindings.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pub(super) id: SubscriberId,
+    outbox: Arc<Outbox<Notice>>,
+    /// Those in force.
+    pub(super) claims: Arc<Claims>,
+    /// Those of a newer token, for which the bindings are still being checked.
+    pub(super) next_claims: Option<Arc<Claims>>,
+    pub(super) bindings: Arc<[Binding]>,
+    /// The bindings as the database agreed to them; empty until then.
+    pub(super) subscriptions: Vec<Subscription>,
+    pub(super) phase: Phase,
+    /// The newest request to resolve the bindings; answers to older ones are void.
+    pub(super) ticket: u64,
+    /// Snapshots that began from this number on may begin the subscription.
+    pub(super) joining_since: u64,
+    pub(super) lane: Option<LaneId>,
+    /// Items of the lane before this number were routed before the membership was in the lane.
+    pub(super) lane_since: u64,
+    /// Commits that this snapshot sees are older than the subscription; needed until the stream has passed the
+    /// position.
+    pub(super) joined: Option<(Snapshot, Lsn)>,
+    pub(super) grace: Option<Grace>,
+    /// The newest run, not yet posted because it may be the last of its transaction.
+    held: Option<Run>,
+    /// Texts of `ids` arrays.
+    ids: HashMap<Vec<u32>, Arc<str>>,
+}
+
+/// How far a subscription has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The database is checking the bindings for the first time.
+    Resolving,
+    /// Waiting for a snapshot that marks the beginning.
+    Joining,
+    /// Changes flow.
+    Live,
+    /// The bindings cannot be served for this role.
+    Refused,
+}
+
+/// Newest clients join with the connection's key and send their token right after the reply: what that key may not see
+/// is kept until then.
+#[derive(Debug)]
+pub(super) struct Grace {
+    pub(super) until: Instant,
+    pub(super) kept: Vec<(Arc<Part>, u32)>,
+    /// Something did not fit.
+    pub(super) overflowed: bool,
+}
+
+/// Changes kept for a token that may come; beyond, the subscriber must start over when it comes.
+const KEPT_MAX: usize = 10_000;
+
+/// A change that reaches a subscriber, with the bindings that it matched.
+struct Matched {
+    /// Names of the selected columns; `None` for all.
+    columns: Option<Box<[Box<str>]>>,
+    ids: Vec<u32>,
+}
+
+impl Subscriber {
+    pub(super) fn new(
+        id: SubscriberId,
+        outbox: Arc<Outbox<Notice>>,
+        claims: Arc<Claims>,
+        bindings: Arc<[Binding]>,
+        grace: Option<Instant>,
+    ) -> Self {
+        Self {
+            id,
+            outbox,
+            claims,
+            next_claims: None,
+            bindings,
+            subscriptions: Vec::new(),
+            phase: Phase::Resolving,
+            ticket: 0,
+            joining_since: 0,
+            lane: None,
+            lane_since: 0,
+            joined: None,
+            grace: grace.map(|until| Grace {
+                until,
+                kept: Vec::new(),
+                overflowed: false,
+            }),
+            held: None,
+            ids: HashMap::new(),
+        }
+    }
+
+    /// Tells the membership something, after all changes that were decided before.
+    pub(super) fn tell(&mut self, notice: Notice) {
+        self.end_transaction();
+        self.outbox.push(Posting::Notice {
+            membership: self.id.membership,
+            notice,
+        });
+    }
+
+    /// Whether this part of a transaction may concern the subscriber at all.
+    pub(super) fn is_open_to(&self, part: &Part) -> bool {
+        self.phase == Phase::Live
+            && self
+                .joined
+                .as_ref()
+                .is_none_or(|(snapshot, _)| !snapshot.sees(part.commit.xid))
+    }
+
+    /// The filters of this subscriber on one table.
+    pub(super) fn filters(&self, oid: u32) -> impl Iterator<Item = (&Subscription, &TableFilter)> {
+        self.subscriptions
+            .iter()
+            .filter_map(move |subscription| Some((subscription, subscription.tables.get(&oid)?)))
+    }
+
+    /// Whether any binding is about the table.
+    pub(super) fn concerns(&self, oid: u32) -> bool {
+        self.filters(oid).next().is_some()
+    }
+
+    /// Whether some filter of this subscriber may need Postgres to decide it.
+    pub(super) fn is_uncertain(&self) -> bool {
+        self.subscriptions.iter().any(|subscription| {
+            subscription
+                .tables
+                .values()
+                .any(|table| !table.filter.is_certain())
+        })
+    }
+
+    /// Whether a change matches any binding; predicates that must be asked first are added to `asked`. `any_event`
+    /// leaves the action aside: the change may become another one by merging.
+    pub(super) fn wants(
+        &self,
+        change: &Change,
+        view: &View,
+        policies_apply: bool,
+        any_event: bool,
+        asked: &mut Vec<Predicate>,
+    ) -> bool {
+        let mut wanted = false;
+        for (subscription, table) in self.filters(view.table.oid) {
+            if !any_event && !subscription.wants(&change.kind) {
+                continue;
+            }
+            match table.matches(change, &view.table, policies_apply) {
+                Match::Yes => wanted = true,
+                Match::No => {}
+                Match::Ask(predicates) => {
+                    wanted = true;
+                    for predicate in predicates {
+                        if !asked.contains(&predicate) {
+                            asked.push(predicate);
+                        }
+                    }
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Keeps a change that the connection's own key may not see, for the token that may follow.
+    pub(super) fn keep(&mut self, part: &Arc<Part>, index: u32) {
+        let Some(grace) = &mut self.grace else { return };
+        if grace.kept.len() < KEPT_MAX {
+            grace.kept.push((Arc::clone(part), index));
+        } else {
+            grace.overflowed = true;
+        }
+    }
+
+    /// Names of the columns that any binding on the table sends; `None` for all.
+    pub(super) fn selected(&self, oid: u32) -> Option<Vec<Box<str>>> {
+        let mut names = Vec::new();
+        for (_, table) in self.filters(oid) {
+            names.extend(table.columns.as_ref()?.iter().cloned());
+        }
+        Some(names)
+    }
+
+    /// Posts an allowed change to the bindings that it matches: one frame for each set of selected columns. Returns
+    /// how many.
+    pub(super) fn post(&mut self, post: &Post<'_>) -> usize {
+        let matched = self.matched(post);
+        let count = matched.len();
+        for Matched { columns, ids } in matched {
+            let columns = post.view.included(post.access, columns.as_deref());
+            let variant = Variant::Full {
+                columns,
+                old: post.old,
+                render_as: post.render_as,
+            };
+            let place = match post.merged {
+                Some(change) => post
+                    .part
+                    .place_merged(post.log, change, post.view, &variant),
+                None => post.part.place(post.log, post.index, variant),
+            };
+            if let Some(place) = place {
+                self.hold(place, &ids);
+            }
+        }
+        count
+    }
+
+    /// Posts a change without its content, to all bindings on the table (protocol.md §4.6).
+    pub(super) fn post_withheld(
+        &mut self,
+        log: &crate::log::Log,
+        part: &Part,
+        index: u32,
+        view: &View,
+        variant: Variant,
+    ) {
+        let Some(change) = part.change(index).map(|(change, _)| change) else {
+            return;
+        };
+        let wanting = self
+            .filters(view.table.oid)
+            .filter(|(subscription, _)| subscription.wants(&change.kind));
+        let ids: Vec<u32> = wanting.map(|(subscription, _)| subscription.id).collect();
+        if ids.is_empty() {
+            return;
+        }
+        if let Some(place) = part.place(log, index, variant) {
+            self.hold(place, &ids);
+        }
+    }
+
+    /// No further change of the transaction comes: what is held was the last one.
+    pub(super) fn end_transaction(&mut self) {
+        if let Some(run) = self.held.take() {
+            self.outbox.push(Posting::Run(Run { last: true, ..run }));
+        }
+    }
+
+    fn hold(&mut self, place: Place, ids: &[u32]) {
+        let ids = match self.ids.get(ids) {
+            Some(text) => Arc::clone(text),
+            None => {
+                let numbers: Vec<String> = ids.iter().map(ToString::to_string).collect();
+                let text: Arc<str> = format!("[{}]", numbers.join(",")).into();
+                self.ids.insert(ids.to_vec(), Arc::clone(&text));
+                text
+            }
+        };
+        let run = Run {
+            part: place.part,
+            first: place.payload,
+            count: 1,
+            membership: self.id.membership,
+            ids,
+            last: false,
+        };
+        if let Some(before) = self.held.replace(run) {
+            self.outbox.push(Posting::Run(before));
+        }
+    }
+
+    fn matched(&self, post: &Post<'_>) -> Vec<Matched> {
+        let change = post
+            .merged
+            .or_else(|| post.part.change(post.index).map(|(change, _)| change));
+        let Some(change) = change else {
+            return Vec::new();
+        };
+        let mut matched: Vec<Matched> = Vec::new();
+        for (subscription, table) in self.filters(post.view.table.oid) {
+            let passes = match table.matches(change, &post.view.table, post.access.policies_apply) {
+                Match::Yes => true,
+                Match::No => false,
+                Match::Ask(predicates) => predicates.iter().all(|predicate| {
+                    post.truths
+                        .iter()
+                        .any(|(known, truth)| known == predicate && *truth)
+                }),
+            };
+            let wanted = match (post.render_as, &change.kind) {
+                (RenderAs::Insert, ChangeKind::Update { .. }) => {
+                    matches!(subscription.event, Event::All | Event::Insert)
+                }
+                _ => subscription.wants(&change.kind),
+            };
+            if !passes || !wanted {
+                continue;
+            }
+            match matched
+                .iter_mut()
+                .find(|known| known.columns == table.columns)
+            {
+                Some(known) => known.ids.push(subscription.id),
+                None => matched.push(Matched {
+                    columns: table.columns.clone(),
+                    ids: vec![subscription.id],
+                }),
+            }
+        }
+        matched
+    }
+}
+
+/// An allowed change on its way to subscribers.
+pub(super) struct Post<'a> {
+    pub(super) log: &'a crate::log::Log,
+    pub(super) part: &'a Part,
+    pub(super) index: u32,
+    pub(super) view: &'a View,
+    pub(super) access: &'a Access,
+    /// What several superseded versions became together; `None` for the change as it was written.
+    pub(super) merged: Option<&'a Change>,
+    pub(super) render_as: RenderAs,
+    pub(super) old: OldShape,
+    /// What Postgres said to the filters' predicates.
+    pub(super) truths: &'a [(Predicate, bool)],
+}
+
+/// Whether something that bindings were checked against has changed between two catalogs.
+pub(super) fn must_resolve(subscriber: &Subscriber, before: &Catalog, after: &Catalog) -> bool {
+    let role = &*subscriber.claims.role;
+    if before.roles.contains_key(role) != after.roles.contains_key(role) {
+        return true;
+    }
+    let named = |catalog: &Catalog| -> usize {
+        catalog
+            .tables
+            .values()
+            .filter(|table| {
+                subscriber
+                    .bindings
+                    .iter()
+                    .any(|binding| binding.names(&table.schema, &table.name))
+            })
+            .count()
+    };
+    let tables = subscriber
+        .subscriptions
+        .iter()
+        .flat_map(|subscription| subscription.tables.keys());
+    let changed = |oid: &u32| match (before.tables.get(oid), after.tables.get(oid)) {
+        (Some(before), Some(after)) => {
+            before.columns != after.columns
+                || before.primary_key != after.primary_key
+                || (&before.schema, &before.name) != (&after.schema, &after.name)
+                || before.access.get(role) != after.access.get(role)
+        }
+        _ => true,
+    };
+    tables.into_iter().any(changed) || named(before) != named(after)
+}

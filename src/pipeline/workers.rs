@@ -1,0 +1,348 @@
+//! The connections behind the conductor (*io*): one for snapshots, one for catalogs and bindings, some for questions.
+//!
+//! Each worker owns its connection and makes it anew when it breaks, at growing intervals; what it was doing goes back
+//! to the conductor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use tokio::sync::mpsc;
+use tokio_postgres::{Client, Statement};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Options;
+use super::conductor::{Ask, Horizon, Resolve};
+use super::lane::LaneId;
+use super::standing::Pool;
+use crate::catalog::{self, Catalog};
+use crate::database::Database;
+use crate::policy::{AskError, Asked, Asker};
+use crate::routing::{self, ResolveError, Subscription};
+
+/// What a worker has done.
+pub(super) enum Done {
+    /// The database can be asked; the catalog at hand may be old.
+    Connected,
+    Horizon(Option<Horizon>),
+    Catalog(Option<Arc<Catalog>>),
+    Resolved {
+        ticket: u64,
+        result: Result<Vec<Subscription>, String>,
+    },
+    Unresolved(Resolve),
+    Answer {
+        lane: LaneId,
+        pool: Pool,
+        asked: Option<Asked>,
+    },
+    /// A connection of the pool can take a question.
+    Idle(Pool),
+}
+
+/// Where the conductor's wishes go. Every queue has room for all that the conductor can want at once.
+pub(super) struct Workers {
+    horizons: mpsc::Sender<()>,
+    lookups: mpsc::Sender<Lookup>,
+    questions: Vec<(Pool, mpsc::Sender<Ask>)>,
+}
+
+enum Lookup {
+    Catalog,
+    Resolve(Resolve),
+}
+
+/// A query for one snapshot must not take longer; it is a look at shared memory.
+const HORIZON_TIMEOUT: Duration = Duration::from_secs(10);
+/// A catalog load or a look-up of bindings.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// More than the conductor ever has under way.
+const QUEUE_MAX: usize = 256;
+
+impl Workers {
+    pub(super) fn start(
+        options: &Options,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> (Self, mpsc::Receiver<Done>) {
+        let (done, done_in) = mpsc::channel(QUEUE_MAX);
+        let worker = |name: &'static str| Worker {
+            database: options.database.clone(),
+            name,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            done: done.clone(),
+        };
+        let (horizons, horizons_in) = mpsc::channel(QUEUE_MAX);
+        let publications: Arc<[String]> = options.slot.publications.clone().into();
+        tasks
+            .spawn(worker("walcast horizon").take_horizons(horizons_in, Arc::clone(&publications)));
+        let (lookups, lookups_in) = mpsc::channel(QUEUE_MAX);
+        tasks.spawn(worker("walcast catalog").look_up(lookups_in, publications));
+        let mut questions = Vec::new();
+        for pool in Pool::ALL {
+            let (asks, asks_in) = async_channel(QUEUE_MAX);
+            for _ in 0..pool.connections(options).max(1) {
+                tasks.spawn(worker("walcast questions").answer(pool, asks_in.clone()));
+            }
+            questions.push((pool, asks));
+        }
+        (
+            Self {
+                horizons,
+                lookups,
+                questions,
+            },
+            done_in,
+        )
+    }
+
+    pub(super) fn take_horizon(&self) {
+        send(&self.horizons, ());
+    }
+
+    pub(super) fn load_catalog(&self) {
+        send(&self.lookups, Lookup::Catalog);
+    }
+
+    pub(super) fn resolve(&self, resolve: Resolve) {
+        send(&self.lookups, Lookup::Resolve(resolve));
+    }
+
+    pub(super) fn ask(&self, ask: Ask) {
+        if let Some((_, asks)) = self.questions.iter().find(|(pool, _)| *pool == ask.pool) {
+            send(asks, ask);
+        }
+    }
+}
+
+/// Full or closed queues mean that the process is ending: the conductor never has more under way than fits.
+fn send<T>(queue: &mpsc::Sender<T>, item: T) {
+    if let Err(error) = queue.try_send(item) {
+        tracing::debug!(%error, "a worker no longer takes work");
+    }
+}
+
+/// Several workers on one queue.
+type Shared<T> = Arc<tokio::sync::Mutex<mpsc::Receiver<T>>>;
+
+fn async_channel<T>(bound: usize) -> (mpsc::Sender<T>, Shared<T>) {
+    let (sender, receiver) = mpsc::channel(bound);
+    (sender, Arc::new(tokio::sync::Mutex::new(receiver)))
+}
+
+struct Worker {
+    database: Database,
+    name: &'static str,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    done: mpsc::Sender<Done>,
+}
+
+impl Worker {
+    /// A connection, however long it takes; `None` when the process stops.
+    async fn connect(&self) -> Option<Client> {
+        let pauses = ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(5))
+            .without_max_times();
+        let mut pauses = pauses.build();
+        loop {
+            let attempt = self
+                .stop
+                .run_until_cancelled(self.database.connect(&self.tasks, self.name))
+                .await?;
+            match attempt {
+                Ok(client) => return Some(client),
+                Err(error) => {
+                    tracing::debug!(error = %error, worker = self.name, "cannot connect to the database")
+                }
+            }
+            let pause = pauses.next().unwrap_or(Duration::from_secs(5));
+            self.stop
+                .run_until_cancelled(tokio::time::sleep(pause))
+                .await?;
+        }
+    }
+
+    /// False when nobody listens any more.
+    async fn report(&self, done: Done) -> bool {
+        self.done.send(done).await.is_ok()
+    }
+
+    async fn take_horizons(self, mut requests: mpsc::Receiver<()>, publications: Arc<[String]>) {
+        while let Some(client) = self.connect().await {
+            if !self.report(Done::Connected).await {
+                return;
+            }
+            let statement = match client.prepare(&horizon_query()).await {
+                Ok(statement) => statement,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot prepare the snapshot query");
+                    if self
+                        .stop
+                        .run_until_cancelled(tokio::time::sleep(Duration::from_secs(1)))
+                        .await
+                        .is_none()
+                    {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            loop {
+                let Some(Some(())) = self.stop.run_until_cancelled(requests.recv()).await else {
+                    return;
+                };
+                let query = take_horizon(&client, &statement, &publications);
+                let horizon = tokio::time::timeout(HORIZON_TIMEOUT, query)
+                    .await
+                    .ok()
+                    .flatten();
+                let failed = horizon.is_none();
+                if !self.report(Done::Horizon(horizon)).await {
+                    return;
+                }
+                if failed {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn look_up(self, mut requests: mpsc::Receiver<Lookup>, publications: Arc<[String]>) {
+        while let Some(client) = self.connect().await {
+            loop {
+                let Some(Some(lookup)) = self.stop.run_until_cancelled(requests.recv()).await
+                else {
+                    return;
+                };
+                let done = match lookup {
+                    Lookup::Catalog => {
+                        let loaded = tokio::time::timeout(
+                            LOOKUP_TIMEOUT,
+                            catalog::load(&client, &publications),
+                        )
+                        .await;
+                        let loaded = loaded.map_err(|elapsed| tracing::warn!(%elapsed, "reading the catalog took too long")).ok();
+                        let loaded = loaded.and_then(|loaded| {
+                            loaded
+                                .map_err(|error| {
+                                    tracing::warn!(
+                                        error = &error as &dyn std::error::Error,
+                                        "cannot read the catalog"
+                                    )
+                                })
+                                .ok()
+                        });
+                        Done::Catalog(loaded.map(Arc::new))
+                    }
+                    Lookup::Resolve(resolve) => {
+                        let resolved = routing::resolve(
+                            &client,
+                            &resolve.catalog,
+                            &resolve.role,
+                            &resolve.bindings,
+                        );
+                        match tokio::time::timeout(LOOKUP_TIMEOUT, resolved).await {
+                            Ok(Ok(subscriptions)) => Done::Resolved {
+                                ticket: resolve.ticket,
+                                result: Ok(subscriptions),
+                            },
+                            Ok(Err(ResolveError::Refused(text))) => Done::Resolved {
+                                ticket: resolve.ticket,
+                                result: Err(text),
+                            },
+                            Ok(Err(ResolveError::Unavailable(error))) => {
+                                tracing::warn!(%error, "cannot look up a subscription");
+                                Done::Unresolved(resolve)
+                            }
+                            Err(_elapsed) => Done::Unresolved(resolve),
+                        }
+                    }
+                };
+                let failed = matches!(done, Done::Unresolved(_) | Done::Catalog(None));
+                if !self.report(done).await {
+                    return;
+                }
+                if failed || client.is_closed() {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn answer(self, pool: Pool, requests: Shared<Ask>) {
+        while let Some(client) = self.connect().await {
+            let Ok(mut asker) = Asker::new(client).await else {
+                continue;
+            };
+            loop {
+                if !self.report(Done::Idle(pool)).await {
+                    return;
+                }
+                let next = async { requests.lock().await.recv().await };
+                let Some(Some(Ask {
+                    lane,
+                    timeout,
+                    question,
+                    catalog,
+                    ..
+                })) = self.stop.run_until_cancelled(next).await
+                else {
+                    return;
+                };
+                let asked = asker.ask(&question, &catalog, timeout).await;
+                if let Err(error) = &asked {
+                    let source = std::error::Error::source(error)
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
+                    tracing::debug!(%error, source, "a question is put again");
+                }
+                let failed = matches!(asked, Err(AskError::Connection(_) | AskError::Silent));
+                if !self
+                    .report(Done::Answer {
+                        lane,
+                        pool,
+                        asked: asked.ok(),
+                    })
+                    .await
+                {
+                    return;
+                }
+                if failed {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The snapshot is the statement's own and therefore older than the position that is read while it runs.
+fn horizon_query() -> String {
+    format!(
+        "select pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_insert_lsn()::text, ({})",
+        catalog::FINGERPRINT_SQL
+    )
+}
+
+async fn take_horizon(
+    client: &Client,
+    statement: &Statement,
+    publications: &Arc<[String]>,
+) -> Option<Horizon> {
+    let publications: Vec<&str> = publications.iter().map(String::as_str).collect();
+    let row = client
+        .query_one(statement, &[&publications])
+        .await
+        .map_err(|error| tracing::debug!(%error, "cannot take a snapshot"))
+        .ok()?;
+    let text = |column: usize| row.try_get::<_, &str>(column).ok();
+    Some(Horizon {
+        snapshot: text(0)?.parse().ok()?,
+        insert_lsn: text(1)?.parse().ok()?,
+        fingerprint: text(2)?.into(),
+    })
+}

@@ -1,0 +1,484 @@
+//! The net effect of a transaction: which of its changes are shown, and put together from which.
+//!
+//! Only what a reader could see at the commit may be shown, but the stream carries every intermediate version. Goes in:
+//! the keys of a transaction's changes, in order, twice. Comes out: for each change whether it stands for itself, is
+//! dropped, or ends a row's history in the transaction and with what it is merged. Never looks at tuples beyond their
+//! keys (`merge.rs` puts tuples together).
+//!
+//! First pass ([`Touches`]): which keys occur more than once? 16 bytes per touched key; a large statement touches each
+//! once and is done. Second pass ([`Chains`]), only over changes with such a key: a *chain* follows one row through its
+//! versions and key changes, from what it was before the transaction (nothing, if inserted) to what it is after
+//! (nothing, if deleted).
+//!
+//! At the end chains exchange their beginnings where the changes would otherwise not make sense one after the other:
+//! - a key that was freed by a DELETE and taken by an INSERT is one UPDATE;
+//! - where a row takes a key that another row still holds at that point of the output (a swap by way of a temporary
+//!   key: the intermediate step is not shown), each *key* is shown to change its content instead of each row its key.
+//!
+//! So the output, applied one by one by key, leads from the state before to the state after, and no key occurs twice as
+//! the old or twice as the new one.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use crate::change::{Datum, OldKind, OldTuple, Tuple};
+
+use super::pgoutput::RowKind;
+use super::relations::{Known, RowKey, Version};
+
+/// A row's key, hashed by a function that nobody outside can predict; 128 bits never collide by chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyHash(u64, u64);
+
+/// The keys of a row before and after one change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keys {
+    Insert(KeyHash),
+    Update { old: KeyHash, new: KeyHash },
+    Delete(KeyHash),
+}
+
+/// Makes [`Keys`].
+#[derive(Default)]
+pub(super) struct KeyHasher {
+    states: [RandomState; 2],
+}
+
+impl KeyHasher {
+    /// The keys of one change; `None` if a row of this relation has no (complete) key, and the change stands for
+    /// itself.
+    pub(super) fn keys(&self, known: &Known, kind: &RowKind) -> Option<Keys> {
+        let hash = |tuple, fallback| self.hash(known, tuple, fallback);
+        Some(match kind {
+            RowKind::Insert { new } => Keys::Insert(hash(new, None)?),
+            RowKind::Update { old: None, new } => {
+                let key = hash(new, None)?;
+                Keys::Update { old: key, new: key }
+            }
+            RowKind::Update {
+                old: Some(old),
+                new,
+            } => Keys::Update {
+                old: hash(&old.tuple, None)?,
+                new: hash(new, Some(old))?,
+            },
+            RowKind::Delete { old } => Keys::Delete(hash(&old.tuple, None)?),
+        })
+    }
+
+    /// Hash of the key in `tuple`; unchanged TOAST is taken from the version before.
+    fn hash(&self, known: &Known, tuple: &Tuple, before: Option<&OldTuple>) -> Option<KeyHash> {
+        let mut hashers = self.states.each_ref().map(BuildHasher::build_hasher);
+        let mut write = |bytes: &[u8]| hashers.iter_mut().for_each(|hasher| hasher.write(bytes));
+        write(&known.relation.oid.to_be_bytes());
+        let mut write_datum = |position: usize, column: usize, datum: Datum<'_>| {
+            let datum = match datum {
+                Datum::Unchanged => before?.tuple.get(column)?,
+                present => present,
+            };
+            match datum {
+                Datum::Text(text) => {
+                    // The length keeps neighbours apart.
+                    write(&position.to_be_bytes());
+                    write(&text.len().to_be_bytes());
+                    write(text);
+                }
+                // NULL is what is not written, so that a column that is added is no other key.
+                Datum::Null => {}
+                Datum::Unchanged => return None,
+            }
+            Some(())
+        };
+        match &*known.key {
+            RowKey::None => return None,
+            RowKey::Whole => {
+                for (column, datum) in tuple.iter().enumerate() {
+                    write_datum(column, column, datum)?;
+                }
+            }
+            RowKey::Columns(columns) => {
+                let mut data = tuple.iter().enumerate();
+                for (position, column) in columns.iter().enumerate() {
+                    let (_, datum) = data.find(|(index, _)| index == column)?;
+                    // By position in the key: columns may be dropped or added before it.
+                    write_datum(position, *column, datum)?;
+                }
+            }
+        }
+        let [high, low] = hashers.map(|hasher| hasher.finish());
+        Some(KeyHash(high, low))
+    }
+}
+
+/// First pass: collects every key.
+#[derive(Default)]
+pub(super) struct Touches(Vec<KeyHash>);
+
+impl Touches {
+    /// Room for the keys of `changes` changes; more are taken too.
+    pub(super) fn new(changes: usize) -> Self {
+        Self(Vec::with_capacity(changes))
+    }
+
+    pub(super) fn touch(&mut self, keys: Keys) {
+        match keys {
+            Keys::Insert(key) | Keys::Delete(key) => self.0.push(key),
+            Keys::Update { old, new } => {
+                self.0.push(old);
+                if old != new {
+                    self.0.push(new);
+                }
+            }
+        }
+    }
+
+    /// The keys that occur more than once.
+    pub(super) fn contended(mut self) -> Contended {
+        self.0.sort_unstable();
+        let mut kept = 0;
+        let mut index = 0;
+        while let Some(key) = self.0.get(index).copied() {
+            let rest = self.0.get(index..).unwrap_or_default();
+            let count = rest.iter().take_while(|other| **other == key).count();
+            if count > 1
+                && let Some(slot) = self.0.get_mut(kept)
+            {
+                *slot = key;
+                kept += 1;
+            }
+            index += count;
+        }
+        self.0.truncate(kept);
+        self.0.shrink_to_fit();
+        Contended(self.0)
+    }
+}
+
+/// Keys that more than one change touches, ascending.
+#[derive(Default)]
+pub(super) struct Contended(Vec<KeyHash>);
+
+impl Contended {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn find(&self, key: KeyHash) -> Id {
+        match self.0.binary_search(&key) {
+            Ok(index) => Id::new(index),
+            Err(_) => Id::NONE,
+        }
+    }
+}
+
+/// Where a change stands: the place of its message, and the version of its relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) at: u64,
+    pub(super) version: Version,
+}
+
+/// A version of a row whose tuple can fill what a later one leaves out as unchanged.
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    place: Place,
+    /// The next older one, in [`Chains::sources`].
+    older: Id,
+}
+
+/// An index that may be missing, in four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Id(u32);
+
+impl Id {
+    const NONE: Self = Self(u32::MAX);
+
+    /// Transactions of 2³² changes do not get here: see `Assembler`.
+    fn new(index: usize) -> Self {
+        u32::try_from(index).map_or(Self::NONE, Self)
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::NONE => usize::MAX,
+            Self(index) => usize::try_from(index).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// What a row was before the transaction.
+#[derive(Clone, Copy, Debug)]
+struct Beginning {
+    /// Where its first change stands; `None` if the row did not exist.
+    place: Option<Place>,
+    /// Its key among the contended ones.
+    key: Id,
+    /// Whether the first change carries an old tuple.
+    has_old: bool,
+}
+
+/// One row's way through the transaction.
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    beginning: Beginning,
+    /// The last change.
+    last: Place,
+    /// The key after it among the contended ones; none if the row is deleted.
+    key: Id,
+    is_deleted: bool,
+    /// Newest of the versions that the last tuple needs to be complete.
+    source: Id,
+    /// The chain that held the same key when this one took it: two rows that cannot be told apart.
+    below: Id,
+}
+
+/// Second pass: follows the rows behind contended keys.
+pub(super) struct Chains {
+    contended: Contended,
+    chains: Vec<Chain>,
+    sources: Vec<Source>,
+    /// The chain that holds a contended key now.
+    holders: Vec<Id>,
+}
+
+/// One change of the second pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub(super) place: Place,
+    pub(super) keys: Keys,
+    /// Whether an update or delete carries an old tuple.
+    pub(super) has_old: bool,
+    /// Whether the new tuple leaves out unchanged TOAST.
+    pub(super) is_incomplete: bool,
+}
+
+/// What one row's history comes to, shown at its last change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Net {
+    /// The place of the last change.
+    pub(super) at: u64,
+    pub(super) kind: NetKind,
+    source: Id,
+}
+
+/// What is shown of a row's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NetKind {
+    /// The last tuple appeared.
+    Insert,
+    /// The last tuple replaced what `first` found.
+    Update {
+        /// The row's first change. `None`: nothing is known of the old version but its key, which is the new one's.
+        first: Option<Place>,
+        /// Whether the key is the same.
+        same_key: bool,
+    },
+    /// What `first` found is gone.
+    Delete {
+        /// The row's first change.
+        first: Place,
+    },
+}
+
+impl Chains {
+    pub(super) fn new(contended: Contended) -> Self {
+        Self {
+            holders: vec![Id::NONE; contended.0.len()],
+            contended,
+            chains: Vec::new(),
+            sources: Vec::new(),
+        }
+    }
+
+    /// Takes the next change; false if it stands for itself, because nothing else touches its keys.
+    pub(super) fn follow(&mut self, row: Row) -> bool {
+        let (old, new) = match row.keys {
+            Keys::Insert(new) => (None, Some(new)),
+            Keys::Update { old, new } => (Some(old), Some(new)),
+            Keys::Delete(old) => (Some(old), None),
+        };
+        let old = old.map(|key| self.contended.find(key));
+        let new = new.map(|key| self.contended.find(key));
+        if [old, new].into_iter().flatten().all(|id| id == Id::NONE) {
+            return false;
+        }
+        let chain = match old {
+            None => None,
+            Some(key) => self.take(key),
+        };
+        let id = chain.unwrap_or_else(|| self.begin(row, old));
+        self.go_on(id, row, new, chain.is_some());
+        true
+    }
+
+    /// The chain that holds `key`, which lets go of it.
+    fn take(&mut self, key: Id) -> Option<Id> {
+        let holder = self.holders.get_mut(key.index())?;
+        let id = *holder;
+        let chain = self.chains.get_mut(id.index())?;
+        *holder = std::mem::replace(&mut chain.below, Id::NONE);
+        Some(id)
+    }
+
+    /// A chain for a row that no earlier change touched; `old` is its key unless it is being inserted.
+    fn begin(&mut self, row: Row, old: Option<Id>) -> Id {
+        let id = Id::new(self.chains.len());
+        self.chains.push(Chain {
+            beginning: Beginning {
+                place: old.map(|_| row.place),
+                key: old.unwrap_or(Id::NONE),
+                has_old: row.has_old,
+            },
+            last: row.place,
+            key: Id::NONE,
+            is_deleted: false,
+            source: Id::NONE,
+            below: Id::NONE,
+        });
+        id
+    }
+
+    /// `row` is the latest change of the chain `id` and gives it the key `new`, or none.
+    fn go_on(&mut self, id: Id, row: Row, new: Option<Id>, has_earlier: bool) {
+        let Some(chain) = self.chains.get_mut(id.index()) else {
+            return;
+        };
+        if !row.is_incomplete {
+            chain.source = Id::NONE;
+        } else if has_earlier {
+            let source = Source {
+                place: chain.last,
+                older: chain.source,
+            };
+            chain.source = Id::new(self.sources.len());
+            self.sources.push(source);
+        }
+        chain.last = row.place;
+        chain.key = new.unwrap_or(Id::NONE);
+        chain.is_deleted = new.is_none();
+        if let Some(holder) = self.holders.get_mut(chain.key.index()) {
+            chain.below = std::mem::replace(holder, id);
+        }
+    }
+
+    /// What is shown of all that was followed, in the order of [`Net::at`].
+    pub(super) fn finish(mut self) -> NetEffect {
+        self.exchange_beginnings();
+        (self.contended, self.holders) = <_>::default();
+        // Collects into the memory of the chains.
+        let mut nets: Vec<Net> = self.chains.into_iter().filter_map(Chain::net).collect();
+        nets.sort_unstable_by_key(|net| net.at);
+        NetEffect {
+            nets,
+            next: 0,
+            sources: self.sources,
+        }
+    }
+
+    /// See the module's description. Each exchange settles one key for good, hence it ends.
+    fn exchange_beginnings(&mut self) {
+        let mut beginners = vec![Id::NONE; self.holders.len()];
+        for (index, chain) in self.chains.iter().enumerate() {
+            if let Some(beginner) = beginners.get_mut(chain.beginning.key.index()) {
+                *beginner = Id::new(index);
+            }
+        }
+        let mut unsettled: Vec<Id> = (0..self.holders.len()).map(Id::new).collect();
+        while let Some(key) = unsettled.pop() {
+            let (Some(&taker), Some(&giver)) =
+                (self.holders.get(key.index()), beginners.get(key.index()))
+            else {
+                continue;
+            };
+            if taker == giver || !self.must_exchange(taker, giver) {
+                continue;
+            }
+            let Ok([taken, given]) = self.chains.get_disjoint_mut([taker.index(), giver.index()])
+            else {
+                continue;
+            };
+            std::mem::swap(&mut taken.beginning, &mut given.beginning);
+            let (moved, given_key) = (given.beginning.key, given.key);
+            if let Some(beginner) = beginners.get_mut(key.index()) {
+                *beginner = taker;
+            }
+            if let Some(beginner) = beginners.get_mut(moved.index()) {
+                *beginner = giver;
+            }
+            // Whoever ends with the key that the giver now begins with, and the giver itself, are looked at again.
+            unsettled.extend([moved, given_key]);
+        }
+    }
+
+    /// Whether `taker`, which ends with a key that `giver` began with, must be shown as that key's change.
+    fn must_exchange(&self, taker: Id, giver: Id) -> bool {
+        let (Some(taker), Some(giver)) = (
+            self.chains.get(taker.index()),
+            self.chains.get(giver.index()),
+        ) else {
+            return false;
+        };
+        let is_reborn = giver.is_deleted && taker.beginning.place.is_none();
+        is_reborn || taker.last.at < giver.last.at
+    }
+}
+
+impl Chain {
+    fn net(self) -> Option<Net> {
+        let kind = match (self.beginning.place, self.is_deleted) {
+            (None, true) => return None,
+            (None, false) => NetKind::Insert,
+            (Some(first), true) => NetKind::Delete { first },
+            (Some(first), false) => {
+                let same_key = self.key != Id::NONE && self.key == self.beginning.key;
+                NetKind::Update {
+                    first: (self.beginning.has_old || !same_key).then_some(first),
+                    same_key,
+                }
+            }
+        };
+        Some(Net {
+            at: self.last.at,
+            kind,
+            source: self.source,
+        })
+    }
+}
+
+/// What is shown of the changes that do not stand for themselves; asked once for each of them, in order.
+#[derive(Default)]
+pub(super) struct NetEffect {
+    nets: Vec<Net>,
+    next: usize,
+    sources: Vec<Source>,
+}
+
+impl NetEffect {
+    /// What is shown at `at`, if anything.
+    pub(super) fn at(&mut self, at: u64) -> Option<Net> {
+        let net = *self.nets.get(self.next)?;
+        (net.at == at).then(|| {
+            self.next += 1;
+            net
+        })
+    }
+
+    /// The earlier versions that can complete the last tuple, newest first.
+    pub(super) fn sources(&self, net: Net) -> impl Iterator<Item = Place> {
+        let mut next = net.source;
+        std::iter::from_fn(move || {
+            let source = self.sources.get(next.index())?;
+            next = source.older;
+            Some(source.place)
+        })
+    }
+}
+
+/// Whether a tuple leaves out unchanged TOAST.
+pub(super) fn is_incomplete(tuple: &Tuple) -> bool {
+    tuple.iter().any(|datum| datum == Datum::Unchanged)
+}
+
+/// Whether an old tuple holds every column.
+pub(super) fn is_full(old: &OldTuple) -> bool {
+    old.kind == OldKind::Full
+}
