@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod database;
 pub mod log;
+pub mod metrics;
 pub mod pipeline;
 pub mod policy;
 pub mod realtime;

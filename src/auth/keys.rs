@@ -3,6 +3,7 @@
 //! Text from the configuration in, keys that can be used out. Follows protocol.md §7.2 and §7.3; RFC 7517, "JSON Web
 //! Key (JWK) Format".
 
+use std::fmt;
 use std::hint::black_box;
 
 use jsonwebtoken::DecodingKey;
@@ -15,6 +16,13 @@ pub struct ApiKeys {
     pub publishable: Option<String>,
     /// `sb_secret_…`: the role `service_role`.
     pub secret: Option<String>,
+}
+
+/// Never shows a key.
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeys").finish_non_exhaustive()
+    }
 }
 
 /// The configured keys cannot be used. The operator's mistake; no message holds key material.

@@ -5,6 +5,7 @@
 //! Serialization".
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -20,6 +21,13 @@ pub struct Verifier {
     secret: Option<DecodingKey>,
     key_set: KeySet,
     api_keys: ApiKeys,
+}
+
+/// Never shows a key.
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").finish_non_exhaustive()
+    }
 }
 
 /// Why a token is not accepted. [`connect_message`](Self::connect_message), [`join_reason`](Self::join_reason) and

@@ -32,17 +32,7 @@ impl Tail {
     /// The directory cannot be made or written.
     pub(super) fn create(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        let path = directory.join(format!(
-            "log-{}-{:x}",
-            std::process::id(),
-            rand::random::<u64>()
-        ));
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
-        fs::remove_file(&path)?;
+        let file = tempfile::tempfile_in(directory)?;
         Ok(Self {
             segment: std::sync::Arc::new(Segment { file }),
             length: 0,

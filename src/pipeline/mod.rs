@@ -12,6 +12,9 @@ mod subscriber;
 mod view;
 mod workers;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,8 +2,22 @@
 //!
 //! A socket takes frames and notices and gives frames and requests. It knows no network, clock or database.
 
+mod channel;
+#[cfg(any(test, feature = "testing"))]
+mod exercise;
+pub mod frame;
+pub mod join;
 mod notice;
 pub mod payload;
+mod refusal;
 mod render;
+mod socket;
 
+#[cfg(test)]
+mod tests;
+
+#[cfg(any(test, feature = "testing"))]
+pub use exercise::exercise;
+pub use frame::Version;
 pub use notice::{Notice, ResyncReason};
+pub use socket::{Frame, Input, Limits, Now, Output, Socket, Tally};

@@ -4,6 +4,9 @@
 //! seen is the caller's decision and comes in as a [`Shape`]; nothing outside it is ever written. Any tuple gives
 //! valid JSON: what does not fit its type is a string of its text.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::Write as _;
 use std::iter;
 
@@ -106,11 +109,7 @@ pub fn render(
     writer.columns();
     if let Some(new) = new {
         writer.out.extend_from_slice(b",\"record\":");
-        let known = old.filter(|old| old.kind == OldKind::Full);
-        let may_fill = shape.columns;
-        writer.record(new, known.map(|old| &old.tuple), |index| {
-            included(may_fill, index)
-        });
+        writer.record(new, old, |index| included(shape.columns, index));
     }
     if action != "INSERT" {
         writer.out.extend_from_slice(b",\"old_record\":");
@@ -207,19 +206,21 @@ impl Writer<'_> {
         });
     }
 
-    /// An object of the `wanted` columns of `tuple`. Unchanged TOAST comes from `fill`; otherwise its key is absent.
-    fn record(&mut self, tuple: &Tuple, fill: Option<&Tuple>, wanted: impl Fn(usize) -> bool) {
-        let mut fill = fill.into_iter().flat_map(Tuple::iter);
+    /// An object of the `wanted` columns of `tuple`. Unchanged TOAST comes from `old`; where that does not know it, its
+    /// key is absent.
+    fn record(&mut self, tuple: &Tuple, old: Option<&OldTuple>, wanted: impl Fn(usize) -> bool) {
+        let all_known = old.is_some_and(|old| old.kind == OldKind::Full);
+        let mut old = old.into_iter().flat_map(|old| old.tuple.iter());
         let mut renderer = Renderer::new(self.catalog);
         let mut separator = Separator::default();
         self.out.push(b'{');
         for (index, (column, datum)) in iter::zip(&self.relation.columns, tuple.iter()).enumerate()
         {
-            let filled = fill.next();
+            let known = old.next().filter(|_| all_known || column.in_identity);
             if !wanted(index) {
                 continue;
             }
-            let text = match (datum, filled) {
+            let text = match (datum, known) {
                 (Datum::Unchanged, None | Some(Datum::Unchanged)) => continue,
                 (Datum::Unchanged, Some(known)) => known.text(),
                 (datum, _) => datum.text(),

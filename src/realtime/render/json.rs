@@ -34,12 +34,27 @@ pub(super) fn json(
     walk.scan.end()
 }
 
-/// A member that has been written.
-struct Member<'a> {
+/// A member of an object, once it is written.
+pub(super) struct Member<'a> {
     /// Without escapes: their order is that of the characters meant.
     key: Cow<'a, [u8]>,
     /// Where key and value stand in the output.
     written: Range<usize>,
+}
+
+impl<'a> Member<'a> {
+    pub(super) const fn new(key: Cow<'a, [u8]>, written: Range<usize>) -> Self {
+        Self { key, written }
+    }
+
+    /// Whether `jsonb` has this member before the other.
+    pub(super) fn precedes(&self, other: &Self) -> bool {
+        self.order() < other.order()
+    }
+
+    fn order(&self) -> (usize, &[u8]) {
+        (self.key.len(), &self.key)
+    }
 }
 
 struct Walk<'a, 'z> {
@@ -107,7 +122,7 @@ impl<'a> Walk<'a, '_> {
             loop {
                 let member = self.member(out, depth_left)?;
                 let before = self.members.get(first..).and_then(<[_]>::last);
-                in_order &= before.is_none_or(|before| order(before) < order(&member));
+                in_order &= before.is_none_or(|before| before.precedes(&member));
                 self.members.push(member);
                 self.space();
                 match self.scan.next() {
@@ -136,10 +151,7 @@ impl<'a> Walk<'a, '_> {
         self.scan.expect(b':')?;
         out.push(b':');
         self.value(out, depth_left)?;
-        Ok(Member {
-            key,
-            written: start..out.len(),
-        })
+        Ok(Member::new(key, start..out.len()))
     }
 
     /// A string without its quotes and escapes.
@@ -219,14 +231,9 @@ impl<'a> Walk<'a, '_> {
     }
 }
 
-/// What `jsonb` orders keys by.
-fn order<'m>(member: &'m Member<'_>) -> (usize, &'m [u8]) {
-    (member.key.len(), &member.key)
-}
-
 /// Writes the members that stand from `start` on in their order, of equal keys the last.
-fn rearrange(out: &mut Vec<u8>, start: usize, mut members: Vec<Member<'_>>) {
-    members.sort_by(|one, other| order(one).cmp(&order(other)));
+pub(super) fn rearrange(out: &mut Vec<u8>, start: usize, mut members: Vec<Member<'_>>) {
+    members.sort_by(|one, other| one.order().cmp(&other.order()));
     let mut arranged = Vec::with_capacity(out.len().saturating_sub(start));
     for (index, member) in members.iter().enumerate() {
         let next = members.get(index.saturating_add(1));

@@ -22,6 +22,8 @@ mod text;
 mod time;
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod tests;
 
 use builtin::builtin;

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
+use super::json::{Member, rearrange};
 use super::scan::Scan;
 use super::text::string;
 use super::{Malformed, Renderer};
 use crate::change::Oid;
 
-/// Appends a row literal as an object by field names.
+/// Appends a row literal as an object by field names, in the order that `jsonb` gives its keys.
 pub(super) fn record(
     renderer: &mut Renderer<'_>,
     out: &mut Vec<u8>,
@@ -17,19 +18,26 @@ pub(super) fn record(
     let mut scan = Scan::new(text);
     scan.expect(b'(')?;
     out.push(b'{');
+    let mut members = Vec::with_capacity(fields.len());
+    let first = out.len();
     for (index, (name, oid)) in fields.iter().enumerate() {
         if index > 0 {
             scan.expect(b',')?;
             out.push(b',');
         }
+        let start = out.len();
         string(out, name.as_bytes());
         out.push(b':');
         match field(&mut scan)? {
             Some(value) => renderer.nested(out, *oid, &value),
             None => out.extend_from_slice(b"null"),
         }
+        members.push(Member::new(name.as_bytes().into(), start..out.len()));
     }
     scan.expect(b')')?;
+    if !members.is_sorted_by(Member::precedes) {
+        rearrange(out, first, members);
+    }
     out.push(b'}');
     scan.end()
 }

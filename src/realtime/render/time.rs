@@ -8,7 +8,7 @@ use super::text::string;
 /// Appends a `timestamp`.
 pub(super) fn timestamp(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Malformed> {
     match split(text)? {
-        Some((date, time)) => write(out, &[date, b"T", time]),
+        Some(Moment { date, time }) => write(out, &[date, b"T", time]),
         None => string(out, text),
     }
     Ok(())
@@ -16,7 +16,7 @@ pub(super) fn timestamp(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Malformed>
 
 /// Appends a `timestamptz`, in the offset of the session that printed it.
 pub(super) fn timestamptz(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Malformed> {
-    let Some((date, time)) = split(text)? else {
+    let Some(Moment { date, time }) = split(text)? else {
         string(out, text);
         return Ok(());
     };
@@ -31,8 +31,14 @@ pub(super) fn timestamptz(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Malforme
     Ok(())
 }
 
+struct Moment<'a> {
+    date: &'a [u8],
+    /// With whatever follows it.
+    time: &'a [u8],
+}
+
 /// Date and time; `None` if there is no time, as in `infinity`.
-fn split(text: &[u8]) -> Result<Option<(&[u8], &[u8])>, Malformed> {
+fn split(text: &[u8]) -> Result<Option<Moment<'_>>, Malformed> {
     let belongs = |byte: &u8| byte.is_ascii_alphanumeric() || b" :.+-".contains(byte);
     if !text.iter().all(belongs) {
         return Err(Malformed);
@@ -43,7 +49,7 @@ fn split(text: &[u8]) -> Result<Option<(&[u8], &[u8])>, Malformed> {
     let (date, time) = text.split_at_checked(space).ok_or(Malformed)?;
     let time = time.strip_prefix(b" ").ok_or(Malformed)?;
     match (date.last(), time.first()) {
-        (Some(b'0'..=b'9'), Some(b'0'..=b'9')) => Ok(Some((date, time))),
+        (Some(b'0'..=b'9'), Some(b'0'..=b'9')) => Ok(Some(Moment { date, time })),
         _ => Err(Malformed),
     }
 }

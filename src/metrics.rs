@@ -1,0 +1,250 @@
+//! What is counted, as typed handles; names, units and labels stand here and nowhere else.
+//!
+//! Families that dashboards for this field already know keep their names (protocol.md §8.3), also where OpenMetrics
+//! would add `_total`; those are exposed as untyped. Everything else begins with `walcast_`.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::{Registry, Unit};
+
+/// A counter whose name has no `_total`, as the field's dashboards expect it.
+#[derive(Clone, Debug, Default)]
+pub struct Plain(Counter);
+
+impl Plain {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.0.inc();
+    }
+
+    /// Adds `count`.
+    pub fn inc_by(&self, count: u64) {
+        self.0.inc_by(count);
+    }
+
+    /// The count so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl EncodeMetric for Plain {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.encode_gauge(&self.0.get())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Plain {
+    const TYPE: MetricType = MetricType::Unknown;
+}
+
+/// The label of a family by kind of error: a code of protocol.md §8.2, or a close code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Code {
+    /// From a closed set; never a text that a client sent.
+    pub code: &'static str,
+}
+
+/// The label of a family by outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// From a closed set.
+    pub result: &'static str,
+}
+
+/// The label of a family by why something was withheld.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// From a closed set.
+    pub reason: &'static str,
+}
+
+/// All metrics. Handles are shared and may be written from anywhere.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+
+    /// Sockets with at least one channel.
+    pub connections_connected: Gauge,
+    /// Open sockets, with or without channels.
+    pub connections_active: Gauge,
+    /// Most sockets that may be open.
+    pub connections_max: Gauge,
+    /// Sockets ever accepted.
+    pub connections: Plain,
+    /// Sockets refused before the upgrade, by HTTP status.
+    pub connections_refused: Family<Code, Counter>,
+    /// Sockets that the server closed, by close code.
+    pub connections_closed: Family<Code, Counter>,
+
+    /// Joins answered with ok.
+    pub channel_joins: Plain,
+    /// Joins by outcome.
+    pub channel_joined: Family<Outcome, Plain>,
+    /// Join errors and system errors by code.
+    pub channel_errors: Family<Code, Plain>,
+    /// Messages received from clients.
+    pub channel_events: Plain,
+    /// Change frames written to sockets.
+    pub channel_db_events: Plain,
+    /// Bytes read from sockets, framing included.
+    pub input_bytes: Plain,
+    /// Bytes written to sockets, framing included.
+    pub output_bytes: Plain,
+
+    /// Channel memberships with bindings.
+    pub subscribers: Gauge,
+    /// Changes decoded from the stream, after the net effect of their transactions.
+    pub changes_received: Counter,
+    /// Changes posted to memberships: one change to ten memberships counts ten.
+    pub changes_delivered: Counter,
+    /// Changes withheld from an identity, by why.
+    pub changes_denied: Family<Reason, Counter>,
+    /// Questions asked of Postgres, by outcome.
+    pub questions: Family<Outcome, Counter>,
+    /// Channels told to start over, by why.
+    pub resyncs: Family<Reason, Counter>,
+    /// Transactions consumed.
+    pub transactions: Counter,
+
+    /// Bytes of WAL between the server's end and what was decoded.
+    pub replication_lag_bytes: Gauge,
+    /// Seconds between the commit of the last transaction and its delivery.
+    pub replication_lag_seconds: Gauge<f64, AtomicU64>,
+    /// Bytes of WAL that the slot keeps on the server.
+    pub retained_wal_bytes: Gauge,
+    /// Times that the replication connection was made anew.
+    pub replication_reconnects: Counter,
+    /// 1 while changes flow, else 0.
+    pub ready: Gauge,
+    /// Bytes of payloads in memory.
+    pub log_bytes: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers every family.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self::unregistered();
+        let mut registry = std::mem::take(&mut metrics.registry);
+        metrics.register_sockets(&mut registry);
+        metrics.register_pipeline(&mut registry);
+        metrics.registry = registry;
+        metrics
+    }
+
+    fn unregistered() -> Self {
+        Self {
+            registry: Registry::default(),
+            connections_connected: Gauge::default(),
+            connections_active: Gauge::default(),
+            connections_max: Gauge::default(),
+            connections: Plain::default(),
+            connections_refused: Family::default(),
+            connections_closed: Family::default(),
+            channel_joins: Plain::default(),
+            channel_joined: Family::default(),
+            channel_errors: Family::default(),
+            channel_events: Plain::default(),
+            channel_db_events: Plain::default(),
+            input_bytes: Plain::default(),
+            output_bytes: Plain::default(),
+            subscribers: Gauge::default(),
+            changes_received: Counter::default(),
+            changes_delivered: Counter::default(),
+            changes_denied: Family::default(),
+            questions: Family::default(),
+            resyncs: Family::default(),
+            transactions: Counter::default(),
+            replication_lag_bytes: Gauge::default(),
+            replication_lag_seconds: Gauge::default(),
+            retained_wal_bytes: Gauge::default(),
+            replication_reconnects: Counter::default(),
+            ready: Gauge::default(),
+            log_bytes: Gauge::default(),
+        }
+    }
+
+    #[rustfmt::skip]
+    fn register_sockets(&self, to: &mut Registry) {
+        to.register("realtime_connections_connected", "Sockets with at least one channel", self.connections_connected.clone());
+        to.register("phoenix_connections_active", "Open sockets", self.connections_active.clone());
+        to.register("phoenix_connections_max", "Most sockets that may be open", self.connections_max.clone());
+        to.register("phoenix_connections_total", "Sockets ever accepted", self.connections.clone());
+        to.register("walcast_connections_refused", "Sockets refused before the upgrade, by HTTP status", self.connections_refused.clone());
+        to.register("walcast_connections_closed", "Sockets closed by the server, by close code", self.connections_closed.clone());
+        to.register("realtime_channel_joins", "Joins answered with ok", self.channel_joins.clone());
+        to.register("phoenix_channel_joined_total", "Joins by outcome", self.channel_joined.clone());
+        to.register("realtime_channel_error", "Join errors and system errors by code", self.channel_errors.clone());
+        to.register("realtime_channel_events", "Messages received from clients", self.channel_events.clone());
+        to.register("realtime_channel_db_events", "Change frames written to sockets", self.channel_db_events.clone());
+        to.register("realtime_channel_input_bytes", "Bytes read from sockets", self.input_bytes.clone());
+        to.register("realtime_channel_output_bytes", "Bytes written to sockets", self.output_bytes.clone());
+    }
+
+    #[rustfmt::skip]
+    fn register_pipeline(&self, to: &mut Registry) {
+        to.register("realtime_subscriptions_manager_subscribers", "Channel memberships with bindings", self.subscribers.clone());
+        to.register("walcast_changes_received", "Changes decoded from the stream", self.changes_received.clone());
+        to.register("walcast_changes_delivered", "Changes posted to memberships", self.changes_delivered.clone());
+        to.register("walcast_changes_denied", "Changes withheld from an identity, by reason", self.changes_denied.clone());
+        to.register("walcast_questions", "Questions asked of Postgres, by outcome", self.questions.clone());
+        to.register("walcast_resyncs", "Channels told to start over, by reason", self.resyncs.clone());
+        to.register("walcast_transactions", "Transactions consumed", self.transactions.clone());
+        to.register_with_unit("walcast_replication_lag", "WAL not yet decoded", Unit::Bytes, self.replication_lag_bytes.clone());
+        to.register_with_unit("walcast_replication_lag", "Age of the last transaction when it was delivered", Unit::Seconds, self.replication_lag_seconds.clone());
+        to.register_with_unit("walcast_retained_wal", "WAL that the slot keeps on the server", Unit::Bytes, self.retained_wal_bytes.clone());
+        to.register("walcast_replication_reconnects", "Times that the replication connection was made anew", self.replication_reconnects.clone());
+        to.register("walcast_ready", "1 while changes flow", self.ready.clone());
+        to.register_with_unit("walcast_log", "Payloads in memory", Unit::Bytes, self.log_bytes.clone());
+    }
+
+    /// The OpenMetrics text of all families.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        // Writing into a String cannot fail; what was written is the best answer if a metric's own code says it did.
+        let _written = text::encode(&mut out, &self.registry);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_names_are_exposed_without_a_suffix() {
+        let metrics = Metrics::new();
+        metrics.channel_joins.inc_by(3);
+        metrics
+            .channel_errors
+            .get_or_create(&Code {
+                code: "Unauthorized",
+            })
+            .inc();
+        metrics.changes_received.inc();
+        let text = metrics.encode();
+        assert!(text.contains("\nrealtime_channel_joins 3\n"), "{text}");
+        assert!(text.contains("\nrealtime_channel_error{code=\"Unauthorized\"} 1\n"));
+        assert!(text.contains("\nwalcast_changes_received_total 1\n"));
+        assert!(text.contains("\nwalcast_replication_lag_bytes 0\n"));
+    }
+}

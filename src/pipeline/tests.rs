@@ -1,0 +1,672 @@
+//! The conductor without a database: what Postgres would say is said by the test.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Command;
+use super::conductor::{Ask, Conductor, Horizon, Output, Rules};
+use super::standing::{Pool, Timeouts};
+use crate::auth::Claims;
+use crate::catalog::{Access, Catalog, Collation, Column, Published, Role, Table, Type, TypeKind};
+use crate::change::{
+    Change, ChangeKind, Commit, Datum, Epoch, Lsn, OldKind, OldTuple, PgTime, Relation,
+    RelationColumn, ReplicaIdentity, StreamEvent, TransactionPart, Tuple, TupleBuilder, Xid,
+};
+use crate::log::{Limits, Log, Outbox, Posting};
+use crate::policy::{Answer, Asked, Found, Trouble};
+use crate::realtime::{Notice, ResyncReason};
+use crate::routing::{Event, Filter, RequestedBinding, Subscription, TableFilter};
+
+const MESSAGES: u32 = 100;
+const OPEN: u32 = 200;
+
+struct Bench {
+    conductor: Conductor,
+    log: Arc<Log>,
+    now: Instant,
+    outboxes: HashMap<u64, Arc<Outbox<Notice>>>,
+    asked: Vec<Ask>,
+    wants_horizon: bool,
+    next_xid: u32,
+}
+
+fn table(oid: u32, row_security: bool) -> Arc<Table> {
+    let column = |name: &str, number, type_oid| Column {
+        name: name.into(),
+        number,
+        type_oid,
+        collation: Collation::None,
+        generated: false,
+    };
+    let access = |policies_apply| Access {
+        columns: [true, true].into(),
+        policies_apply,
+    };
+    Arc::new(Table {
+        oid,
+        schema: "public".into(),
+        name: if row_security { "messages" } else { "open" }.into(),
+        columns: [column("id", 1, 20), column("body", 2, 25)].into(),
+        primary_key: [0].into(),
+        identity: ReplicaIdentity::Default,
+        row_security,
+        published: Published {
+            insert: true,
+            update: true,
+            delete: true,
+            truncate: true,
+        },
+        access: BTreeMap::from([
+            ("authenticated".into(), access(row_security)),
+            ("anon".into(), access(row_security)),
+        ]),
+    })
+}
+
+fn catalog(fingerprint: &str) -> Arc<Catalog> {
+    let of_type = |oid, name: &str| {
+        (
+            oid,
+            Arc::new(Type {
+                oid,
+                name: name.into(),
+                sql_name: name.into(),
+                kind: TypeKind::Base,
+            }),
+        )
+    };
+    Arc::new(Catalog {
+        fingerprint: fingerprint.into(),
+        tables: HashMap::from([
+            (MESSAGES, table(MESSAGES, true)),
+            (OPEN, table(OPEN, false)),
+        ]),
+        types: HashMap::from([of_type(20, "int8"), of_type(25, "text")]),
+        roles: ["anon", "authenticated"]
+            .into_iter()
+            .map(|name| {
+                (
+                    name.into(),
+                    Role {
+                        bypasses_row_security: false,
+                    },
+                )
+            })
+            .collect(),
+    })
+}
+
+fn relation(oid: u32) -> Arc<Relation> {
+    let column = |name: &str, type_oid, in_identity| RelationColumn {
+        name: name.into(),
+        type_oid,
+        type_modifier: -1,
+        in_identity,
+    };
+    Arc::new(Relation {
+        oid,
+        schema: "public".into(),
+        name: if oid == MESSAGES { "messages" } else { "open" }.into(),
+        identity: ReplicaIdentity::Default,
+        columns: [column("id", 20, true), column("body", 25, false)].into(),
+    })
+}
+
+fn tuple(id: u64, body: &str) -> Tuple {
+    let mut builder = TupleBuilder::new();
+    builder.push(Datum::Text(id.to_string().as_bytes()));
+    builder.push(Datum::Text(body.as_bytes()));
+    builder.build()
+}
+
+fn key(id: u64) -> OldTuple {
+    let mut builder = TupleBuilder::new();
+    builder.push(Datum::Text(id.to_string().as_bytes()));
+    builder.push(Datum::Null);
+    OldTuple {
+        kind: OldKind::Key,
+        tuple: builder.build(),
+    }
+}
+
+fn insert(id: u64, body: &str) -> ChangeKind {
+    ChangeKind::Insert {
+        new: tuple(id, body),
+    }
+}
+
+fn update(id: u64, body: &str) -> ChangeKind {
+    ChangeKind::Update {
+        old: None,
+        new: tuple(id, body),
+    }
+}
+
+fn delete(id: u64) -> ChangeKind {
+    ChangeKind::Delete { old: key(id) }
+}
+
+fn claims(role: &str, subject: &str) -> Arc<Claims> {
+    Arc::new(Claims {
+        json: format!("{{\"sub\":\"{subject}\"}}").into(),
+        role: role.into(),
+        subject: Some(subject.into()),
+        expires_at: None,
+    })
+}
+
+impl Bench {
+    fn new() -> Self {
+        let log = Arc::new(Log::new(Limits {
+            memory_bytes_max: 1 << 20,
+            bytes_max: 1 << 20,
+            directory: std::env::temp_dir(),
+        }));
+        let rules = Rules {
+            timeouts: Timeouts {
+                proven: Duration::from_millis(500),
+                new: Duration::from_millis(100),
+                quarantine: Duration::from_secs(5),
+            },
+            connections: Pool::ALL.into_iter().map(|pool| (pool, 2)).collect(),
+            withhold_deletes: false,
+        };
+        let mut bench = Self {
+            conductor: Conductor::new(rules, Arc::clone(&log)),
+            log,
+            now: Instant::now(),
+            outboxes: HashMap::new(),
+            asked: Vec::new(),
+            wants_horizon: false,
+            next_xid: 100,
+        };
+        bench.conductor.handle_connected(bench.now);
+        bench.stream(StreamEvent::Started {
+            epoch: Epoch(1),
+            from: Lsn::ZERO,
+        });
+        bench
+    }
+
+    /// Answers everything but questions and snapshots.
+    fn turn(&mut self) {
+        while let Some(output) = self.conductor.poll_output() {
+            match output {
+                Output::LoadCatalog => self.conductor.handle_catalog(self.now, Some(catalog("a"))),
+                Output::Resolve(resolve) => {
+                    let filter = TableFilter {
+                        filter: Filter::default(),
+                        columns: None,
+                    };
+                    let tables = HashMap::from([(MESSAGES, filter.clone()), (OPEN, filter)]);
+                    let subscription = Subscription {
+                        id: 7,
+                        event: Event::All,
+                        tables,
+                    };
+                    self.conductor.handle_resolved(
+                        self.now,
+                        resolve.ticket,
+                        Ok(vec![subscription]),
+                    );
+                }
+                Output::Ask(ask) => self.asked.push(ask),
+                Output::TakeHorizon => self.wants_horizon = true,
+                Output::Poke | Output::Confirm(_) => {}
+            }
+        }
+    }
+
+    fn stream(&mut self, event: StreamEvent) {
+        self.conductor.handle_stream(self.now, event);
+        self.turn();
+    }
+
+    fn part(&mut self, xid: u32, oid: u32, kinds: Vec<ChangeKind>, last: bool) {
+        let lsn = Lsn::new(u64::from(xid) * 10);
+        let commit = Commit {
+            epoch: Epoch(1),
+            lsn,
+            end_lsn: Lsn::new(lsn.bytes() + 5),
+            time: PgTime(0),
+            xid: Xid(xid),
+        };
+        let changes = kinds.into_iter().zip(0..).map(|(kind, order)| Change {
+            relation: relation(oid),
+            order,
+            kind,
+        });
+        let part = TransactionPart {
+            commit: Arc::new(commit),
+            changes: changes.collect(),
+            size: 100,
+            last,
+        };
+        self.stream(StreamEvent::Part(part));
+    }
+
+    /// One transaction of one change.
+    fn commit(&mut self, oid: u32, kind: ChangeKind) {
+        let xid = self.next_xid;
+        self.next_xid += 1;
+        self.part(xid, oid, vec![kind], true);
+    }
+
+    /// A snapshot that sees everything before `xmax`.
+    fn horizon(&mut self, xmax: u32) {
+        assert!(
+            std::mem::take(&mut self.wants_horizon),
+            "no snapshot was wanted"
+        );
+        let horizon = Horizon {
+            snapshot: format!("{xmax}:{xmax}:").parse().unwrap(),
+            insert_lsn: Lsn::new(u64::from(xmax) * 10),
+            fingerprint: "a".into(),
+        };
+        self.conductor.handle_horizon(self.now, Some(horizon));
+        self.turn();
+    }
+
+    /// A snapshot that sees all that was committed so far.
+    fn see_all(&mut self) {
+        self.horizon(self.next_xid);
+    }
+
+    fn subscribe(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
+        let outbox = Arc::new(Outbox::new());
+        self.outboxes.insert(connection, Arc::clone(&outbox));
+        let json =
+            RawValue::from_string(r#"{"event":"*","schema":"public","table":"*"}"#.to_owned())
+                .unwrap();
+        let bindings = vec![RequestedBinding { id: 7, json }];
+        let command = Command::Subscribe {
+            connection,
+            membership: 1,
+            outbox,
+            claims,
+            bindings,
+            grace,
+        };
+        self.conductor.handle_command(self.now, command);
+        self.turn();
+    }
+
+    /// A subscriber in force from now on.
+    fn join(&mut self, connection: u64) {
+        self.subscribe(
+            connection,
+            claims("authenticated", &connection.to_string()),
+            false,
+        );
+        self.see_all();
+        assert_eq!(self.read(connection), ["subscribed"]);
+        for pool in Pool::ALL {
+            if connection == 1 {
+                self.conductor.handle_idle(self.now, pool);
+                self.conductor.handle_idle(self.now, pool);
+            }
+        }
+        self.turn();
+    }
+
+    /// What the connection has been sent, in short.
+    fn read(&mut self, connection: u64) -> Vec<String> {
+        let outbox = Arc::clone(&self.outboxes[&connection]);
+        let mut read = Vec::new();
+        while let Some(posting) = outbox.pop(1) {
+            read.push(match posting {
+                Posting::Notice {
+                    notice: Notice::Subscribed,
+                    ..
+                } => "subscribed".to_owned(),
+                Posting::Notice { notice, .. } => format!("{notice:?}"),
+                Posting::Run(run) => {
+                    let payload = self.log.read(run.part, run.first, 1).unwrap().remove(0);
+                    let data: Value = serde_json::from_slice(&payload).unwrap();
+                    let row = if data["type"] == "DELETE" {
+                        &data["old_record"]
+                    } else {
+                        &data["record"]
+                    };
+                    let body = row["body"].as_str().unwrap_or("-");
+                    let last = if run.last { "." } else { "" };
+                    format!(
+                        "{} {} {body}{last}",
+                        data["type"].as_str().unwrap(),
+                        row["id"]
+                    )
+                }
+            });
+        }
+        read
+    }
+
+    /// Takes the only open question.
+    fn question(&mut self) -> Ask {
+        assert_eq!(self.asked.len(), 1, "one question is open");
+        self.asked.remove(0)
+    }
+
+    fn answer(&mut self, ask: &Ask, found: &[Found]) {
+        assert_eq!(ask.question.rows.len(), found.len());
+        let answers = found
+            .iter()
+            .map(|found| Answer {
+                found: *found,
+                predicates: Box::default(),
+            })
+            .collect();
+        self.reply(ask, Ok(answers));
+    }
+
+    fn reply(&mut self, ask: &Ask, result: Result<Vec<Answer>, Trouble>) {
+        // Before the rows were read, the next transaction may have begun to commit.
+        let read_before = Lsn::new(u64::from(self.next_xid) * 10 + 1);
+        self.conductor.handle_answer(
+            self.now,
+            ask.lane,
+            ask.pool,
+            Some(Asked {
+                result,
+                read_before,
+            }),
+        );
+        self.conductor.handle_idle(self.now, ask.pool);
+        self.turn();
+    }
+
+    /// The stream reaches all that was committed so far.
+    fn catch_up(&mut self) {
+        let position = Lsn::new(u64::from(self.next_xid) * 10 + 1);
+        self.stream(StreamEvent::Position(position));
+    }
+}
+
+#[test]
+fn a_change_reaches_who_postgres_says_may_see_it() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "hi"));
+    assert!(
+        bench.asked.is_empty(),
+        "nothing is asked before a snapshot has shown the transaction"
+    );
+    bench.see_all();
+    let ask = bench.question();
+    assert_eq!(bench.read(1), [""; 0]);
+    bench.answer(&ask, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+}
+
+#[test]
+fn what_grants_alone_decide_needs_no_question() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(OPEN, insert(1, "hi"));
+    bench.see_all();
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+}
+
+#[test]
+fn a_transaction_that_the_snapshot_does_not_show_waits() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(OPEN, insert(1, "hi"));
+    bench.horizon(100);
+    assert_eq!(bench.read(1), [""; 0]);
+    bench.now = bench.conductor.next_timeout().unwrap();
+    bench.conductor.handle_timeout(bench.now);
+    bench.turn();
+    bench.see_all();
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+}
+
+#[test]
+fn a_subscription_begins_with_its_snapshot() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(OPEN, insert(1, "before"));
+    bench.subscribe(2, claims("authenticated", "2"), false);
+    // Begun before the subscription was there: it proves nothing about it.
+    bench.horizon(100);
+    bench.now += Duration::from_secs(1);
+    bench.conductor.handle_timeout(bench.now);
+    bench.turn();
+    bench.horizon(101);
+    bench.commit(OPEN, insert(2, "after"));
+    bench.see_all();
+    assert_eq!(bench.read(2), ["subscribed", "INSERT 2 after."]);
+    assert_eq!(bench.read(1), ["INSERT 1 before.", "INSERT 2 after."]);
+}
+
+#[test]
+fn the_stream_may_lag_behind_a_subscription() {
+    let mut bench = Bench::new();
+    bench.next_xid = 110;
+    bench.join(1);
+    bench.part(105, OPEN, vec![insert(1, "old news")], true);
+    bench.part(120, OPEN, vec![insert(2, "news")], true);
+    bench.horizon(130);
+    assert_eq!(bench.read(1), ["INSERT 2 news."]);
+}
+
+#[test]
+fn a_version_superseded_before_it_was_judged_is_merged_into_the_next() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "one"));
+    bench.see_all();
+    let first = bench.question();
+    bench.answer(&first, &[Found::Different]);
+    bench.commit(MESSAGES, update(1, "two"));
+    bench.see_all();
+    let second = bench.question();
+    bench.answer(&second, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 two."]);
+}
+
+#[test]
+fn a_row_that_came_and_went_before_it_was_judged_never_was() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "one"));
+    bench.commit(MESSAGES, insert(2, "other"));
+    bench.see_all();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Missing, Found::Same]);
+    bench.commit(MESSAGES, delete(1));
+    bench.see_all();
+    bench.commit(MESSAGES, delete(2));
+    bench.see_all();
+    assert_eq!(bench.read(1), ["INSERT 2 other.", "DELETE 2 -."]);
+}
+
+#[test]
+fn a_hidden_row_is_no_loss_and_an_unconfirmed_one_is() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "hidden"));
+    bench.see_all();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Missing]);
+    bench.catch_up();
+    assert_eq!(bench.read(1), [""; 0]);
+    bench.commit(MESSAGES, insert(2, "rewritten"));
+    bench.see_all();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Different]);
+    bench.catch_up();
+    assert_eq!(
+        bench.read(1),
+        [format!(
+            "{:?}",
+            Notice::Resync(ResyncReason::VerdictUnknown)
+        )]
+    );
+}
+
+#[test]
+fn the_last_change_of_a_transaction_is_marked_across_parts() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.part(100, OPEN, vec![insert(1, "a"), insert(2, "b")], false);
+    bench.part(100, OPEN, vec![insert(3, "c")], false);
+    bench.part(100, 999, vec![insert(4, "unpublished")], true);
+    bench.horizon(101);
+    assert_eq!(bench.read(1), ["INSERT 1 a", "INSERT 2 b", "INSERT 3 c."]);
+}
+
+#[test]
+fn the_row_that_raises_is_found_and_the_others_are_delivered() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.part(
+        100,
+        MESSAGES,
+        vec![insert(1, "good"), insert(2, "bad")],
+        true,
+    );
+    bench.horizon(101);
+    let both = bench.question();
+    bench.reply(&both, Err(Trouble::Raised("22P02".into())));
+    let good = bench.question();
+    bench.answer(&good, &[Found::Same]);
+    let bad = bench.question();
+    assert_eq!(bad.question.rows.len(), 1);
+    bench.reply(&bad, Err(Trouble::Raised("22P02".into())));
+    let told = format!("{:?}", Notice::PolicyTrouble("22P02".into()));
+    assert_eq!(bench.read(1), [told, "INSERT 1 good.".to_owned()]);
+}
+
+#[test]
+fn who_times_out_is_asked_once_more_apart_and_then_told() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.join(2);
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    assert_eq!(bench.asked.len(), 2);
+    let (slow, sound) = (bench.asked.remove(0), bench.asked.remove(0));
+    bench.reply(&slow, Err(Trouble::TimedOut));
+    bench.answer(&sound, &[Found::Same]);
+    assert_eq!(bench.read(2), ["INSERT 1 hi."]);
+    let again = bench.question();
+    assert_eq!(again.pool, Pool::Quarantine);
+    bench.reply(&again, Err(Trouble::TimedOut));
+    let told = format!("{:?}", Notice::PolicyTrouble("57014".into()));
+    assert_eq!(bench.read(1), [told]);
+    bench.commit(MESSAGES, insert(2, "while away"));
+    bench.see_all();
+    let sound = bench.question();
+    assert_eq!(sound.pool, Pool::Proven, "only the sound one is asked");
+    bench.answer(&sound, &[Found::Same]);
+    // Asked again after its pause, and answered: what was denied in between may have been visible.
+    bench.now += Duration::from_secs(3);
+    bench.commit(MESSAGES, insert(3, "back"));
+    bench.see_all();
+    assert_eq!(bench.asked.len(), 2);
+    let back = bench
+        .asked
+        .iter()
+        .position(|ask| ask.pool == Pool::Quarantine)
+        .unwrap();
+    let back = bench.asked.remove(back);
+    bench.answer(&back, &[Found::Same]);
+    assert_eq!(
+        bench.read(1).last(),
+        Some(&format!(
+            "{:?}",
+            Notice::Resync(ResyncReason::VerdictUnknown)
+        ))
+    );
+}
+
+#[test]
+fn a_broken_connection_only_delays_the_question() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    let ask = bench.question();
+    bench
+        .conductor
+        .handle_answer(bench.now, ask.lane, ask.pool, None);
+    bench.turn();
+    let again = bench.question();
+    bench.answer(&again, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+}
+
+#[test]
+fn a_token_right_after_the_join_is_given_what_came_before_it() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.subscribe(2, claims("anon", "nobody"), true);
+    bench.see_all();
+    assert_eq!(bench.read(2), ["subscribed"]);
+    bench.commit(MESSAGES, insert(1, "between"));
+    bench.see_all();
+    for ask in std::mem::take(&mut bench.asked) {
+        bench.answer(&ask, &[Found::Hidden]);
+    }
+    assert_eq!(bench.read(2), [""; 0]);
+    let command = Command::Identify {
+        connection: 2,
+        membership: 1,
+        claims: claims("authenticated", "2"),
+    };
+    bench.conductor.handle_command(bench.now, command);
+    bench.turn();
+    let ask = bench.question();
+    assert_eq!(ask.question.identity.role(), "authenticated");
+    bench.answer(&ask, &[Found::Same]);
+    assert_eq!(bench.read(2), ["subscribed", "INSERT 1 between."]);
+}
+
+#[test]
+fn a_new_token_takes_over_what_is_still_undecided() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    let old = bench.question();
+    let command = Command::Identify {
+        connection: 1,
+        membership: 1,
+        claims: claims("authenticated", "new"),
+    };
+    bench.conductor.handle_command(bench.now, command);
+    bench.turn();
+    let new = bench.question();
+    bench.answer(&old, &[Found::Same]);
+    assert_eq!(
+        bench.read(1),
+        ["subscribed"],
+        "the old token no longer counts"
+    );
+    bench.answer(&new, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+}
+
+#[test]
+fn another_epoch_makes_everybody_start_over() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.stream(StreamEvent::Started {
+        epoch: Epoch(1),
+        from: Lsn::ZERO,
+    });
+    assert_eq!(bench.read(1), [""; 0], "a reconnect is no new epoch");
+    bench.stream(StreamEvent::Started {
+        epoch: Epoch(2),
+        from: Lsn::ZERO,
+    });
+    assert_eq!(
+        bench.read(1),
+        [format!("{:?}", Notice::Resync(ResyncReason::SlotRecreated))]
+    );
+}

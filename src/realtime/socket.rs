@@ -1,0 +1,572 @@
+//! One WebSocket: frames and notices in, frames and requests out (protocol.md §2).
+//!
+//! Answers at once whatever can be: a heartbeat never waits for a join. Knows no network, clock or database; the shell
+//! hands in one input, drains the outputs, and calls back when the time comes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::auth::{Claims, Verifier};
+use crate::routing::RequestedBinding;
+use crate::topic::{Topic, TopicError};
+
+use super::channel::{Beginning, Channel, Fate, Wire};
+use super::frame::{self, Message, Payload, QuotedTopic, Ref, Status, Version};
+use super::join::{self, Join};
+use super::notice::Notice;
+use super::refusal::Refusal;
+
+/// Joins are counted in windows of this length.
+const JOIN_WINDOW: Duration = Duration::from_secs(10);
+
+/// The time, by both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The monotonic clock, for timeouts.
+    pub instant: Instant,
+    /// Seconds since 1970, for tokens.
+    pub unix: i64,
+}
+
+/// Limits of one socket; the defaults are those of protocol.md §8.1 where it has one.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Channels at a time.
+    pub channels_max: usize,
+    /// `postgres_changes` elements of one join. The protocol has no number; a client that needs more wants a filter.
+    pub bindings_max: usize,
+    /// Bytes of a topic; channels keep theirs.
+    pub topic_bytes_max: usize,
+    /// Joins in ten seconds: 100 a second, and enough for every channel of a socket that comes back.
+    pub joins_max: u32,
+    /// Without an inbound frame for this long, the socket is closed (protocol.md §2.6).
+    pub idle_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            channels_max: 100,
+            bindings_max: 1000,
+            topic_bytes_max: 4096,
+            joins_max: 1000,
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// A text frame came.
+    Text(&'a str),
+    /// A binary frame came.
+    Binary(&'a [u8]),
+    /// A ping or a pong came: a sign of life and nothing else.
+    Control,
+    /// The pipeline has something to say to a membership.
+    Notice {
+        /// Which; unknown ones have ended meanwhile.
+        membership: u32,
+        /// What.
+        notice: Notice,
+    },
+    /// Changes for a membership, in order.
+    Changes {
+        /// Which; unknown ones have ended meanwhile.
+        membership: u32,
+        /// The `ids` array, as JSON text.
+        ids: &'a str,
+        /// The `data` objects, as JSON text.
+        payloads: &'a [Bytes],
+        /// The last payload is the last of its transaction that this membership gets.
+        last: bool,
+    },
+    /// The server is leaving.
+    Drain,
+    /// The WebSocket is gone. Nothing is sent after this.
+    Gone,
+}
+
+/// What to do, in this order.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send a frame.
+    Send(Frame),
+    /// Ask the pipeline for changes.
+    Subscribe {
+        /// Number of the membership; never used twice on a socket.
+        membership: u32,
+        /// As whom.
+        claims: Arc<Claims>,
+        /// For what; never empty.
+        bindings: Vec<RequestedBinding>,
+        /// The join carried no token of its own, so one may follow (design.md §5).
+        grace: bool,
+    },
+    /// The membership has new claims.
+    Identify {
+        /// Number of the membership.
+        membership: u32,
+        /// As whom from now on.
+        claims: Arc<Claims>,
+    },
+    /// The membership ended.
+    Unsubscribe {
+        /// Number of the membership.
+        membership: u32,
+    },
+    /// Close the socket after what was sent. No frame follows.
+    Close {
+        /// The WebSocket close code (protocol.md §2.7).
+        code: u16,
+        /// For developers.
+        reason: &'static str,
+    },
+    /// Count something.
+    Record(Tally),
+}
+
+/// A frame to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Text.
+    Text(String),
+    /// Binary.
+    Binary(Bytes),
+}
+
+/// What the shell counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tally {
+    /// A join was answered with ok.
+    Joined,
+    /// A join was answered with an error of this code.
+    JoinRefused(&'static str),
+    /// A channel was told of an error of this code.
+    SystemError(&'static str),
+    /// A channel was told to start over.
+    Resync,
+    /// So many changes were sent.
+    Changes(usize),
+    /// A message was understood.
+    Message,
+}
+
+/// One WebSocket.
+pub struct Socket {
+    version: Version,
+    limits: Limits,
+    verifier: Arc<Verifier>,
+    token: Arc<str>,
+    claims: Arc<Claims>,
+    /// By membership, so in the order of their joins; ≤ `channels_max`.
+    channels: BTreeMap<u32, Channel>,
+    membership_next: u32,
+    outputs: VecDeque<Output>,
+    idle_until: Instant,
+    joins: JoinWindow,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct JoinWindow {
+    ends: Instant,
+    count: u32,
+}
+
+impl Socket {
+    /// A socket whose connection proved `claims` with `token`.
+    #[must_use]
+    pub fn new(
+        now: Now,
+        version: Version,
+        limits: Limits,
+        verifier: Arc<Verifier>,
+        (token, claims): (Arc<str>, Arc<Claims>),
+    ) -> Self {
+        Self {
+            version,
+            limits,
+            verifier,
+            token,
+            claims,
+            channels: BTreeMap::new(),
+            membership_next: 1,
+            outputs: VecDeque::new(),
+            idle_until: now.instant + limits.idle_timeout,
+            joins: JoinWindow {
+                ends: now.instant + JOIN_WINDOW,
+                count: 0,
+            },
+            closed: false,
+        }
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, now: Now, input: Input<'_>) {
+        if let Input::Gone = input {
+            self.closed = true;
+            for (_, channel) in std::mem::take(&mut self.channels) {
+                channel.gone(&mut self.wire(now));
+            }
+            return;
+        }
+        if self.closed {
+            return;
+        }
+        match input {
+            Input::Text(text) => {
+                self.alive(now);
+                let message = frame::decode_text(self.version, text);
+                self.message(now, message.as_ref());
+            }
+            Input::Binary(bytes) => {
+                self.alive(now);
+                let message = frame::decode_binary(self.version, bytes);
+                self.message(now, message.as_ref());
+            }
+            Input::Control => self.alive(now),
+            Input::Notice { membership, notice } => {
+                self.with(now, membership, |channel, wire, _| {
+                    channel.notice(wire, notice)
+                });
+            }
+            Input::Changes {
+                membership,
+                ids,
+                payloads,
+                last,
+            } => self.with(now, membership, |channel, wire, verifier| {
+                channel.changes(wire, verifier, ids, payloads, last)
+            }),
+            Input::Drain => {
+                let (channels, mut wire) = self.split(now);
+                for channel in channels.values_mut() {
+                    channel.drain(&mut wire);
+                }
+                self.close(1012, "server is restarting");
+            }
+            Input::Gone => {}
+        }
+    }
+
+    /// The promised time came; calling early is harmless.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.closed {
+            return;
+        }
+        if self.idle_until <= now.instant {
+            self.close(1000, "idle");
+            return;
+        }
+        let due: Vec<u32> = self
+            .channels
+            .iter()
+            .filter(|(_, channel)| channel.next_timeout().is_some_and(|at| at <= now.instant))
+            .map(|(membership, _)| *membership)
+            .collect();
+        for membership in due {
+            self.with(now, membership, Channel::handle_timeout);
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        if self.closed {
+            return None;
+        }
+        self.channels
+            .values()
+            .filter_map(Channel::next_timeout)
+            .chain([self.idle_until])
+            .min()
+    }
+
+    /// The next thing to do, until `None`.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Channels, pending ones included.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    fn alive(&mut self, now: Now) {
+        self.idle_until = now.instant + self.limits.idle_timeout;
+    }
+
+    fn message(&mut self, now: Now, message: Option<&Message<'_>>) {
+        let Some(message) = message else {
+            return;
+        };
+        self.outputs.push_back(Output::Record(Tally::Message));
+        match (&*message.topic, &*message.event) {
+            ("phoenix", "heartbeat") => self.wire(now).reply(
+                (&Ref::null(), &message.reference),
+                &QuotedTopic::new("phoenix"),
+                Status::Ok,
+                "{}",
+            ),
+            (topic, "phx_join") => match Topic::parse(topic) {
+                Ok(topic) => self.join(now, topic, message),
+                Err(TopicError::Empty) => {
+                    let (join_ref, reference) = refs(message);
+                    self.wire(now).refuse(
+                        (&join_ref, &reference),
+                        &QuotedTopic::new(topic),
+                        &Refusal::TopicNameRequired,
+                    );
+                }
+                Err(TopicError::Prefix) => self.unmatched(now, message),
+            },
+            (topic, event) => match self.find(topic) {
+                Some(membership) => self.event(now, membership, event, message),
+                None if event == "phx_leave" => self.wire(now).reply(
+                    (&message.join_ref, &message.reference),
+                    &QuotedTopic::new(topic),
+                    Status::Ok,
+                    "{}",
+                ),
+                None => self.unmatched(now, message),
+            },
+        }
+    }
+
+    fn unmatched(&mut self, now: Now, message: &Message<'_>) {
+        self.wire(now).reply(
+            (&Ref::null(), &message.reference),
+            &QuotedTopic::new(&message.topic),
+            Status::Error,
+            r#"{"reason":"unmatched topic"}"#,
+        );
+    }
+
+    /// An event on a topic that is joined or about to be. Unknown ones have no answer.
+    fn event(&mut self, now: Now, membership: u32, event: &str, message: &Message<'_>) {
+        match event {
+            "phx_leave" => self.leave(now, membership, message),
+            "access_token" => {
+                if let Payload::Json(payload) = message.payload
+                    && let Some(token) = join::access_token(payload)
+                {
+                    self.with(now, membership, |channel, wire, verifier| {
+                        channel.refresh(wire, verifier, token)
+                    });
+                }
+            }
+            "broadcast" => self.with(now, membership, |channel, wire, _| {
+                channel.broadcast(wire, &message.reference);
+                Fate::Lives
+            }),
+            "presence" => self.with(now, membership, |channel, wire, _| {
+                channel.presence(wire, &message.reference);
+                Fate::Lives
+            }),
+            _ => {}
+        }
+    }
+
+    fn leave(&mut self, now: Now, membership: u32, message: &Message<'_>) {
+        let stale = |channel: &Channel| {
+            !message.join_ref.is_null() && message.join_ref != *channel.join_ref()
+        };
+        if self.channels.get(&membership).is_some_and(stale) {
+            // Of a membership that a newer join has ended: it must not end the newer one.
+            return;
+        }
+        if let Some(channel) = self.channels.remove(&membership) {
+            channel.leave(&mut self.wire(now), &message.reference);
+        }
+    }
+
+    fn join(&mut self, now: Now, topic: Topic, message: &Message<'_>) {
+        let (join_ref, reference) = refs(message);
+        // Whatever becomes of the new join, the client has given the old membership up.
+        let replaces = self
+            .find(topic.as_str())
+            .and_then(|membership| self.channels.remove(&membership))
+            .and_then(|channel| channel.supersede(&mut self.wire(now)));
+        let wanted = match self.check(now, &topic, message) {
+            Ok(wanted) => wanted,
+            Err(why) => {
+                let quoted = QuotedTopic::new(topic.as_str());
+                let version = self.version;
+                let mut wire = self.wire(now);
+                wire.refuse((&join_ref, &reference), &quoted, &why);
+                if let Some(old) = replaces.filter(|old| *old != join_ref) {
+                    wire.send(frame::end(version, &old, &quoted, frame::End::Close));
+                }
+                if why == Refusal::TooManyJoins {
+                    self.close(1001, "too many joins");
+                }
+                return;
+            }
+        };
+        let membership = self.membership_next;
+        self.membership_next = membership.wrapping_add(1);
+        let beginning = Beginning {
+            membership,
+            topic,
+            join_ref,
+            reference,
+            ack: wanted.join.ack,
+            bindings: wanted.join.bindings,
+            wait: wanted.join.wait,
+            token: wanted.token,
+            claims: wanted.claims,
+            grace: wanted.grace,
+            replaces,
+        };
+        let channel = Channel::join(beginning, &mut self.wire(now));
+        self.channels.insert(membership, channel);
+    }
+
+    /// The checks of a join, in the order of protocol.md §3.7.
+    fn check(&mut self, now: Now, topic: &Topic, message: &Message<'_>) -> Result<Wanted, Refusal> {
+        if topic.as_str().len() > self.limits.topic_bytes_max {
+            return Err(Refusal::TopicTooLong {
+                max: self.limits.topic_bytes_max,
+            });
+        }
+        if !self.joins.admit(now.instant, self.limits.joins_max) {
+            return Err(Refusal::TooManyJoins);
+        }
+        if self.channels.len() >= self.limits.channels_max {
+            return Err(Refusal::TooManyChannels);
+        }
+        let join = match message.payload {
+            Payload::Json(payload) => {
+                Join::parse(payload, self.limits.bindings_max).map_err(Refusal::Payload)?
+            }
+            Payload::Binary(_) | Payload::UserBroadcast { .. } => Join::default(),
+        };
+        let (token, claims) = match &join.token {
+            Some(token) => self.identify(now, token)?,
+            None => (Arc::clone(&self.token), self.own_claims(now)?),
+        };
+        if join.private {
+            // Denied until policies on realtime.messages are asked.
+            return Err(Refusal::Unauthorized {
+                sub_topic: topic.sub_topic().into(),
+            });
+        }
+        if join.replay {
+            return Err(Refusal::ReplayOnPublic);
+        }
+        Ok(Wanted {
+            grace: join.token.is_none(),
+            join,
+            token,
+            claims,
+        })
+    }
+
+    fn identify(&self, now: Now, token: &str) -> Result<(Arc<str>, Arc<Claims>), Refusal> {
+        let claims = self
+            .verifier
+            .verify(token, now.unix)
+            .map_err(Refusal::Token)?;
+        // Channels of a socket mostly share their token: keep it once.
+        let shared = self
+            .channels
+            .values()
+            .map(Channel::credentials)
+            .chain([(&self.token, &self.claims)])
+            .find(|(held, _)| ***held == *token);
+        Ok(match shared {
+            Some((token, claims)) => (Arc::clone(token), Arc::clone(claims)),
+            None => (token.into(), claims),
+        })
+    }
+
+    /// The connection's claims, unless they have expired since it was made.
+    fn own_claims(&self, now: Now) -> Result<Arc<Claims>, Refusal> {
+        match self.claims.expires_at {
+            Some(expires_at) if expires_at <= now.unix => Err(Refusal::Expired {
+                seconds_ago: now.unix.saturating_sub(expires_at),
+            }),
+            _ => Ok(Arc::clone(&self.claims)),
+        }
+    }
+
+    fn find(&self, topic: &str) -> Option<u32> {
+        // At most a hundred, and messages from clients are few.
+        self.channels
+            .iter()
+            .find(|(_, channel)| channel.topic().as_str() == topic)
+            .map(|(membership, _)| *membership)
+    }
+
+    /// Lets a channel act, and forgets it if it ended.
+    fn with(
+        &mut self,
+        now: Now,
+        membership: u32,
+        act: impl FnOnce(&mut Channel, &mut Wire<'_>, &Verifier) -> Fate,
+    ) {
+        let verifier = Arc::clone(&self.verifier);
+        let (channels, mut wire) = self.split(now);
+        if let Some(channel) = channels.get_mut(&membership)
+            && act(channel, &mut wire, &verifier) == Fate::Ended
+        {
+            channels.remove(&membership);
+        }
+    }
+
+    fn split(&mut self, now: Now) -> (&mut BTreeMap<u32, Channel>, Wire<'_>) {
+        let wire = Wire {
+            version: self.version,
+            now,
+            outputs: &mut self.outputs,
+        };
+        (&mut self.channels, wire)
+    }
+
+    fn wire(&mut self, now: Now) -> Wire<'_> {
+        self.split(now).1
+    }
+
+    fn close(&mut self, code: u16, reason: &'static str) {
+        self.closed = true;
+        self.outputs.push_back(Output::Close { code, reason });
+    }
+}
+
+/// A join that passed its checks.
+struct Wanted {
+    join: Join,
+    token: Arc<str>,
+    claims: Arc<Claims>,
+    grace: bool,
+}
+
+impl JoinWindow {
+    fn admit(&mut self, now: Instant, max: u32) -> bool {
+        if self.ends <= now {
+            *self = Self {
+                ends: now + JOIN_WINDOW,
+                count: 0,
+            };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= max
+    }
+}
+
+/// The refs of a join. Some clients send no join ref with it and mean its ref, as `phx_close` would be ignored without.
+fn refs(message: &Message<'_>) -> (Ref, Ref) {
+    let join_ref = if message.join_ref.is_null() {
+        &message.reference
+    } else {
+        &message.join_ref
+    };
+    (join_ref.clone(), message.reference.clone())
+}
