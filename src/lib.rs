@@ -18,4 +18,6 @@ pub mod realtime;
 pub mod replication;
 pub mod routing;
 pub mod shutdown;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod topic;

@@ -1,6 +1,8 @@
 //! What one connection has still to read.
 //!
 //! References only: a posting names payloads in the log and does not hold them.
+//!
+//! *io*: its reader waits on a notification.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

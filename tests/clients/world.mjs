@@ -1,0 +1,157 @@
+// What a scenario can do: make stock clients, tokens and subscriptions; have the test that started it run SQL or restart
+// the server (one JSON line on stdout each, answered by one line on stdin).
+
+import assert from 'node:assert/strict'
+import { createHmac } from 'node:crypto'
+import { createInterface } from 'node:readline'
+import ws from 'ws'
+
+const [, , version] = process.argv
+const { createClient } = await import(`supabase-js-${version}`)
+const { WALCAST_URL, WALCAST_JWT_SECRET, WALCAST_PUBLISHABLE_KEY } = process.env
+const PATIENCE_MS = 40_000
+
+export const isNew = version === 'new'
+export const ALICE = 'a0000000-0000-4000-8000-000000000001'
+export const BOB = 'b0000000-0000-4000-8000-000000000002'
+export const ALICES = 'c0000000-0000-4000-8000-00000000000a'
+export const BOBS = 'c0000000-0000-4000-8000-00000000000b'
+
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
+
+async function request (what) {
+  process.stdout.write(`${JSON.stringify(what)}\n`)
+  const { value, done } = await answers.next()
+  assert.ok(!done, 'the test has ended')
+  return value
+}
+
+export const sql = (text) => request({ sql: text })
+export const killServer = () => request({ server: 'kill' })
+export const startServer = () => request({ server: 'start' })
+
+export function mint (claims, secret = WALCAST_JWT_SECRET) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url')
+  const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part(claims)}`
+  return `${signed}.${createHmac('sha256', secret).update(signed).digest('base64url')}`
+}
+
+export const now = () => Math.floor(Date.now() / 1000)
+export const tokenOf = (sub, seconds = 3600) => mint({ role: 'authenticated', sub, exp: now() + seconds })
+
+export function patiently (what, promise) {
+  let timer
+  const gaveUp = new Promise((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`gave up waiting for ${what}`)), PATIENCE_MS)
+  })
+  return Promise.race([promise, gaveUp]).finally(() => clearTimeout(timer))
+}
+
+// Values that arrive whenever they do, to be taken one after the other.
+export class Inbox {
+  #values = []
+  #waiting = []
+
+  put (value) {
+    const taker = this.#waiting.shift()
+    if (taker) taker(value)
+    else this.#values.push(value)
+  }
+
+  take (what = 'something') {
+    if (this.#values.length > 0) return Promise.resolve(this.#values.shift())
+    return patiently(what, new Promise((resolve) => this.#waiting.push(resolve)))
+  }
+
+  async until (wanted, what) {
+    for (;;) {
+      const value = await this.take(what)
+      if (wanted(value)) return value
+    }
+  }
+}
+
+export function connect (options = {}) {
+  return createClient(WALCAST_URL, WALCAST_PUBLISHABLE_KEY, {
+    auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
+    ...options,
+    // Node 20 has no WebSocket of its own.
+    realtime: { transport: ws, ...options.realtime }
+  })
+}
+
+export async function connectAs (token) {
+  const client = connect()
+  await client.realtime.setAuth(token)
+  return client
+}
+
+let fences = 0
+
+// A channel with bindings and, beside them, one to the fence table.
+export class Subscription {
+  changes = new Inbox()
+  statuses = new Inbox()
+  systems = new Inbox()
+
+  constructor (client, bindings, { topic = 'room', config = {} } = {}) {
+    this.client = client
+    this.channel = client.channel(topic, { config })
+    for (const binding of [bindings].flat()) {
+      this.channel.on('postgres_changes', binding, (change) => this.changes.put(change))
+    }
+    this.channel.on('postgres_changes', { event: 'INSERT', schema: 'fence', table: 'line' }, (change) => {
+      this.changes.put({ fence: change.new.n })
+    })
+    this.channel.on('system', {}, (message) => this.systems.put(message))
+  }
+
+  start () {
+    this.channel.subscribe((status, error) => this.statuses.put({ status, error }))
+    return this
+  }
+
+  async status (wanted) {
+    return await this.statuses.until(({ status, error }) => {
+      const refused = status === 'CHANNEL_ERROR' && wanted === 'SUBSCRIBED' && error !== undefined && !this.mayFail
+      if (refused) throw new Error(`${status}: ${error?.message}`)
+      return status === wanted
+    }, wanted)
+  }
+
+  // Everything that came before a row that was committed now.
+  async settled () {
+    const fence = await drawFence()
+    const before = []
+    for (;;) {
+      const change = await this.changes.take(`fence ${fence}`)
+      if (change.fence === fence) return before
+      if (change.fence === undefined) before.push(change)
+    }
+  }
+
+  async change () {
+    return await this.changes.until((change) => change.fence === undefined, 'a change')
+  }
+}
+
+export async function drawFence () {
+  fences += 1
+  await sql(`insert into fence.line values (${fences})`)
+  return fences
+}
+
+export async function subscribe (client, bindings, options) {
+  const subscription = new Subscription(client, bindings, options).start()
+  await subscription.status('SUBSCRIBED')
+  return subscription
+}
+
+export const messages = { event: '*', schema: 'public', table: 'messages' }
+
+export const say = (conversation, content) => sql(
+  `insert into messages (conversation_id, sender_id, sender_type, content)
+   values ('${conversation}', '${ALICE}', 'user', '${content}')`
+)
+
+export const contents = (changes) => changes.map((change) => change.new.content)

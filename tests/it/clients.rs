@@ -1,0 +1,126 @@
+//! Stock supabase-js, an old release and the newest, in Node (`tests/clients/`): each scenario against a server of its
+//! own, once with each release.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+use walcast::testing::{App, JWT_SECRET, PUBLISHABLE_KEY};
+
+const SCHEMA: &str = "
+    insert into conversations (id, type, participant_ids) values
+      ('c0000000-0000-4000-8000-00000000000a', 'direct', '{a0000000-0000-4000-8000-000000000001}'),
+      ('c0000000-0000-4000-8000-00000000000b', 'direct', '{b0000000-0000-4000-8000-000000000002}');
+    create table notes (id int primary key, body text, rank int);
+    create table kinds (id bigint primary key, amount numeric, yes boolean, doc jsonb, tags text[], at timestamp, nothing text);
+    grant select on notes, kinds to anon, authenticated;
+    alter publication supabase_realtime add table notes, kinds;
+";
+
+/// Longer than any single wait inside a scenario, so that the scenario says what it waited for.
+const SCENARIO_MAX: Duration = Duration::from_secs(90);
+
+async fn check(release: &str, scenario: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    assert!(
+        folder.join("node_modules/ws").exists(),
+        "supabase-js is not installed; run: npm ci --prefix tests/clients"
+    );
+    let mut app = App::start(env!("CARGO_BIN_EXE_walcast"), SCHEMA).await;
+    let mut node = Command::new("node")
+        .args(["--no-deprecation", "run.mjs", release, scenario])
+        .current_dir(folder)
+        .env(
+            "WALCAST_URL",
+            format!("http://127.0.0.1:{}", app.server.port()),
+        )
+        .env("WALCAST_JWT_SECRET", JWT_SECRET)
+        .env("WALCAST_PUBLISHABLE_KEY", PUBLISHABLE_KEY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("node is installed; else run: apt-get install nodejs npm");
+    let mut answers = node.stdin.take().unwrap();
+    let mut requests = BufReader::new(node.stdout.take().unwrap()).lines();
+    let mut complaints = node.stderr.take().unwrap();
+    let complaints = tokio::spawn(async move {
+        let mut text = String::new();
+        complaints
+            .read_to_string(&mut text)
+            .await
+            .map(|_length| text)
+    });
+    let serve = async {
+        while let Some(line) = requests.next_line().await.unwrap() {
+            // Old releases log to stdout as well.
+            let Ok(request) = serde_json::from_str::<Value>(&line) else {
+                continue;
+            };
+            if let Some(sql) = request["sql"].as_str() {
+                app.sql(sql).await;
+            } else if request["server"] == "kill" {
+                app.server.kill().await;
+            } else if request["server"] == "start" {
+                app.server.spawn();
+                app.server.ready().await;
+            }
+            answers.write_all(b"done\n").await.unwrap();
+        }
+    };
+    let in_time = tokio::time::timeout(SCENARIO_MAX, serve).await.is_ok();
+    if !in_time {
+        node.start_kill().unwrap();
+    }
+    let status = node.wait().await.unwrap();
+    let complaints = complaints.await.unwrap().unwrap();
+    assert!(
+        in_time && status.success(),
+        "{scenario} with the {release} release: {complaints}"
+    );
+}
+
+macro_rules! scenarios {
+    ($($test:ident = $scenario:literal,)*) => {
+        mod old_release {
+            $(#[tokio::test] async fn $test() { super::check("old", $scenario).await; })*
+        }
+        mod new_release {
+            $(#[tokio::test] async fn $test() { super::check("new", $scenario).await; })*
+        }
+        /// Every scenario of the file is in the list above.
+        #[test]
+        fn no_scenario_is_forgotten() {
+            let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/scenarios.mjs")).unwrap();
+            let listed = [$($scenario),*];
+            let written = file.lines().filter_map(|line| line.strip_prefix("export async function ")?.split(' ').next());
+            assert_eq!(written.collect::<Vec<_>>(), listed);
+        }
+    };
+}
+
+scenarios! {
+    inserts_updates_and_deletes_arrive = "insertsUpdatesAndDeletesArrive",
+    only_the_wanted_events_arrive = "onlyTheWantedEventsArrive",
+    filters_hold = "filtersHold",
+    select_limits_columns = "selectLimitsColumns",
+    wildcards_match = "wildcardsMatch",
+    each_user_sees_their_own = "eachUserSeesTheirOwn",
+    two_channels_share_a_socket = "twoChannelsShareASocket",
+    anon_sees_only_what_is_public = "anonSeesOnlyWhatIsPublic",
+    wrong_tokens_are_refused = "wrongTokensAreRefused",
+    an_expired_token_ends_the_channel = "anExpiredTokenEndsTheChannel",
+    a_refreshed_token_keeps_the_channel = "aRefreshedTokenKeepsTheChannel",
+    a_new_token_changes_what_is_seen = "aNewTokenChangesWhatIsSeen",
+    a_token_from_a_callback_counts_from_the_start = "aTokenFromACallbackCountsFromTheStart",
+    channels_come_back_after_a_restart = "channelsComeBackAfterARestart",
+    a_channel_can_leave_and_join_again = "aChannelCanLeaveAndJoinAgain",
+    broadcast_and_presence_may_be_asked_for = "broadcastAndPresenceMayBeAskedFor",
+    bad_filters_are_told = "badFiltersAreTold",
+    values_keep_their_types = "valuesKeepTheirTypes",
+    many_changes_arrive_in_order = "manyChangesArriveInOrder",
+}

@@ -1,0 +1,19 @@
+//! walcast from outside: the real binary, a real Postgres, real sockets. A module per promise.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "clippy.toml allows these in #[test] functions; this covers their helpers"
+)]
+
+mod clients;
+mod delivery;
+mod filters;
+mod harness;
+mod isolation;
+mod operations;
+mod rendering;
+mod values;
+mod visibility;
+mod wire_input;
+mod world;
