@@ -188,6 +188,7 @@ fn remedy(sqlstate: &str) -> &'static str {
         "3D000" => "; check the database's name in the URL, or run: create database …",
         "53300" => "; raise max_connections, or connect fewer clients",
         "57P03" => "; it is starting or stopping, wait",
+        "42501" => "; replication needs the attribute: alter role … replication",
         _ => "",
     }
 }
@@ -217,6 +218,12 @@ impl Database {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.parameters.database
+    }
+
+    /// Whether servers that take no writes are passed over (`target_session_attrs=read-write`).
+    #[must_use]
+    pub fn wants_writes(&self) -> bool {
+        self.parameters.read_write
     }
 
     /// Opens a session: the hosts in order, each within the connect timeout. Its driver runs on `tasks` until the client
@@ -263,10 +270,13 @@ impl Database {
     ///
     /// # Errors
     /// No host could be used; the last one's error.
-    pub async fn attempt<T, F: Future<Output = Result<T, ConnectError>>>(
+    pub async fn attempt<T, F>(
         &self,
         start: impl Fn(Transport, String) -> F,
-    ) -> Result<T, ConnectError> {
+    ) -> Result<T, ConnectError>
+    where
+        F: Future<Output = Result<T, ConnectError>>,
+    {
         let mut failure = None;
         for host in &self.parameters.hosts {
             for (encryption, last) in self.encryptions(&host.place) {

@@ -77,8 +77,8 @@ pub(super) enum Output {
     Ask(Ask),
     /// Ask the stream for its position.
     Poke,
-    /// Everything before this position is done with.
-    Confirm(Lsn),
+    /// Everything before this position of this epoch is done with.
+    Confirm(Epoch, Lsn),
 }
 
 /// Bindings to be checked for a role.
@@ -1307,9 +1307,11 @@ impl Conductor {
 
     fn confirm(&mut self) {
         let routed = self.routed();
-        if routed > self.confirmed {
+        if let Some(epoch) = self.epoch
+            && routed > self.confirmed
+        {
             self.confirmed = routed;
-            self.outputs.push_back(Output::Confirm(routed));
+            self.outputs.push_back(Output::Confirm(epoch, routed));
         }
     }
 

@@ -25,12 +25,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Claims;
 use crate::catalog::Catalog;
-use crate::change::{Lsn, StreamEvent};
+use crate::change::StreamEvent;
 use crate::clock;
 use crate::database::Database;
 use crate::log::{Limits, Log, Outbox};
 use crate::realtime::Notice;
-use crate::replication::{self, ReplicationStatus};
+use crate::replication::assembler::{KeyResolver, SpoolOptions};
+use crate::replication::connection::{self, ReplicationOptions};
+use crate::replication::slot::SlotOptions;
+use crate::replication::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
+use crate::replication::stream::{Channels, Confirmed};
 use crate::routing::RequestedBinding;
 use conductor::{Conductor, Counts, Output, Rules};
 use standing::{Pool, Timeouts};
@@ -82,6 +86,8 @@ pub struct Handle {
     pub log: Arc<Log>,
     /// Whether changes flow.
     pub status: watch::Receiver<Status>,
+    /// What replication counts.
+    pub replication: Arc<ReplicationCounters>,
 }
 
 /// How the pipeline is doing.
@@ -133,8 +139,10 @@ pub struct Totals {
 pub struct Options {
     /// The database.
     pub database: Database,
-    /// Settings of the replication stage.
-    pub replication: replication::Options,
+    /// The replication slot and the publications that it serves.
+    pub slot: SlotOptions,
+    /// Where transactions wait for their commit.
+    pub spool: SpoolOptions,
     /// Bounds of the log.
     pub log: Limits,
     /// Connections for identities that are known to answer quickly.
@@ -168,22 +176,33 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
     let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
     let (status_out, status) = watch::channel(Status::default());
     let (events_out, events) = mpsc::channel(EVENTS_MAX);
-    let (confirmed, confirmed_in) = watch::channel(Lsn::ZERO);
+    let (confirmed, confirmed_in) = watch::channel(Confirmed::NOTHING);
     let (replication_out, replication) = watch::channel(ReplicationStatus::default());
     let (catalog_out, catalog) = watch::channel(Arc::<Catalog>::default());
     let poke = Arc::new(Notify::new());
-    let stage = replication::Stage {
-        options: options.replication.clone(),
-        database: options.database.clone(),
-        key_resolver: key_resolver(catalog),
+    let counters = Arc::new(ReplicationCounters::default());
+    let channels = Channels {
         events: events_out,
         confirmed: confirmed_in,
         poke: Arc::clone(&poke),
-        status: replication_out,
-        tasks: tasks.clone(),
-        stop: stop.clone(),
+        cancel: stop.clone(),
+        counters: Arc::clone(&counters),
     };
-    tasks.spawn(replication::run(stage));
+    let replication_options = ReplicationOptions {
+        database: options.database.clone(),
+        slot: options.slot.clone(),
+        application_name: "walcast".to_owned(),
+        key_resolver: key_resolver(catalog),
+        // The fingerprint that comes with every snapshot tells of any change; no message is needed.
+        message_prefixes: Vec::new(),
+        spool: options.spool.clone(),
+    };
+    tasks.spawn(connection::run(
+        replication_options,
+        channels,
+        replication_out,
+        tasks.clone(),
+    ));
     let (workers, done) = Workers::start(&options, tasks, stop);
     let rules = Rules {
         timeouts: Timeouts {
@@ -213,12 +232,13 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         commands,
         log,
         status,
+        replication: counters,
     }
 }
 
 /// The primary key by the newest catalog, where the stream does not tell it: under replica identity full every column
 /// is marked as key.
-fn key_resolver(catalog: watch::Receiver<Arc<Catalog>>) -> replication::KeyResolver {
+fn key_resolver(catalog: watch::Receiver<Arc<Catalog>>) -> KeyResolver {
     Arc::new(move |relation| {
         let catalog = catalog.borrow();
         let marked = || {
@@ -252,7 +272,7 @@ struct Driver {
     done: mpsc::Receiver<Done>,
     events: mpsc::Receiver<StreamEvent>,
     commands: mpsc::Receiver<Command>,
-    confirmed: watch::Sender<Lsn>,
+    confirmed: watch::Sender<Confirmed>,
     replication: watch::Receiver<ReplicationStatus>,
     catalog: watch::Sender<Arc<Catalog>>,
     poke: Arc<Notify>,
@@ -343,8 +363,8 @@ impl Driver {
                 Output::Resolve(resolve) => self.workers.resolve(resolve),
                 Output::Ask(ask) => self.workers.ask(ask),
                 Output::Poke => self.poke.notify_one(),
-                Output::Confirm(position) => {
-                    self.confirmed.send_replace(position);
+                Output::Confirm(epoch, lsn) => {
+                    self.confirmed.send_replace(Confirmed { epoch, lsn });
                 }
             }
         }
@@ -352,10 +372,11 @@ impl Driver {
 
     fn report(&self) {
         let replication = self.replication.borrow().clone();
-        let ready = self.conductor.is_ready() && replication.is_streaming();
+        let streaming = replication.state == ReplicationState::Streaming;
+        let ready = self.conductor.is_ready() && streaming;
         let detail = match () {
             () if ready => String::new(),
-            () if !replication.is_streaming() => replication.to_string(),
+            () if !streaming => replication.state.to_string(),
             () if self.waits_for_catalog => "the catalog of the database is being read".to_owned(),
             () => "replication is starting".to_owned(),
         };

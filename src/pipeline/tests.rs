@@ -216,7 +216,7 @@ impl Bench {
                 }
                 Output::Ask(ask) => self.asked.push(ask),
                 Output::TakeHorizon => self.wants_horizon = true,
-                Output::Poke | Output::Confirm(_) => {}
+                Output::Poke | Output::Confirm(..) => {}
             }
         }
     }

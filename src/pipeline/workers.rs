@@ -75,7 +75,7 @@ impl Workers {
             done: done.clone(),
         };
         let (horizons, horizons_in) = mpsc::channel(QUEUE_MAX);
-        let publications: Arc<[String]> = options.replication.publications.clone().into();
+        let publications: Arc<[String]> = options.slot.publications.clone().into();
         tasks
             .spawn(worker("walcast horizon").take_horizons(horizons_in, Arc::clone(&publications)));
         let (lookups, lookups_in) = mpsc::channel(QUEUE_MAX);

@@ -5,8 +5,11 @@
 //! transaction before its commit, nor of one that aborted.
 
 pub mod assembler;
+pub mod connection;
 #[cfg(any(test, feature = "testing"))]
 pub mod encode;
+mod guard;
+mod incarnation;
 pub mod login;
 mod merge;
 pub mod message;
@@ -15,7 +18,8 @@ pub mod pgoutput;
 pub mod progress;
 mod relations;
 mod replay;
+mod session;
+pub mod slot;
 mod spool;
-mod stub;
-
-pub use stub::*;
+pub mod status;
+pub mod stream;

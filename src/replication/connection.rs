@@ -1,0 +1,586 @@
+//! Keeps the stream going (io): slot, session, epoch, reconnects.
+//!
+//! In goes a database and a slot's name, out come [`StreamEvent`]s, for ever: a restart, a failover, a lost slot or a
+//! publication that is missing for a while end a session, never the stream. Each session begins with
+//! [`StreamEvent::Started`] and its loss is told by [`StreamEvent::Interrupted`]; whatever makes earlier positions
+//! meaningless begins a new epoch. Changes are handed down once: what a new session repeats is dropped.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tokio_postgres::Client;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::change::{Epoch, Lsn, StreamEvent};
+use crate::clock;
+use crate::database::{ConnectError, Database};
+
+use super::assembler::{Assembler, AssemblerOptions, KeyResolver, SpoolOptions};
+use super::guard::{Guard, Intervention, Ownership};
+use super::incarnation::{self, Incarnations, System};
+use super::progress::Progress;
+use super::session::{Session, SessionError};
+use super::slot::{self, Publication, SlotError, SlotOptions, SlotState};
+use super::status::{ReplicationState, ReplicationStatus};
+use super::stream::{Channels, End, Memory, Stream};
+
+/// Our walsender is ended by the server after so long without feedback: then a successor on another machine gets the
+/// slot of one that vanished.
+const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Feedback goes out at least so often: a few times within [`WAL_SENDER_TIMEOUT`].
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Pauses between attempts grow from the first to the second, with as much jitter again: short, because a restarted
+/// database is back within seconds and one waiting client costs it nothing.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// How long the holder of the slot may be a predecessor that is just ending; after that it is taken for alive.
+const HELD_GRACE: Duration = Duration::from_secs(12);
+
+/// How often a held slot is looked at.
+const HELD_INTERVAL: Duration = Duration::from_millis(300);
+
+/// How often the creation of a slot is looked at.
+const CREATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A walsender of ours that does not let go of the slot by itself in this time is ended.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What to replicate.
+pub struct ReplicationOptions {
+    /// Where.
+    pub database: Database,
+    /// Through which slot.
+    pub slot: SlotOptions,
+    /// Shown in `pg_stat_activity` and `pg_stat_replication`.
+    pub application_name: String,
+    /// Tells rows apart within a transaction.
+    pub key_resolver: KeyResolver,
+    /// Prefixes of the logical messages to hand down.
+    pub message_prefixes: Vec<Box<str>>,
+    /// Where transactions wait for their commit.
+    pub spool: SpoolOptions,
+}
+
+/// Nothing flows for now.
+#[derive(Debug, thiserror::Error)]
+enum ReplicationError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server or the slot is not as it must be.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// The session failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// Why an attempt ended.
+enum Outcome {
+    Ended(End),
+    Failed(ReplicationError),
+}
+
+impl<E: Into<ReplicationError>> From<E> for Outcome {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<End> for Outcome {
+    fn from(end: End) -> Self {
+        Self::Ended(end)
+    }
+}
+
+/// Replicates until cancelled or until nobody takes the events any more. Its tasks run on `tasks`.
+///
+/// Not cancel safe: cancel it through [`Channels::cancel`], so that the confirmed position reaches the server.
+pub async fn run(
+    options: ReplicationOptions,
+    channels: Channels,
+    status: watch::Sender<ReplicationStatus>,
+    tasks: TaskTracker,
+) {
+    let (demand, interventions) = mpsc::channel(1);
+    let (publications, began_with) = watch::channel(Vec::new());
+    let ownership = Arc::new(Ownership::new());
+    let guard = Guard {
+        database: options.database.clone(),
+        application_name: options.application_name.clone(),
+        slot: options.slot.clone(),
+        ownership: Arc::clone(&ownership),
+        publications: began_with,
+        status: status.clone(),
+        counters: Arc::clone(&channels.counters),
+        interventions: demand,
+    };
+    let stop = channels.cancel.child_token();
+    tasks.spawn(guard.watch(tasks.clone(), stop.clone()));
+    let assembler = Assembler::new(AssemblerOptions {
+        epoch: Epoch(0),
+        processed: Lsn::ZERO,
+        key_resolver: options.key_resolver,
+        message_prefixes: options.message_prefixes,
+        spool: options.spool,
+    });
+    let connection = Connection {
+        incarnations: Incarnations::new(options.slot.name.clone()),
+        database: options.database,
+        slot: options.slot,
+        application_name: options.application_name,
+        tasks,
+        channels,
+        status,
+        interventions,
+        ownership,
+        publications,
+        assembler,
+        memory: Memory {
+            epoch: Epoch(0),
+            last_commit: Lsn::ZERO,
+            position: Lsn::ZERO,
+            confirmed: Lsn::ZERO,
+        },
+        past_missing_publication: false,
+        told_interrupted: true,
+    };
+    connection.run().await;
+    stop.cancel();
+}
+
+struct Connection {
+    database: Database,
+    slot: SlotOptions,
+    application_name: String,
+    tasks: TaskTracker,
+    channels: Channels,
+    status: watch::Sender<ReplicationStatus>,
+    interventions: mpsc::Receiver<Intervention>,
+    ownership: Arc<Ownership>,
+    publications: watch::Sender<Vec<Publication>>,
+    incarnations: Incarnations,
+    assembler: Assembler,
+    memory: Memory,
+    /// The stream failed at a moment of the WAL when a publication did not exist.
+    past_missing_publication: bool,
+    /// No session is open as far as downstream knows.
+    told_interrupted: bool,
+}
+
+impl Connection {
+    async fn run(mut self) {
+        let mut pauses = pauses();
+        loop {
+            let sessions = self.channels.counters.sessions.load(Ordering::Relaxed);
+            let outcome = match self.attempt().await {
+                Ok(never) => match never {},
+                Err(outcome) => outcome,
+            };
+            self.publications.send_replace(Vec::new());
+            if self.channels.counters.sessions.load(Ordering::Relaxed) != sessions {
+                pauses = self::pauses();
+            }
+            let intervention = match outcome {
+                Outcome::Ended(End::Cancelled | End::Abandoned) => return,
+                Outcome::Ended(End::Intervention(intervention)) => Some(intervention),
+                Outcome::Ended(End::Lost(error)) => {
+                    self.past_missing_publication |= self.is_missing_publication(&error);
+                    self.fail(&error);
+                    None
+                }
+                Outcome::Ended(End::Assembly(error)) => {
+                    self.fail(&error);
+                    None
+                }
+                Outcome::Failed(error) => {
+                    self.fail(&error);
+                    None
+                }
+            };
+            // The slot first, downstream second: its queue may be full, and the server's disk fills meanwhile.
+            if let Some(intervention) = intervention {
+                if let Err(error) = self.intervene(intervention).await {
+                    self.fail(&error);
+                }
+                while self.interventions.try_recv().is_ok() {} // demands for what has just been done
+            }
+            if !self.tell_interrupted().await {
+                return;
+            }
+            let pause = pauses.next().unwrap_or(RETRY_MAX);
+            tokio::select! {
+                () = self.channels.cancel.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One session from connecting to its end.
+    async fn attempt(&mut self) -> Result<Infallible, Outcome> {
+        let cancel = self.channels.cancel.clone();
+        let client = tokio::select! {
+            () = cancel.cancelled() => return Err(End::Cancelled.into()),
+            client = self.database.connect(&self.tasks, &self.application_name) => client?,
+        };
+        let (confirmed, publications) = self.prepare_slot(&client).await?;
+        let mut session = Session::open(&self.database, &self.application_name).await?;
+        self.ownership.take(session.process_id);
+        let from = self
+            .begin_epoch(&client, &mut session, confirmed, &publications)
+            .await?;
+        drop(client);
+        let timeout = WAL_SENDER_TIMEOUT.as_millis();
+        session
+            .query(&format!("set wal_sender_timeout to '{timeout}ms'"))
+            .await?;
+        session
+            .start_streaming(&slot::start_command(&self.slot))
+            .await?;
+        self.assembler
+            .reset(self.memory.epoch, self.memory.last_commit);
+        self.channels
+            .counters
+            .sessions
+            .fetch_add(1, Ordering::Relaxed);
+        let epoch = self.memory.epoch;
+        info!(%epoch, %from, slot = self.slot.name, "streaming");
+        self.publications.send_replace(publications);
+        // Downstream may be busy for longer than the server waits, so the loop that gives feedback sends this too.
+        self.told_interrupted = false;
+        self.set_state(ReplicationState::Streaming);
+        let stream = Stream {
+            session: &mut session,
+            assembler: &mut self.assembler,
+            progress: Progress::new(confirmed, STATUS_INTERVAL),
+            memory: &mut self.memory,
+            channels: &mut self.channels,
+            interventions: &mut self.interventions,
+        };
+        let end = stream.run(StreamEvent::Started { epoch, from }).await;
+        session.close().await;
+        Err(end.into())
+    }
+
+    /// A slot that nobody else holds, its confirmed position, and the publications.
+    async fn prepare_slot(&mut self, client: &Client) -> Result<(Lsn, Vec<Publication>), Outcome> {
+        let mut held: Option<(i32, std::time::Instant)> = None;
+        loop {
+            let slot = slot::load(client, &self.slot).await?;
+            match &slot {
+                None
+                | Some(SlotState {
+                    active_pid: None, ..
+                }) => self.ownership.release(),
+                Some(SlotState {
+                    active_pid: Some(_),
+                    ..
+                }) => self.ownership.lose(),
+            }
+            let mut holder = None;
+            for finding in slot::check(client, &self.slot).await? {
+                match finding.problem {
+                    held @ SlotError::Held { .. } => holder = Some(held),
+                    problem if finding.blocks => return Err(problem.into()),
+                    _ => {}
+                }
+            }
+            if let Some(problem) = holder {
+                self.stand_by(problem, &mut held).await?;
+                continue;
+            }
+            match slot {
+                // Whoever held it a moment ago is asked for again.
+                Some(SlotState {
+                    active_pid: Some(_),
+                    ..
+                }) => {}
+                Some(SlotState {
+                    lost: Some(reason), ..
+                }) => {
+                    warn!(
+                        reason,
+                        slot = self.slot.name,
+                        "the slot is lost; dropping it to create it anew"
+                    );
+                    slot::drop(client, &self.slot).await?;
+                }
+                None => {
+                    self.create_slot(client).await?;
+                }
+                Some(SlotState {
+                    confirmed_flush: Some(confirmed),
+                    ..
+                }) => {
+                    let publications = slot::publications(client, &self.slot).await?;
+                    if std::mem::take(&mut self.past_missing_publication) {
+                        let confirmed = self.advance(client).await?;
+                        return Ok((confirmed, publications));
+                    }
+                    return Ok((confirmed, publications));
+                }
+                // Creation was cut short a moment ago; the server is still cleaning up.
+                Some(_) => sleep(HELD_INTERVAL).await,
+            }
+        }
+    }
+
+    /// Waits a little for the slot's holder to end.
+    async fn stand_by(
+        &mut self,
+        problem: SlotError,
+        held: &mut Option<(i32, std::time::Instant)>,
+    ) -> Result<(), Outcome> {
+        let SlotError::Held { pid, .. } = problem else {
+            return Err(problem.into());
+        };
+        let now = clock::instant();
+        let since = match *held {
+            Some((same, since)) if same == pid => since,
+            _ => {
+                *held = Some((pid, now));
+                now
+            }
+        };
+        // A predecessor that was killed leaves a walsender for a moment, or until its own timeout if the machine died.
+        if now.saturating_duration_since(since) >= HELD_GRACE {
+            let sentence = problem.to_string();
+            self.set_state(ReplicationState::Standby { pid, sentence });
+        }
+        tokio::select! {
+            () = self.channels.cancel.cancelled() => Err(End::Cancelled.into()),
+            () = sleep(HELD_INTERVAL) => Ok(()),
+        }
+    }
+
+    /// Creates the slot on a session of its own, so that the wait can be told and ended.
+    async fn create_slot(&mut self, client: &Client) -> Result<(), Outcome> {
+        self.set_state(ReplicationState::CreatingSlot {
+            waiting_for: Vec::new(),
+        });
+        let creator = self
+            .database
+            .connect(&self.tasks, &self.application_name)
+            .await?;
+        let row = creator
+            .query_one("select pg_catalog.pg_backend_pid()", &[])
+            .await;
+        let pid: i32 = row
+            .map_err(|source| SlotError::Query {
+                slot: self.slot.name.clone(),
+                source,
+            })?
+            .get(0);
+        self.incarnations.renew(client).await?;
+        self.ownership.take(pid);
+        let created = {
+            let options = self.slot.clone();
+            let creation = slot::create(&creator, &options);
+            tokio::pin!(creation);
+            loop {
+                tokio::select! {
+                    biased;
+                    created = &mut creation => break Ok(created),
+                    () = self.channels.cancel.cancelled() => break Err(End::Cancelled),
+                    Some(intervention) = self.interventions.recv() => {
+                        break Err(End::Intervention(intervention));
+                    }
+                    () = sleep(CREATE_INTERVAL) => {}
+                }
+                let waiting_for = slot::blockers(client, &options, pid).await?;
+                self.set_state(ReplicationState::CreatingSlot { waiting_for });
+            }
+        };
+        match created {
+            Ok(Ok(from)) => {
+                info!(%from, slot = self.slot.name, "created the replication slot");
+                Ok(())
+            }
+            Ok(Err(error)) if slot::is_held(&error) => Ok(()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(end) => {
+                // The WAL since the creation began is kept as well: at the limit it begins again.
+                slot::terminate(client, &self.slot, pid).await?;
+                Err(end.into())
+            }
+        }
+    }
+
+    /// Moves the slot to the end of the WAL and begins a new incarnation.
+    async fn advance(&mut self, client: &Client) -> Result<Lsn, SlotError> {
+        // In this order: a crash in between costs a resynchronisation, the other way round it would cost changes.
+        self.incarnations.renew(client).await?;
+        let confirmed = slot::advance(client, &self.slot).await?;
+        warn!(%confirmed, slot = self.slot.name, "moved the replication slot forward; subscribers must start over");
+        Ok(confirmed)
+    }
+
+    /// Finds out in which epoch the session's positions stand. Returns the position before which nothing follows.
+    async fn begin_epoch(
+        &mut self,
+        client: &Client,
+        session: &mut Session,
+        confirmed: Lsn,
+        publications: &[Publication],
+    ) -> Result<Lsn, Outcome> {
+        let (system, end) = identify(session).await?;
+        let oids = || {
+            publications
+                .iter()
+                .filter_map(|publication| publication.oid)
+        };
+        let mut epoch = incarnation::fold(system, self.incarnations.load(client).await?, oids());
+        if epoch == self.memory.epoch
+            && (confirmed > self.memory.confirmed || end < self.memory.position)
+        {
+            // Nobody but us confirms, so the slot was moved, or dropped and created, by others while we were away; or the
+            // WAL ends earlier than it did, as after a restored copy of the files.
+            warn!(
+                slot = self.slot.name,
+                "the replication slot was changed by others; subscribers must start over"
+            );
+            epoch = incarnation::fold(system, self.incarnations.renew(client).await?, oids());
+        }
+        if epoch != self.memory.epoch {
+            if self.memory.epoch != Epoch(0) {
+                self.channels
+                    .counters
+                    .epochs
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+            self.memory = Memory {
+                epoch,
+                last_commit: Lsn::ZERO,
+                position: confirmed,
+                confirmed,
+            };
+        }
+        Ok(confirmed)
+    }
+
+    /// Does to the slot what the guard demands.
+    async fn intervene(&mut self, intervention: Intervention) -> Result<(), ReplicationError> {
+        if intervention == Intervention::Restart {
+            return Ok(());
+        }
+        let client = self
+            .database
+            .connect(&self.tasks, &self.application_name)
+            .await?;
+        let began = clock::instant();
+        while let Some(SlotState {
+            active_pid: Some(pid),
+            ..
+        }) = slot::load(&client, &self.slot).await?
+        {
+            if clock::instant().saturating_duration_since(began) > RELEASE_TIMEOUT {
+                slot::terminate(&client, &self.slot, pid).await?;
+            }
+            sleep(HELD_INTERVAL).await;
+        }
+        self.ownership.release();
+        match intervention {
+            Intervention::Advance => {
+                self.advance(&client).await?;
+            }
+            Intervention::Recreate => {
+                self.incarnations.renew(&client).await?;
+                slot::drop(&client, &self.slot).await?;
+            }
+            Intervention::Restart => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the stream cannot get past a moment when a publication did not exist.
+    ///
+    /// By code and name, because the message is in the server's language.
+    fn is_missing_publication(&self, error: &SessionError) -> bool {
+        let SessionError::Server(error) = error else {
+            return false;
+        };
+        let names_one = |name: &String| error.message.contains(name.as_str());
+        error.sqlstate == "42704" && self.slot.publications.iter().any(names_one)
+    }
+
+    /// Tells downstream once that the session is over; false if we are done.
+    async fn tell_interrupted(&mut self) -> bool {
+        if self.told_interrupted {
+            return true;
+        }
+        self.told_interrupted = true;
+        tokio::select! {
+            () = self.channels.cancel.cancelled() => false,
+            sent = self.channels.events.send(StreamEvent::Interrupted) => sent.is_ok(),
+        }
+    }
+
+    fn set_state(&self, state: ReplicationState) {
+        self.status.send_if_modified(|status| {
+            let changed = status.state != state;
+            if changed
+                && !matches!(
+                    state,
+                    ReplicationState::Streaming | ReplicationState::Connecting
+                )
+            {
+                info!("{state}");
+            }
+            status.state = state;
+            changed
+        });
+    }
+
+    /// Says once what is wrong; a repetition of the same sentence is not said again.
+    fn fail(&self, error: &dyn Error) {
+        let mut sentence = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !sentence.contains(&text) {
+                sentence = format!("{sentence}: {text}");
+            }
+            cause = error.source();
+        }
+        self.set_state(ReplicationState::Failed { sentence });
+    }
+}
+
+async fn identify(session: &mut Session) -> Result<(System, Lsn), SessionError> {
+    let rows = session.query("IDENTIFY_SYSTEM").await?;
+    let row = rows.into_iter().next().ok_or(SessionError::Unexpected)?;
+    let mut fields = row.into_iter().map(Option::unwrap_or_default);
+    let mut field = || fields.next().ok_or(SessionError::Unexpected);
+    let (identifier, timeline, end) = (field()?, field()?, field()?);
+    let system = System {
+        identifier: identifier
+            .parse()
+            .map_err(|_no_number| SessionError::Unexpected)?,
+        timeline: timeline
+            .parse()
+            .map_err(|_no_number| SessionError::Unexpected)?,
+    };
+    Ok((
+        system,
+        end.parse().map_err(|_no_lsn| SessionError::Unexpected)?,
+    ))
+}
+
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(RETRY_MIN)
+        .with_max_delay(RETRY_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

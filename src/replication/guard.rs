@@ -1,0 +1,274 @@
+//! Watches the WAL that the server keeps for our slot (io).
+//!
+//! In go the slot as the server shows it and a limit, out come warnings and, at the limit, a demand: give up the changes
+//! rather than fill the database's disk. Never touches the slot itself, and demands nothing while another process holds
+//! it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::database::Database;
+
+use super::slot::{self, Publication, SlotError, SlotOptions, SlotState};
+use super::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
+
+/// How often the slot is looked at: one cheap query. In this time even a fast disk writes less than the default limit.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// One look must not take longer.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// In [`Ownership`]: another process holds the slot, or we do not know yet.
+const NOT_OURS: i32 = -1;
+
+/// In [`Ownership`]: nobody holds the slot, so it is ours to repair.
+const FREE: i32 = 0;
+
+/// Whose slot it is, as the connection last saw it.
+#[derive(Debug)]
+pub(super) struct Ownership(AtomicI32);
+
+impl Ownership {
+    pub(super) const fn new() -> Self {
+        Self(AtomicI32::new(NOT_OURS))
+    }
+
+    /// Process `pid` reads or creates it for us.
+    pub(super) fn take(&self, pid: i32) {
+        self.0.store(pid, Ordering::Relaxed);
+    }
+
+    /// Nobody holds it.
+    pub(super) fn release(&self) {
+        self.0.store(FREE, Ordering::Relaxed);
+    }
+
+    /// Another process holds it.
+    pub(super) fn lose(&self) {
+        self.0.store(NOT_OURS, Ordering::Relaxed);
+    }
+
+    fn covers(&self, slot: &SlotState) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            NOT_OURS => false,
+            pid => slot.active_pid.is_none_or(|active| active == pid),
+        }
+    }
+}
+
+/// What must be done to the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intervention {
+    /// Move it to the end of the WAL.
+    Advance,
+    /// Drop it and create it anew.
+    Recreate,
+    /// Leave it, but begin another session: the publications are not those that it began with.
+    Restart,
+}
+
+/// What one look says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judgement {
+    Fine,
+    /// More than half of the limit.
+    Warn,
+    /// Over the limit, and not for want of confirmation: an old transaction.
+    HeldBack,
+    Demand(Intervention),
+}
+
+fn judge(slot: &SlotState, retained_wal_bytes_max: u64) -> Judgement {
+    let limit = retained_wal_bytes_max;
+    if slot.lag_bytes >= limit {
+        Judgement::Demand(Intervention::Advance)
+    } else if slot.retained_bytes >= limit.saturating_mul(2) {
+        // Moving forward does not help: what keeps the WAL is the oldest transaction that was open then.
+        Judgement::Demand(Intervention::Recreate)
+    } else if slot.retained_bytes >= limit {
+        Judgement::HeldBack
+    } else if slot.retained_bytes >= limit / 2 {
+        Judgement::Warn
+    } else {
+        Judgement::Fine
+    }
+}
+
+/// The task that looks.
+pub(super) struct Guard {
+    pub(super) database: Database,
+    pub(super) application_name: String,
+    pub(super) slot: SlotOptions,
+    pub(super) ownership: Arc<Ownership>,
+    /// The publications that the session in force began with; empty while there is none.
+    pub(super) publications: watch::Receiver<Vec<Publication>>,
+    pub(super) status: watch::Sender<ReplicationStatus>,
+    pub(super) counters: Arc<ReplicationCounters>,
+    /// Room for one demand: another one waits until it is met.
+    pub(super) interventions: mpsc::Sender<Intervention>,
+}
+
+impl Guard {
+    /// Looks every few seconds until cancelled.
+    pub(super) async fn watch(self, tasks: TaskTracker, cancel: CancellationToken) {
+        let mut client = None;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+            let look = async {
+                if client.as_ref().is_none_or(Client::is_closed) {
+                    client = Some(
+                        self.database
+                            .connect(&tasks, &self.application_name)
+                            .await
+                            .ok()?,
+                    );
+                }
+                Some(self.look(client.as_ref()?).await)
+            };
+            // The connection says itself, and louder, that the database is away.
+            match timeout(LOOK_TIMEOUT, look).await {
+                Ok(None) => {}
+                Ok(Some(Ok(()))) => {}
+                Ok(Some(Err(error))) => {
+                    debug!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot look at the replication slot"
+                    );
+                    client = None;
+                }
+                Err(_elapsed) => client = None,
+            }
+        }
+    }
+
+    async fn look(&self, client: &Client) -> Result<(), SlotError> {
+        let Some(slot) = slot::load(client, &self.slot).await? else {
+            return Ok(());
+        };
+        self.counters
+            .retained_bytes
+            .store(slot.retained_bytes, Ordering::Relaxed);
+        self.counters
+            .lag_bytes
+            .store(slot.lag_bytes, Ordering::Relaxed);
+        if !self.ownership.covers(&slot) {
+            self.warn(None);
+            return Ok(());
+        }
+        if self.publications_changed(client).await? {
+            let _waits_already = self.interventions.try_send(Intervention::Restart);
+        }
+        let (retained, limit) = (
+            mebibytes(slot.retained_bytes),
+            mebibytes(self.slot.retained_wal_bytes_max),
+        );
+        let name = &self.slot.name;
+        let keeps = format!(
+            "replication slot {name:?} keeps {retained} MiB of WAL; the limit is {limit} MiB"
+        );
+        match judge(&slot, self.slot.retained_wal_bytes_max) {
+            Judgement::Fine => self.warn(None),
+            Judgement::Warn => self.warn(Some(format!(
+                "{keeps}, where it is moved forward and subscribers start over"
+            ))),
+            Judgement::HeldBack => {
+                let because = match slot::oldest_transaction(client, &self.slot).await? {
+                    Some(pid) => format!(
+                        "process {pid} has a transaction open; run: select pg_terminate_backend({pid})"
+                    ),
+                    None => "a prepared transaction is open; see pg_prepared_xacts".to_owned(),
+                };
+                self.warn(Some(format!("{keeps}, because {because}")));
+            }
+            Judgement::Demand(intervention) => {
+                if self.interventions.try_send(intervention).is_ok() {
+                    warn!(
+                        ?intervention,
+                        "{keeps}, so it is given up, and subscribers must start over"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From PostgreSQL 18 on a publication that is missing raises nothing in the stream: its changes are just not there.
+    async fn publications_changed(&self, client: &Client) -> Result<bool, SlotError> {
+        let began_with = self.publications.borrow().clone();
+        if began_with.is_empty() || self.status.borrow().state != ReplicationState::Streaming {
+            return Ok(false);
+        }
+        Ok(slot::publications(client, &self.slot).await? != began_with)
+    }
+
+    fn warn(&self, warning: Option<String>) {
+        self.status.send_if_modified(|status| {
+            let changed = status.warning != warning;
+            if let (None, Some(warning)) = (&status.warning, &warning) {
+                warn!("{warning}");
+            }
+            status.warning = warning;
+            changed
+        });
+    }
+}
+
+const fn mebibytes(bytes: u64) -> u64 {
+    bytes >> 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(retained_bytes: u64, lag_bytes: u64, expected: Judgement) {
+        let slot = SlotState {
+            retained_bytes,
+            lag_bytes,
+            ..SlotState::default()
+        };
+        assert_eq!(judge(&slot, 100), expected);
+    }
+
+    #[test]
+    fn a_slot_is_moved_where_that_helps_and_created_anew_where_not() {
+        check(49, 49, Judgement::Fine);
+        check(50, 0, Judgement::Warn);
+        check(100, 99, Judgement::HeldBack);
+        check(199, 0, Judgement::HeldBack);
+        check(100, 100, Judgement::Demand(Intervention::Advance));
+        check(500, 100, Judgement::Demand(Intervention::Advance));
+        check(200, 99, Judgement::Demand(Intervention::Recreate));
+    }
+
+    #[test]
+    fn nothing_is_demanded_of_a_slot_that_another_process_holds() {
+        let ownership = Ownership::new();
+        let (free, held) = (
+            SlotState::default(),
+            SlotState {
+                active_pid: Some(7),
+                ..SlotState::default()
+            },
+        );
+        assert!(!ownership.covers(&free) && !ownership.covers(&held));
+        ownership.release();
+        assert!(ownership.covers(&free) && !ownership.covers(&held));
+        ownership.take(7);
+        assert!(ownership.covers(&free) && ownership.covers(&held));
+        ownership.lose();
+        assert!(!ownership.covers(&held));
+    }
+}

@@ -1,0 +1,346 @@
+//! The streaming itself (io): from the socket through the assembler to the pipeline, and feedback the other way.
+//!
+//! One loop owns the socket. It reads only while downstream takes what it has, and sends feedback all the time: a server
+//! that hears nothing ends the session, and the queue downstream may stay full for long. Follows the Postgres manual,
+//! "Streaming Replication Protocol".
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::change::{Epoch, Lsn, PgTime, StreamEvent};
+use crate::clock;
+
+use super::assembler::{AssembleError, Assembler, Step};
+use super::guard::Intervention;
+use super::message::{ServerMessage, StreamMessage, encode_status_update};
+use super::progress::Progress;
+use super::session::{Session, SessionError};
+use super::status::ReplicationCounters;
+
+/// The loop looks at the time at least this often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// After so long without a word the server is asked for one.
+const SILENCE_ASK: Duration = Duration::from_secs(10);
+
+/// After so long it is given up. Long, because PostgreSQL 14 says nothing while it decodes a large transaction of tables
+/// that are not published; a machine that vanished is noticed by TCP keepalives much sooner.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
+
+/// What downstream no longer needs replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The series that `lsn` belongs to; ignored unless it is the one in force.
+    pub epoch: Epoch,
+    /// An end LSN, or a position from [`StreamEvent::Position`].
+    pub lsn: Lsn,
+}
+
+impl Confirmed {
+    /// Nothing yet: what the channel begins with.
+    pub const NOTHING: Self = Self {
+        epoch: Epoch(0),
+        lsn: Lsn::ZERO,
+    };
+}
+
+/// What replication is connected with.
+pub struct Channels {
+    /// Where the events go. Full means wait: feedback goes on, reading does not.
+    pub events: mpsc::Sender<StreamEvent>,
+    /// How far downstream has got. Never moves backwards within an epoch.
+    pub confirmed: watch::Receiver<Confirmed>,
+    /// Asks the server where it is; the answer comes as a [`StreamEvent::Position`] unless a transaction is under way.
+    pub poke: Arc<Notify>,
+    /// Ends it all: the last confirmed position is sent first.
+    pub cancel: CancellationToken,
+    /// Numbers for metrics.
+    pub counters: Arc<ReplicationCounters>,
+}
+
+/// How far it has come, across sessions.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) epoch: Epoch,
+    /// Start of the last commit that was handed down whole.
+    pub(super) last_commit: Lsn,
+    /// Furthest position of the server that was heard of.
+    pub(super) position: Lsn,
+    /// Highest position that was ever confirmed.
+    pub(super) confirmed: Lsn,
+}
+
+/// Why a stream ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// We were asked to.
+    Cancelled,
+    /// Nobody takes the events any more.
+    Abandoned,
+    /// The guard wants something done to the slot.
+    Intervention(Intervention),
+    /// The connection is lost.
+    Lost(SessionError),
+    /// What the server sent makes no sense, or the spool failed.
+    Assembly(AssembleError),
+}
+
+impl From<SessionError> for End {
+    fn from(error: SessionError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl From<AssembleError> for End {
+    fn from(error: AssembleError) -> Self {
+        Self::Assembly(error)
+    }
+}
+
+/// What keeps the loop from going on at once.
+enum Wait {
+    /// Nothing: other tasks go first, then on.
+    Nobody,
+    /// More bytes.
+    Server,
+    /// Room in the queue for this event.
+    Downstream(StreamEvent),
+}
+
+/// One streaming session.
+pub(super) struct Stream<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) assembler: &'a mut Assembler,
+    pub(super) progress: Progress,
+    pub(super) memory: &'a mut Memory,
+    pub(super) channels: &'a mut Channels,
+    pub(super) interventions: &'a mut mpsc::Receiver<Intervention>,
+}
+
+impl Stream<'_> {
+    /// Hands down `first`, then streams until something ends it. After a loss, what arrived whole has been handed down.
+    pub(super) async fn run(mut self, first: StreamEvent) -> End {
+        let end = match self.pump(first).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        match end {
+            // Transactions that are committed are here to their last part; without this they would be torn.
+            End::Lost(error) => match self.drain().await {
+                Ok(()) => End::Lost(error),
+                Err(end) => end,
+            },
+            End::Cancelled => {
+                // What downstream confirmed up to the last moment spares the next start that much.
+                self.take_confirmed();
+                let feedback = self.progress.feedback();
+                self.memory.confirmed = self.memory.confirmed.max(feedback.flushed);
+                encode_status_update(feedback, false, now_pg(), self.session.outgoing());
+                End::Cancelled
+            }
+            end => end,
+        }
+    }
+
+    async fn pump(&mut self, first: StreamEvent) -> Result<Infallible, End> {
+        let mut heard = clock::instant();
+        let mut asked = heard;
+        let mut blocked = Some(first);
+        let mut ask = false;
+        loop {
+            let wait = match blocked.take() {
+                None => self.work()?,
+                Some(event) => self.hand_down(event)?,
+            };
+            let now = clock::instant();
+            if matches!(wait, Wait::Server) {
+                let silent = now.saturating_duration_since(heard);
+                if silent > SILENCE_MAX {
+                    return Err(SessionError::Silent.into());
+                }
+                ask |= silent > SILENCE_ASK && now.saturating_duration_since(asked) > SILENCE_ASK;
+            } else {
+                heard = now; // what we do not read cannot be heard
+            }
+            if ask {
+                asked = now;
+            }
+            self.take_confirmed();
+            self.give_feedback(now, std::mem::take(&mut ask)).await?;
+            let tick = now.checked_add(TICK);
+            let due = self
+                .progress
+                .next_timeout()
+                .into_iter()
+                .chain(tick)
+                .min()
+                .unwrap_or(now);
+            let due = tokio::time::sleep_until(due.max(now).into());
+            tokio::select! {
+                biased;
+                () = self.channels.cancel.cancelled() => return Err(End::Cancelled),
+                Some(intervention) = self.interventions.recv() => return Err(End::Intervention(intervention)),
+                () = self.channels.poke.notified() => ask = true,
+                Ok(()) = self.channels.confirmed.changed() => {}
+                () = tokio::task::yield_now(), if matches!(wait, Wait::Nobody) => {}
+                room = self.channels.events.reserve(), if matches!(wait, Wait::Downstream(_)) => {
+                    // The room is given back and taken again by `hand_down`: nobody else sends into this queue.
+                    drop(room.map_err(|_closed| End::Abandoned)?);
+                }
+                count = self.session.fill(), if matches!(wait, Wait::Server) => {
+                    let count = u64::try_from(count?).unwrap_or(u64::MAX);
+                    self.channels.counters.received_bytes.fetch_add(count, Ordering::Relaxed);
+                    heard = clock::instant();
+                }
+                () = due => {}
+            }
+            if let Wait::Downstream(event) = wait {
+                blocked = Some(event);
+            }
+        }
+    }
+
+    /// Hands down what is here, up to a bounded piece of work.
+    fn work(&mut self) -> Result<Wait, End> {
+        loop {
+            match self.assembler.poll()? {
+                Step::Event(event) => match self.hand_down(event)? {
+                    Wait::Nobody => {}
+                    wait => return Ok(wait),
+                },
+                Step::Busy => return Ok(Wait::Nobody),
+                // Bounded by what one read brings.
+                Step::Idle => match self.session.poll()? {
+                    Some(message) => self.take(message)?,
+                    None => return Ok(Wait::Server),
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, message: ServerMessage) -> Result<(), End> {
+        match message {
+            ServerMessage::CopyData(bytes) => {
+                match StreamMessage::decode(bytes).map_err(SessionError::from)? {
+                    StreamMessage::XLogData { start, data } => {
+                        self.progress.receive(start);
+                        self.assembler.handle(data)?;
+                    }
+                    StreamMessage::Keepalive {
+                        wal_end,
+                        reply_requested,
+                    } => {
+                        let in_transaction = self.assembler.in_transaction();
+                        self.progress
+                            .receive_keepalive(wal_end, reply_requested, in_transaction);
+                        self.assembler.handle_keepalive(wal_end);
+                        self.memory.position = self.memory.position.max(wal_end);
+                        self.channels
+                            .counters
+                            .received_lsn
+                            .store(wal_end.bytes(), Ordering::Relaxed);
+                    }
+                }
+            }
+            ServerMessage::Error(error) => return Err(SessionError::Server(error).into()),
+            ServerMessage::CopyDone | ServerMessage::Complete | ServerMessage::Ready => {
+                return Err(SessionError::Ended.into());
+            }
+            ServerMessage::Other | ServerMessage::Parameter { .. } => {}
+            ServerMessage::Authentication(_)
+            | ServerMessage::ProcessId(_)
+            | ServerMessage::Row(_)
+            | ServerMessage::CopyBoth => return Err(SessionError::Unexpected.into()),
+        }
+        Ok(())
+    }
+
+    /// Sends `event`, or gives it back if there is no room.
+    fn hand_down(&mut self, event: StreamEvent) -> Result<Wait, End> {
+        let room = match self.channels.events.try_reserve() {
+            Ok(room) => room,
+            Err(TrySendError::Full(())) => return Ok(Wait::Downstream(event)),
+            Err(TrySendError::Closed(())) => return Err(End::Abandoned),
+        };
+        let done = match &event {
+            StreamEvent::Part(part) => Some((Arc::clone(&part.commit), part.last)),
+            StreamEvent::Skipped { commit, .. } => Some((Arc::clone(commit), true)),
+            StreamEvent::Position(position) => {
+                self.memory.position = self.memory.position.max(*position);
+                None
+            }
+            StreamEvent::Started { .. }
+            | StreamEvent::Message { .. }
+            | StreamEvent::Interrupted => None,
+        };
+        if let Some((commit, last)) = done {
+            // Before it is sent: a keepalive must not confirm what downstream has only begun with.
+            self.progress.hand_down(commit.end_lsn);
+            if last {
+                self.memory.last_commit = commit.lsn;
+                self.memory.position = self.memory.position.max(commit.end_lsn);
+                self.channels
+                    .counters
+                    .transactions
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        room.send(event);
+        Ok(Wait::Nobody)
+    }
+
+    /// Hands down what the assembler still holds.
+    async fn drain(&mut self) -> Result<(), End> {
+        loop {
+            let mut event = match self.assembler.poll()? {
+                Step::Event(event) => event,
+                Step::Busy => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Step::Idle => return Ok(()),
+            };
+            while let Wait::Downstream(same) = self.hand_down(event)? {
+                event = same;
+                tokio::select! {
+                    biased;
+                    () = self.channels.cancel.cancelled() => return Err(End::Cancelled),
+                    Some(intervention) = self.interventions.recv() => return Err(End::Intervention(intervention)),
+                    room = self.channels.events.reserve() => drop(room.map_err(|_closed| End::Abandoned)?),
+                }
+            }
+        }
+    }
+
+    fn take_confirmed(&mut self) {
+        let confirmed = *self.channels.confirmed.borrow_and_update();
+        if confirmed.epoch == self.memory.epoch {
+            self.progress.process(confirmed.lsn);
+        }
+    }
+
+    async fn give_feedback(&mut self, now: Instant, ask: bool) -> Result<(), End> {
+        let due = self.progress.poll_feedback(now);
+        if due.is_none() && !ask {
+            return Ok(());
+        }
+        let feedback = due.unwrap_or_else(|| self.progress.feedback());
+        self.memory.confirmed = self.memory.confirmed.max(feedback.flushed);
+        let counters = &self.channels.counters;
+        counters
+            .confirmed_lsn
+            .store(feedback.flushed.bytes(), Ordering::Relaxed);
+        encode_status_update(feedback, ask, now_pg(), self.session.outgoing());
+        Ok(self.session.flush().await?)
+    }
+}
+
+fn now_pg() -> PgTime {
+    PgTime::from_unix_micros(clock::unix_micros())
+}
