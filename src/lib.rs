@@ -17,6 +17,7 @@ pub mod policy;
 pub mod realtime;
 pub mod replication;
 pub mod routing;
+pub mod server;
 pub mod shutdown;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,0 +1,106 @@
+//! The HTTP endpoints beside the socket (protocol.md §1.4).
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CONTENT_TYPE,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::{Server, bearer};
+use crate::clock;
+
+/// Alive: says nothing about the database.
+pub(super) async fn healthcheck() -> &'static str {
+    "ok"
+}
+
+/// Whether changes flow, and in one line why not.
+pub(super) async fn ready(State(server): State<Arc<Server>>) -> (StatusCode, String) {
+    if server.shutdown.draining.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".into());
+    }
+    let status = server.pipeline.status.borrow().clone();
+    let code = if status.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let detail = match (status.detail.as_str(), status.ready) {
+        ("", true) => "ready",
+        ("", false) => "starting",
+        (detail, _) => detail,
+    };
+    (code, format!("{}\n", detail.replace(['\n', '\r'], " ")))
+}
+
+/// The metrics, to whom they are open.
+pub(super) async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
+    if let Some(secret) = &server.options.metrics_secret {
+        let signed = bearer::token(&headers)
+            .is_some_and(|token| bearer::is_signed(token, secret, clock::unix_seconds()));
+        if !signed {
+            return StatusCode::FORBIDDEN.into_response();
+        }
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], server.metrics.encode()).into_response()
+}
+
+pub(super) async fn ping() -> Response {
+    Json(json!({"message": "Success"})).into_response()
+}
+
+/// The health of the one tenant there is, whatever it is called: stock compose files ask for it with the `anon` key.
+pub(super) async fn tenant_health(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+) -> Response {
+    let verified = bearer::token(&headers).is_some_and(|token| {
+        let verifier = &server.options.verifier;
+        verifier.verify(token, clock::unix_seconds()).is_ok()
+    });
+    if !verified {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let ready = server.pipeline.status.borrow().ready;
+    let data = json!({
+        "healthy": ready,
+        "db_connected": ready,
+        "replication_connected": ready,
+        "connected_cluster": server.metrics.connections_connected.get(),
+        "region": "local",
+        "node": "walcast",
+    });
+    Json(json!({"data": data})).into_response()
+}
+
+/// Sending over HTTP.
+pub(super) async fn broadcast() -> Response {
+    let body = Json(json!({"message": "Broadcast is not available yet"}));
+    let any = [(ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
+    (StatusCode::NOT_IMPLEMENTED, any, body).into_response()
+}
+
+/// What a gateway would answer: any origin, `POST`, whatever headers are wanted.
+pub(super) async fn preflight(headers: HeaderMap) -> Response {
+    let wanted = headers
+        .get(ACCESS_CONTROL_REQUEST_HEADERS)
+        .cloned()
+        .unwrap_or(HeaderValue::from_static("*"));
+    let allowed = [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        (
+            ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("POST"),
+        ),
+        (ACCESS_CONTROL_ALLOW_HEADERS, wanted),
+        (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
+    ];
+    (StatusCode::NO_CONTENT, allowed).into_response()
+}

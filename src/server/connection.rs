@@ -1,0 +1,502 @@
+//! One WebSocket: drives a [`Socket`] between the network and the pipeline.
+//!
+//! Inbound frames and notices go in, one at a time; what comes out is sent, or asked of the pipeline. Changes are taken
+//! from the log at the pace of the peer: a little is under way, the rest waits in the log. A peer that takes nothing
+//! for a set time, or whose place in the log is gone, is closed as slow; a large transaction alone closes nobody.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use bytes::Bytes;
+use futures_util::{Stream as _, StreamExt as _};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::mpsc::error::SendError;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio::{join, select};
+use tracing::{Instrument as _, debug, debug_span};
+
+use super::Server;
+use super::meter::Written;
+use super::output::Outbound;
+use crate::auth::Claims;
+use crate::clock;
+use crate::log::{Outbox, Posting, Run};
+use crate::metrics::{Code, Metrics, Outcome};
+use crate::pipeline::Command;
+use crate::realtime::{Frame, Input, Notice, Now, Output, Socket, Tally, Version};
+
+/// Payloads that are read from the log at once, and so at most kept by a socket that does not move.
+const PAYLOADS_MAX: u32 = 32;
+/// Commands that may wait for the pipeline before inbound frames do.
+const COMMANDS_MAX: usize = 256;
+/// How long a close frame and the answer to it may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the connection is kept after a message that was too large: the peer is still sending it, and would see a
+/// reset instead of the close frame.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What the upgrade has found out.
+pub(super) struct Accepted {
+    pub(super) number: u64,
+    pub(super) version: Version,
+    pub(super) token: Arc<str>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) written: Written,
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// Serves one socket to its end.
+///
+/// Not cancel safe: the pipeline would not be told of the end.
+pub(super) async fn run(server: Arc<Server>, accepted: Accepted, websocket: WebSocket) {
+    let span = debug_span!("socket", number = accepted.number);
+    let metrics = Arc::clone(&server.metrics);
+    metrics.connections.inc();
+    metrics.connections_active.inc();
+    let mut connection = Connection::new(server, &accepted, websocket);
+    async {
+        let end = connection.serve().await;
+        connection.finish(end).await;
+    }
+    .instrument(span)
+    .await;
+    metrics.connections_active.dec();
+    drop(accepted.permit);
+}
+
+/// Why serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The peer left or cannot be reached.
+    Gone,
+    /// We leave, with this code and reason.
+    Close(u16, &'static str),
+    /// There is no time for a close frame.
+    Drop,
+}
+
+impl End {
+    /// protocol.md §11.
+    const SLOW: Self = Self::Close(1013, "slow consumer");
+}
+
+/// What woke the connection.
+enum Event {
+    /// Everything under way was taken.
+    Flushed,
+    Frame(Message),
+    End(End),
+    /// Something is in the outbox.
+    Posted,
+    Timer,
+    Drain,
+}
+
+/// Payloads that were read and not yet sent.
+struct Reading {
+    run: Run,
+    payloads: Vec<Bytes>,
+    next: usize,
+}
+
+type Reserve = Pin<Box<dyn Future<Output = Result<OwnedPermit<Command>, SendError<()>>> + Send>>;
+
+struct Connection {
+    server: Arc<Server>,
+    number: u64,
+    websocket: WebSocket,
+    socket: Socket,
+    outbox: Arc<Outbox<Notice>>,
+    outbound: Outbound,
+    reading: Option<Reading>,
+    /// Commands that the pipeline has no room for yet.
+    commands: VecDeque<Command>,
+    /// The place in the pipeline's queue for the first of them.
+    reserve: Option<Reserve>,
+    end: Option<End>,
+    drained: bool,
+    /// Counted among the sockets with channels.
+    counted: bool,
+}
+
+fn now() -> Now {
+    Now {
+        instant: clock::instant(),
+        unix: clock::unix_seconds(),
+    }
+}
+
+impl Connection {
+    fn new(server: Arc<Server>, accepted: &Accepted, websocket: WebSocket) -> Self {
+        let own = (Arc::clone(&accepted.token), Arc::clone(&accepted.claims));
+        let socket = Socket::new(
+            now(),
+            accepted.version,
+            server.options.limits,
+            Arc::clone(&server.options.verifier),
+            own,
+        );
+        Self {
+            server,
+            number: accepted.number,
+            websocket,
+            socket,
+            outbox: Arc::default(),
+            outbound: Outbound::new(accepted.written.clone()),
+            reading: None,
+            commands: VecDeque::new(),
+            reserve: None,
+            end: None,
+            drained: false,
+            counted: false,
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let outbox = Arc::clone(&self.outbox);
+        let shutdown = self.server.shutdown.clone();
+        let mut timer = std::pin::pin!(sleep_until(self.deadline()));
+        loop {
+            self.fill();
+            self.count_channels();
+            if let Some(end) = self.end {
+                return end;
+            }
+            let deadline = self.deadline();
+            // A timer that is too early costs one turn; moving it with every frame would cost more.
+            if deadline < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            let room = self.outbound.room() > 0;
+            let drained = self.drained;
+            let event = select! {
+                biased;
+                () = shutdown.dropping.cancelled() => Event::End(End::Drop),
+                () = shutdown.draining.cancelled(), if !drained => Event::Drain,
+                () = timer.as_mut() => Event::Timer,
+                event = poll_fn(|cx| self.poll_network(cx)) => event,
+                () = outbox.wait(), if room => Event::Posted,
+            };
+            match event {
+                Event::Flushed | Event::Posted => {}
+                Event::Frame(message) => self.receive(&message),
+                Event::End(end) => return end,
+                Event::Timer => self.handle_timeout(),
+                Event::Drain => {
+                    self.drained = true;
+                    self.handle(Input::Drain);
+                }
+            }
+        }
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = now();
+        self.socket.handle_timeout(now);
+        self.take_outputs();
+        let stall = self.server.options.stall_timeout;
+        let stalled = self.outbound.stalled_since(now.instant);
+        if stalled.is_some_and(|since| since + stall <= now.instant) {
+            self.end = Some(End::SLOW);
+        }
+    }
+
+    /// When something has to be done although nothing happens.
+    fn deadline(&mut self) -> tokio::time::Instant {
+        let now = clock::instant();
+        let options = &self.server.options;
+        let stall = self
+            .outbound
+            .stalled_since(now)
+            .map(|since| since + options.stall_timeout);
+        let deadline = [self.socket.next_timeout(), stall]
+            .into_iter()
+            .flatten()
+            .min();
+        deadline.unwrap_or(now + options.limits.idle_timeout).into()
+    }
+
+    fn receive(&mut self, message: &Message) {
+        match message {
+            Message::Text(text) => self.handle(Input::Text(text)),
+            Message::Binary(bytes) => self.handle(Input::Binary(bytes)),
+            Message::Ping(_) | Message::Pong(_) => self.handle(Input::Control),
+            // The answer is on its way by itself.
+            Message::Close(_) => self.end = Some(End::Gone),
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.socket.handle(now(), input);
+        self.take_outputs();
+    }
+
+    fn take_outputs(&mut self) {
+        let connection = self.number;
+        while let Some(output) = self.socket.poll_output() {
+            match output {
+                Output::Send(Frame::Text(text)) => self.outbound.push(Message::Text(text.into())),
+                Output::Send(Frame::Binary(bytes)) => self.outbound.push(Message::Binary(bytes)),
+                Output::Subscribe {
+                    membership,
+                    claims,
+                    bindings,
+                    grace,
+                } => self.commands.push_back(Command::Subscribe {
+                    connection,
+                    membership,
+                    outbox: Arc::clone(&self.outbox),
+                    claims,
+                    bindings,
+                    grace,
+                }),
+                Output::Identify { membership, claims } => {
+                    self.commands.push_back(Command::Identify {
+                        connection,
+                        membership,
+                        claims,
+                    });
+                }
+                Output::Unsubscribe { membership } => {
+                    self.commands.push_back(Command::Unsubscribe {
+                        connection,
+                        membership,
+                    });
+                }
+                Output::Close { code, reason } => self.end = Some(End::Close(code, reason)),
+                Output::Record(tally) => record(&self.server.metrics, tally),
+            }
+        }
+    }
+
+    /// Takes postings while there is room: changes from the log, notices as they are.
+    fn fill(&mut self) {
+        while self.end.is_none() && self.outbound.room() > 0 {
+            if let Some(reading) = self.reading.take() {
+                self.send_changes(reading);
+                continue;
+            }
+            match self.outbox.pop(PAYLOADS_MAX) {
+                None => return,
+                Some(Posting::Notice { membership, notice }) => {
+                    self.handle(Input::Notice { membership, notice });
+                }
+                Some(Posting::Run(run)) => self.read(run),
+            }
+        }
+    }
+
+    fn read(&mut self, run: Run) {
+        match self
+            .server
+            .pipeline
+            .log
+            .read(run.part, run.first, run.count)
+        {
+            Ok(payloads) => {
+                self.reading = Some(Reading {
+                    run,
+                    payloads,
+                    next: 0,
+                });
+            }
+            Err(gone) => {
+                debug!(%gone, "too slow");
+                self.end = Some(End::SLOW);
+            }
+        }
+    }
+
+    /// Sends as many payloads as there is room for, and at least one: a frame of any size fits.
+    fn send_changes(&mut self, reading: Reading) {
+        let mut room = self.outbound.room();
+        let rest = reading.payloads.get(reading.next..).unwrap_or_default();
+        let fitting = rest
+            .iter()
+            .take_while(|payload| {
+                let fits = room > 0;
+                room = room.saturating_sub(payload.len());
+                fits
+            })
+            .count();
+        let (fit, later) = rest.split_at_checked(fitting).unwrap_or((rest, &[]));
+        let done = later.is_empty();
+        self.handle(Input::Changes {
+            membership: reading.run.membership,
+            ids: &reading.run.ids,
+            payloads: fit,
+            last: reading.run.last && done,
+        });
+        if !done {
+            let next = reading.next.saturating_add(fitting);
+            self.reading = Some(Reading { next, ..reading });
+        }
+    }
+
+    /// Commands out, frames out, frames in; in this order, and each as far as it goes.
+    fn poll_network(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.poll_commands(cx).is_err() {
+            // The pipeline is gone: nothing can be promised any more, and clients come back by themselves.
+            return Poll::Ready(Event::End(End::Close(1012, "server is restarting")));
+        }
+        if !self.outbound.is_empty() {
+            match self.outbound.poll_flush(&mut self.websocket, cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Event::Flushed),
+                Poll::Ready(Err(error)) => return Poll::Ready(Event::End(failed(error))),
+                Poll::Pending => {}
+            }
+        }
+        if !self.outbound.has_room_for_replies() || self.commands.len() >= COMMANDS_MAX {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.websocket)
+            .poll_next(cx)
+            .map(|frame| match frame {
+                Some(Ok(message)) => Event::Frame(message),
+                Some(Err(error)) => Event::End(failed(error)),
+                None => Event::End(End::Gone),
+            })
+    }
+
+    /// Hands commands to the pipeline as it has room, and keeps the place in the queue for it.
+    fn poll_commands(&mut self, cx: &mut Context<'_>) -> Result<(), SendError<()>> {
+        while !self.commands.is_empty() {
+            let sender = &self.server.pipeline.commands;
+            let reserve = self
+                .reserve
+                .get_or_insert_with(|| Box::pin(sender.clone().reserve_owned()));
+            let Poll::Ready(permit) = reserve.as_mut().poll(cx) else {
+                return Ok(());
+            };
+            self.reserve = None;
+            let permit = permit?;
+            if let Some(command) = self.commands.pop_front() {
+                let _sender = permit.send(command);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the pipeline, and says goodbye.
+    async fn finish(&mut self, end: End) {
+        debug!(?end, "socket ends");
+        self.reserve = None;
+        self.reading = None;
+        self.handle(Input::Gone);
+        self.count_channels();
+        if let End::Close(code, reason) = end {
+            let label = Code {
+                code: close_label(code),
+            };
+            let closed = &self.server.metrics.connections_closed;
+            closed.get_or_create(&label).inc();
+            self.outbound.push(Message::Close(Some(CloseFrame {
+                code,
+                reason: reason.into(),
+            })));
+        }
+        let commands = std::mem::take(&mut self.commands);
+        let sender = self.server.pipeline.commands.clone();
+        let tell = async move {
+            for command in commands {
+                if sender.send(command).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let dropping = self.server.shutdown.dropping.clone();
+        select! {
+            ((), _timely) = async { join!(tell, timeout(CLOSE_TIMEOUT, self.part(end))) } => {}
+            () = dropping.cancelled() => {}
+        }
+    }
+
+    /// Sends what is under way and waits for the peer to leave.
+    async fn part(&mut self, end: End) {
+        let flushed = poll_fn(|cx| self.outbound.poll_flush(&mut self.websocket, cx)).await;
+        if flushed.is_err() || end == End::Drop {
+            return;
+        }
+        if let End::Close(1009, _) = end {
+            sleep(LINGER).await;
+        }
+        while let Some(Ok(_late)) = self.websocket.next().await {}
+    }
+
+    /// Keeps the gauge of sockets with channels.
+    fn count_channels(&mut self) {
+        let has_channels = self.socket.channels() > 0;
+        if has_channels != self.counted {
+            self.counted = has_channels;
+            let gauge = &self.server.metrics.connections_connected;
+            let _before = if has_channels {
+                gauge.inc()
+            } else {
+                gauge.dec()
+            };
+        }
+    }
+}
+
+/// What an error of the WebSocket means for the peer.
+fn failed(error: axum::Error) -> End {
+    use tungstenite::Error;
+    use tungstenite::error::ProtocolError;
+
+    debug!(%error, "socket failed");
+    match error.into_inner().downcast_ref::<Error>() {
+        Some(Error::Capacity(_)) => End::Close(1009, "frame too large"),
+        Some(Error::Utf8(_)) => End::Close(1007, "text is not UTF-8"),
+        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Gone,
+        Some(Error::Protocol(_)) => End::Close(1002, "protocol error"),
+        _ => End::Gone,
+    }
+}
+
+fn close_label(code: u16) -> &'static str {
+    match code {
+        1000 => "1000",
+        1001 => "1001",
+        1002 => "1002",
+        1007 => "1007",
+        1009 => "1009",
+        1012 => "1012",
+        1013 => "1013",
+        _ => "other",
+    }
+}
+
+fn record(metrics: &Metrics, tally: Tally) {
+    let joined = |result| {
+        let outcome = Outcome { result };
+        metrics.channel_joined.get_or_create(&outcome).inc();
+    };
+    let error = |code| {
+        let code = Code { code };
+        metrics.channel_errors.get_or_create(&code).inc();
+    };
+    match tally {
+        Tally::Joined => {
+            metrics.channel_joins.inc();
+            joined("ok");
+        }
+        Tally::JoinRefused(code) => {
+            joined("error");
+            error(code);
+        }
+        Tally::SystemError(code) => error(code),
+        // The pipeline counts them by reason.
+        Tally::Resync => {}
+        Tally::Changes(count) => {
+            let count = u64::try_from(count).unwrap_or(u64::MAX);
+            metrics.channel_db_events.inc_by(count);
+        }
+        Tally::Message => metrics.channel_events.inc(),
+    }
+}
