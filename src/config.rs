@@ -8,7 +8,7 @@ mod settings;
 mod values;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 

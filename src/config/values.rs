@@ -1,6 +1,6 @@
 //! Text to values: byte sizes, durations, names. An error is what would have been right, to follow "expected".
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::time::Duration;
 
 /// A text that must never be shown: `Debug` hides it, and there is no `Display`.
