@@ -14,8 +14,9 @@ use crate::routing::RequestedBinding;
 use crate::topic::Topic;
 
 use super::frame::{self, End, QuotedTopic, Ref, Status, System, Version};
+use super::input::Now;
+use super::output::{Frame, Output, Tally};
 use super::refusal::{self, Refusal};
-use super::socket::{Frame, Now, Output, Tally};
 use super::{Notice, join};
 
 /// How long a join without `wait` is left unanswered: shorter than the 10 s after which clients give up.
@@ -76,10 +77,7 @@ enum Subscription {
     /// There are none.
     None,
     /// Asked for and not yet answered.
-    Asked {
-        /// New claims were sent after: a refusal may still speak of the old ones.
-        identified: bool,
-    },
+    Asked,
     /// In force.
     Live,
     /// Refused. New claims ask again: a client that joins before it has its user's token is refused for `anon` first.
@@ -127,6 +125,8 @@ pub(super) struct Channel {
     ack: bool,
     bindings: Vec<RequestedBinding>,
     subscription: Subscription,
+    /// New claims were sent and not yet answered: a refusal may still speak of the old ones.
+    identified: bool,
     phase: Phase,
     token: Arc<str>,
     claims: Arc<Claims>,
@@ -153,6 +153,7 @@ impl Channel {
             ack: beginning.ack,
             bindings: beginning.bindings,
             subscription: Subscription::None,
+            identified: false,
             phase: Phase::Joining {
                 until: wire.now.instant + beginning.wait.unwrap_or(REPLY_WITHIN),
                 wait: beginning.wait,
@@ -248,6 +249,7 @@ impl Channel {
         match notice {
             Notice::Subscribed => {
                 self.subscription = Subscription::Live;
+                self.identified = false;
                 self.accept(wire);
                 self.system(wire, POSTGRES, Status::Ok, "Subscribed to PostgreSQL");
                 if let Some(state) = self.trouble.take() {
@@ -400,7 +402,8 @@ impl Channel {
     }
 
     fn subscribe(&mut self, wire: &mut Wire<'_>, grace: bool) {
-        self.subscription = Subscription::Asked { identified: false };
+        self.subscription = Subscription::Asked;
+        self.identified = false;
         wire.outputs.push_back(Output::Subscribe {
             membership: self.membership,
             claims: Arc::clone(&self.claims),
@@ -410,10 +413,7 @@ impl Channel {
     }
 
     fn unsubscribe(&mut self, wire: &mut Wire<'_>) {
-        if matches!(
-            self.subscription,
-            Subscription::Asked { .. } | Subscription::Live
-        ) {
+        if matches!(self.subscription, Subscription::Asked | Subscription::Live) {
             wire.outputs.push_back(Output::Unsubscribe {
                 membership: self.membership,
             });
@@ -453,7 +453,7 @@ impl Channel {
     }
 
     fn refused(&mut self, wire: &mut Wire<'_>, text: String) -> Fate {
-        if self.subscription == (Subscription::Asked { identified: true }) {
+        if self.identified {
             self.subscribe(wire, false);
             return Fate::Lives;
         }
@@ -485,13 +485,11 @@ impl Channel {
         self.claims = claims;
         self.refresh_window = Some(wire.now.instant + REFRESH_WINDOW);
         self.plan_recheck(wire.now);
-        match &mut self.subscription {
+        match self.subscription {
             Subscription::None => {}
             Subscription::Refused => self.subscribe(wire, false),
-            asked @ (Subscription::Asked { .. } | Subscription::Live) => {
-                if let Subscription::Asked { identified } = asked {
-                    *identified = true;
-                }
+            Subscription::Asked | Subscription::Live => {
+                self.identified = true;
                 wire.outputs.push_back(Output::Identify {
                     membership: self.membership,
                     claims: Arc::clone(&self.claims),
