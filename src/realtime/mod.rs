@@ -3,6 +3,7 @@
 //! A socket takes frames and notices and gives frames and requests. It knows no network, clock or database.
 
 mod channel;
+mod credentials;
 #[cfg(any(test, feature = "testing"))]
 mod exercise;
 pub mod frame;
@@ -14,6 +15,7 @@ pub mod payload;
 mod refusal;
 mod render;
 mod socket;
+mod wire;
 
 #[cfg(test)]
 mod tests;

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use crate::auth::{Claims, Verifier};
 use crate::topic::{Topic, TopicError};
 
-use super::channel::{Beginning, Channel, Fate, Wire};
+use super::channel::{Beginning, Channel, Fate};
 use super::frame::{self, Message, Payload, QuotedTopic, Ref, Status, Version};
 use super::input::{Input, Now};
 use super::join::{self, Join};
 use super::output::{Output, Tally};
 use super::refusal::Refusal;
+use super::wire::Wire;
 
 /// Joins are counted in windows of this length.
 const JOIN_WINDOW: Duration = Duration::from_secs(10);
