@@ -4,13 +4,15 @@
 //! `load`'s work. Follows the Postgres manual, "System Catalogs".
 
 mod load;
+mod sql;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::change::{Oid, ReplicaIdentity};
 
-pub use load::{FINGERPRINT_SQL, LoadError, load};
+pub use load::{LoadError, load};
+pub use sql::FINGERPRINT_SQL;
 
 /// Everything known about the published tables as of one snapshot.
 #[derive(Debug, Default)]

@@ -79,6 +79,8 @@ pub(super) enum Operand {
 pub(super) enum Keyword {
     /// `null`
     Null,
+    /// `null` on a composite type, for which a row of NULLs alone counts as well.
+    NullRow,
     /// `true`
     True,
     /// `false`
@@ -272,6 +274,10 @@ impl Keyword {
     fn holds(self, text: Option<&str>) -> bool {
         match self {
             Self::Null | Self::Unknown => text.is_none(),
+            // A field that is NULL prints as nothing at all.
+            Self::NullRow => {
+                text.is_none_or(|text| text.bytes().all(|byte| b"(,)".contains(&byte)))
+            }
             Self::True => text == Some("t"),
             Self::False => text == Some("f"),
         }

@@ -14,7 +14,7 @@ use super::pattern::{DanglingEscape, Pattern};
 use super::sqlstate::condition_name;
 use super::value::{Family, Value, oid};
 use super::{Binding, Condition, Filter, Operator, Subscription, TableFilter};
-use crate::catalog::{Access, Catalog, Column, Table, Type};
+use crate::catalog::{Access, Catalog, Column, Table, Type, TypeKind};
 use crate::change::Oid;
 
 /// Why bindings did not become subscriptions.
@@ -234,7 +234,12 @@ impl Resolver<'_> {
 
     async fn keyword(&self, subject: &Subject<'_>, value: &str) -> Result<Operand, Trouble> {
         let keyword = match value {
-            "null" => return Ok(Operand::Is(Keyword::Null)),
+            "null" => {
+                return Ok(Operand::Is(match subject.base.kind {
+                    TypeKind::Composite { .. } => Keyword::NullRow,
+                    _ => Keyword::Null,
+                }));
+            }
             "true" => Keyword::True,
             "false" => Keyword::False,
             "unknown" => Keyword::Unknown,
@@ -275,7 +280,7 @@ impl Resolver<'_> {
         let question = subject.question(condition, &schema, &canonical);
         match subject.family.parse(&canonical) {
             Some(value) => Ok((Operand::One(value), question)),
-            None => self.foreign(question).await,
+            None => self.foreign(question, Some(&canonical)).await,
         }
     }
 
@@ -298,29 +303,24 @@ impl Resolver<'_> {
         }
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
-            let canonical: Option<String> = row.try_get(0)?;
-            items.push(canonical.map(|text| subject.family.parse(&text)));
+            items.push(row.try_get::<_, Option<String>>(0)?);
         }
         let schema = self.operator_schema(subject, condition.operator).await?;
         let question = subject.question(condition, &schema, &condition.value);
         let understood = items
-            .into_iter()
+            .iter()
             .map(|item| match item {
                 None => Some(None),
-                Some(parsed) => parsed.map(Some),
+                Some(text) => subject.family.parse(text).map(Some),
             })
             .collect::<Option<Box<[Option<Value>]>>>();
-        match understood {
-            // An empty list of a type without equality is refused below, like any other.
-            Some(items) if !(items.is_empty() && subject.family == Family::Opaque) => {
-                Ok((Operand::Any(items), question))
-            }
-            Some(items) => {
-                let (_, question) = self.foreign(question).await?;
-                Ok((Operand::Any(items), question))
-            }
-            None => self.foreign(question).await,
+        if let (Some(items), false) = (&understood, subject.family == Family::Opaque) {
+            return Ok((Operand::Any(items.clone()), question));
         }
+        let row = items.iter().flatten().next().map(String::as_str);
+        let (operand, question) = self.foreign(question, row).await?;
+        // Without an element but NULL there is nothing to compare, whatever the type.
+        Ok((understood.map_or(operand, Operand::Any), question))
     }
 
     async fn pattern(
@@ -340,7 +340,7 @@ impl Resolver<'_> {
         };
         let like = Pattern::with_escape(&condition.value).map_err(dangling)?;
         if subject.family.text_order().is_none() || condition.value.contains('\0') {
-            return self.foreign(question).await;
+            return self.foreign(question, Some("")).await;
         }
         let operand = match condition.operator {
             Operator::Like => Operand::Like(like),
@@ -368,14 +368,19 @@ impl Resolver<'_> {
         }
         let question =
             subject.question_as(condition, &support.schema, &support.right, &condition.value);
-        self.foreign(question).await
+        self.foreign(question, Some("")).await
     }
 
-    /// A condition that only Postgres can decide, once it has agreed to decide it at all.
-    async fn foreign(&self, question: Option<Question>) -> Result<Understood, Trouble> {
+    /// A condition that only Postgres can decide, once it has agreed to decide it for `row`: some operators raise only
+    /// when they meet a value.
+    async fn foreign(
+        &self,
+        question: Option<Question>,
+        row: Option<&str>,
+    ) -> Result<Understood, Trouble> {
         if let Some(question) = &question {
             let sql = format!("select {}", question.sql);
-            self.ask(&sql, &[None, Some(&question.value)]).await?;
+            self.ask(&sql, &[row, Some(&question.value)]).await?;
         }
         Ok((Operand::Foreign, question))
     }
@@ -500,7 +505,12 @@ struct Subject<'a> {
 
 impl Subject<'_> {
     fn question(&self, condition: &Condition, schema: &str, value: &str) -> Option<Question> {
-        self.question_as(condition, schema, &self.base.sql_name, value)
+        // A domain over an array has arrays of its own; what it is made of has none.
+        let right = match condition.operator {
+            Operator::In => &self.own.sql_name,
+            _ => &self.base.sql_name,
+        };
+        self.question_as(condition, schema, right, value)
     }
 
     fn question_as(

@@ -165,6 +165,12 @@ impl Server {
 
     /// Ends the process at once, if it runs. Blocks the thread for a moment.
     pub fn end(&mut self) {
+        if self.leash.is_some() && std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(60)..];
+            eprintln!("--- the end of walcast's log ---\n{}", tail.join("\n"));
+        }
         self.leash = None;
     }
 
@@ -254,13 +260,7 @@ pub fn processor_time(pid: u32) -> Duration {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(60)..];
-            eprintln!("--- the end of walcast's log ---\n{}", tail.join("\n"));
-        }
-        self.leash = None;
+        self.end();
         let _removed_by_leash = std::fs::remove_dir_all(&self.folder);
     }
 }

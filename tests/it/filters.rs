@@ -23,8 +23,8 @@ const ROWS: &str = "
       'cd', '{}', 2, 'NaN', '{\"a\":2}', '10.0.0.2', 'B2', 'with, comma'),
      (3, 'a%b_c', 20, true, '2024-03-01', 'infinity', 'b0000000-0000-4000-8000-000000000003', 'happy',
       'ab  ', '{y,x}', -3, 1e10, '[]', '::1', 'C(3)', 'with \"quotes\" and \\ backslash'),
-     (4, 'äpfel', -7, null, '2024-04-01', '-infinity', null, null, '', null, 4, -0.0, null, null, '', ''),
-     (5);
+     (4, 'äpfel', -7, null, '2024-04-01', '-infinity', null, null, '', null, 4, '-0', null, null, '', ''),
+     (5, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null);
 ";
 
 /// Filter, ids that match.

@@ -209,7 +209,11 @@ async fn every_type_is_rendered_as_written() {
         // Parsed with arbitrary precision, so that 1.50 and 1.5 differ.
         let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
         let got = &change.record()[format!("c{number}")];
-        if *got != expected {
+        // Of a float the value counts: 1e+300 and its three hundred digits are the same.
+        let same_float = type_name.starts_with("float")
+            && got.as_f64().is_some()
+            && got.as_f64() == expected.as_f64();
+        if *got != expected && !same_float {
             wrong.push(format!(
                 "{column_type} {value}: {got} instead of {expected}"
             ));

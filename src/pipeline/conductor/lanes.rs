@@ -1,0 +1,268 @@
+//! Lanes are entered and left, settled and bounded.
+
+use super::rows::{item_row, lane_policies_apply};
+use super::{Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX};
+use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
+use crate::pipeline::part::Part;
+use crate::pipeline::settle::{Desk, receives};
+use crate::pipeline::standing::Pool;
+use crate::pipeline::subscriber::{Grace, SubscriberId};
+use crate::policy::Identity;
+use crate::realtime::ResyncReason;
+use crate::routing::Binding;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Conductor {
+    pub(super) fn enter_lane(&mut self, now: Instant, id: SubscriberId) {
+        let number = self.number();
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let uncertain = subscriber.is_uncertain().then(|| {
+            subscriber
+                .bindings
+                .iter()
+                .map(Binding::describe)
+                .collect::<String>()
+                .into()
+        });
+        let key = LaneKey {
+            identity: Identity::new(Arc::clone(&subscriber.claims)),
+            uncertain,
+        };
+        subscriber.lane_since = number;
+        let lane = *self.lane_ids.entry(key.clone()).or_insert(number);
+        subscriber.lane = Some(lane);
+        for subscription in &subscriber.subscriptions {
+            for oid in subscription.tables.keys() {
+                let count = self
+                    .by_table
+                    .entry(*oid)
+                    .or_default()
+                    .entry(lane)
+                    .or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        self.lanes
+            .entry(lane)
+            .or_insert_with(|| Lane::new(key))
+            .subscribers
+            .push(id);
+        self.check_lane(now, lane);
+    }
+
+    /// Takes the subscriber out of its lane; returns what it was routed there and not yet given.
+    pub(super) fn leave_lane(&mut self, id: SubscriberId) -> Vec<(Arc<Part>, u32)> {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return Vec::new();
+        };
+        let Some(lane_id) = subscriber.lane.take() else {
+            return Vec::new();
+        };
+        for subscription in &subscriber.subscriptions {
+            for oid in subscription.tables.keys() {
+                if let Some(lanes) = self.by_table.get_mut(oid) {
+                    if let Some(count) = lanes.get_mut(&lane_id) {
+                        *count = count.saturating_sub(1);
+                        if *count == 0 {
+                            lanes.remove(&lane_id);
+                        }
+                    }
+                    if lanes.is_empty() {
+                        self.by_table.remove(oid);
+                    }
+                }
+            }
+        }
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return Vec::new();
+        };
+        lane.subscribers.retain(|member| *member != id);
+        let mut owed = Vec::new();
+        for item in &lane.queue {
+            let for_me = item.only.map_or_else(
+                || receives(subscriber, item.number, false, &item.part),
+                |only| only == id,
+            );
+            if for_me {
+                owed.extend(
+                    item.rows
+                        .iter()
+                        .map(|row| (Arc::clone(&item.part), row.change)),
+                );
+            }
+        }
+        if lane.subscribers.is_empty() {
+            let lane = self.lanes.remove(&lane_id);
+            if let Some(lane) = lane {
+                self.lane_ids.remove(&lane.key);
+                if let Some((pool, place)) = lane.ready
+                    && let Some(ready) = self.ready.get_mut(&pool)
+                {
+                    ready.remove(&place);
+                }
+            }
+            self.full.remove(&lane_id);
+            self.awaiting_successor.remove(&lane_id);
+        }
+        owed
+    }
+
+    /// Gives a subscriber in its new lane what it was owed in the old one, and what was kept for its new token.
+    pub(super) fn pay(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+        owed: Vec<(Arc<Part>, u32)>,
+        new_token: bool,
+    ) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let grace = if new_token {
+            subscriber.grace.take()
+        } else {
+            None
+        };
+        if let Some(Grace { until, .. }) = &grace {
+            self.grace_ends.remove(&(*until, id));
+        }
+        if grace.as_ref().is_some_and(|grace| grace.overflowed) {
+            return self.resync(id, ResyncReason::IdentityChanged);
+        }
+        let mut rows = grace.map_or_else(Vec::new, |grace| grace.kept);
+        rows.extend(owed);
+        self.review(&mut rows);
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let Some(lane_id) = subscriber.lane else {
+            return;
+        };
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
+        for group in rows.chunk_by(|(part, _), (next, _)| Arc::ptr_eq(part, next)) {
+            let Some((part, _)) = group.first() else {
+                continue;
+            };
+            let number = self.next_number;
+            self.next_number = number.saturating_add(1);
+            let rows = group.iter().filter_map(|(part, index)| {
+                let (change, view) = part.change(*index)?;
+                let mut predicates = Vec::new();
+                let wanted = subscriber.wants(
+                    change,
+                    view,
+                    lane_policies_apply(lane, view),
+                    false,
+                    &mut predicates,
+                );
+                wanted.then(|| item_row(now, lane, change, view, *index, predicates))
+            });
+            let rows: Vec<ItemRow> = rows.collect();
+            if !rows.is_empty() {
+                let undecided = rows.iter().filter(|row| row.state.is_open()).count();
+                lane.push(
+                    &self.keys,
+                    Item {
+                        number,
+                        part: Arc::clone(part),
+                        only: Some(id),
+                        rows,
+                        undecided,
+                    },
+                );
+            }
+        }
+        self.check_lane(now, lane_id);
+    }
+
+    /// Puts parts that were routed under an older catalog under the one of now.
+    pub(super) fn review(&mut self, rows: &mut [(Arc<Part>, u32)]) {
+        let mut reviewed: Vec<(Arc<Part>, Arc<Part>)> = Vec::new();
+        for (part, _) in rows {
+            if Arc::ptr_eq(&part.catalog, &self.catalog) {
+                continue;
+            }
+            let known = reviewed
+                .iter()
+                .find(|(old, _)| Arc::ptr_eq(old, part))
+                .map(|(_, new)| Arc::clone(new));
+            let new = known.unwrap_or_else(|| {
+                let views = part
+                    .changes
+                    .iter()
+                    .map(|change| self.view(&change.relation))
+                    .collect();
+                let new = Arc::new(part.under(views, Arc::clone(&self.catalog)));
+                reviewed.push((Arc::clone(part), Arc::clone(&new)));
+                new
+            });
+            *part = new;
+        }
+    }
+
+    /// Settles what is decided, asks what is to be asked, and looks after the bounds.
+    pub(super) fn check_lane(&mut self, now: Instant, id: LaneId) {
+        let Some(mut lane) = self.lanes.remove(&id) else {
+            return;
+        };
+        let mut desk = Desk {
+            log: &self.log,
+            keys: &self.keys,
+            subscribers: &mut self.subscribers,
+            settled: &mut self.counts.settled,
+            withhold_deletes: self.rules.withhold_deletes,
+        };
+        desk.settle(&mut lane);
+        if lane.has_question() {
+            match lane.standing.pool(now) {
+                // Errors are answered quickly, but searching for the row that raises takes many questions.
+                Some(Pool::Proven) if lane.raises > 2 => self.make_ready(Pool::New, &mut lane, id),
+                Some(pool) => self.make_ready(pool, &mut lane, id),
+                None => {
+                    lane.deny_unasked();
+                    return self.put_back_and_check(now, id, lane);
+                }
+            }
+        }
+        if lane.pending.is_empty() {
+            self.awaiting_successor.remove(&id);
+        } else if self.awaiting_successor.insert(id) && self.poke_not_before.is_none() {
+            self.poke_not_before = Some(now);
+        }
+        let full = |share: usize| {
+            lane.queued_rows > LANE_ROWS_MAX / share || lane.queued_bytes > LANE_BYTES_MAX / share
+        };
+        if lane.standing.is_sound() && full(2) {
+            self.full.insert(id);
+        } else {
+            self.full.remove(&id);
+        }
+        let overflowed = (!lane.standing.is_sound() && full(1)) || lane.pending.len() > PENDING_MAX;
+        if overflowed {
+            lane.clear();
+        }
+        self.lanes.insert(id, lane);
+        if overflowed {
+            self.resync_lane(id, ResyncReason::VerdictUnknown, None);
+        }
+    }
+
+    pub(super) fn put_back_and_check(&mut self, now: Instant, id: LaneId, lane: Lane) {
+        self.lanes.insert(id, lane);
+        self.check_lane(now, id);
+    }
+
+    pub(super) fn make_ready(&mut self, pool: Pool, lane: &mut Lane, id: LaneId) {
+        if lane.ready.is_none() {
+            let since = lane.queue.front().map_or(0, |item| item.number);
+            let place = (lane.standing.failures(), since, id);
+            lane.ready = Some((pool, place));
+            self.ready.entry(pool).or_default().insert(place);
+        }
+    }
+}

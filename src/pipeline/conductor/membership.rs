@@ -1,0 +1,211 @@
+//! Subscribers come, change their token, and go.
+
+use super::{Conductor, GRACE, Resolve};
+use crate::auth::Claims;
+use crate::change::Oid;
+use crate::pipeline::Command;
+use crate::pipeline::lane::LaneId;
+use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
+use crate::realtime::{Notice, ResyncReason};
+use crate::routing::{Binding, Subscription};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Conductor {
+    /// A socket asks for something.
+    pub(in crate::pipeline) fn handle_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Subscribe {
+                connection,
+                membership,
+                outbox,
+                claims,
+                bindings,
+                grace,
+            } => {
+                let id = SubscriberId {
+                    connection,
+                    membership,
+                };
+                self.remove(id);
+                let parsed: Result<Vec<Binding>, _> = bindings.iter().map(Binding::parse).collect();
+                let until = if grace { now.checked_add(GRACE) } else { None };
+                let (bindings, refusal) = match parsed {
+                    Ok(bindings) => (bindings.into(), None),
+                    Err(error) => (Arc::default(), Some(error.to_string())),
+                };
+                let mut subscriber =
+                    Subscriber::new(id, outbox, Arc::clone(&claims), bindings, until);
+                if let Some(text) = refusal {
+                    subscriber.phase = Phase::Refused;
+                    subscriber.tell(Notice::Refused(text));
+                }
+                let refused = subscriber.phase == Phase::Refused;
+                self.subscribers.insert(id, subscriber);
+                if let Some(until) = until {
+                    self.grace_ends.insert((until, id), ());
+                }
+                if !refused {
+                    self.resolve(id, claims);
+                }
+            }
+            Command::Identify {
+                connection,
+                membership,
+                claims,
+            } => {
+                let id = SubscriberId {
+                    connection,
+                    membership,
+                };
+                if self
+                    .subscribers
+                    .get(&id)
+                    .is_some_and(|subscriber| !subscriber.bindings.is_empty())
+                {
+                    self.resolve(id, claims);
+                }
+            }
+            Command::Unsubscribe {
+                connection,
+                membership,
+            } => self.remove(SubscriberId {
+                connection,
+                membership,
+            }),
+        }
+        self.advance(now);
+    }
+
+    /// Has the bindings checked for these claims; they take effect with the answer.
+    pub(super) fn resolve(&mut self, id: SubscriberId, claims: Arc<Claims>) {
+        let ticket = self.number();
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        subscriber.ticket = ticket;
+        let (role, bindings) = (claims.role.clone(), Arc::clone(&subscriber.bindings));
+        subscriber.next_claims = Some(claims);
+        self.resolve_queue.push_back(Resolve {
+            subscriber: id,
+            ticket,
+            role,
+            bindings,
+            catalog: Arc::clone(&self.catalog),
+        });
+    }
+
+    /// The database has agreed to bindings, or refused them with a text for the subscriber.
+    pub(in crate::pipeline) fn handle_resolved(
+        &mut self,
+        now: Instant,
+        ticket: u64,
+        result: Result<Vec<Subscription>, String>,
+    ) {
+        self.resolving_again.remove(&ticket);
+        if let Some(id) = self.resolving.remove(&ticket)
+            && self
+                .subscribers
+                .get(&id)
+                .is_some_and(|subscriber| subscriber.ticket == ticket)
+        {
+            match result {
+                Ok(subscriptions) => self.accept(now, id, subscriptions),
+                Err(text) => self.refuse(id, text),
+            }
+        }
+        self.advance(now);
+    }
+
+    /// The database could not be asked about bindings; they are put back.
+    pub(in crate::pipeline) fn handle_unresolved(&mut self, now: Instant, resolve: Resolve) {
+        self.resolving.remove(&resolve.ticket);
+        self.resolve_queue.push_back(resolve);
+        self.advance(now);
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+        subscriptions: Vec<Subscription>,
+    ) {
+        let owed = self.leave_lane(id);
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let tables = |subscriptions: &[Subscription]| -> BTreeSet<Oid> {
+            subscriptions
+                .iter()
+                .flat_map(|subscription| subscription.tables.keys().copied())
+                .collect()
+        };
+        let same_tables = tables(&subscriber.subscriptions) == tables(&subscriptions);
+        subscriber.subscriptions = subscriptions;
+        let mut new_token = false;
+        if let Some(claims) = subscriber.next_claims.take() {
+            new_token = !Arc::ptr_eq(&claims, &subscriber.claims);
+            subscriber.claims = claims;
+        }
+        match subscriber.phase {
+            Phase::Resolving | Phase::Refused => {
+                subscriber.phase = Phase::Joining;
+                subscriber.joining_since = self.next_number;
+                self.joining.insert(id);
+            }
+            Phase::Joining => {}
+            Phase::Live if !new_token && same_tables => {}
+            Phase::Live => subscriber.tell(Notice::Subscribed),
+        }
+        self.enter_lane(now, id);
+        self.pay(now, id, owed, new_token);
+    }
+
+    pub(super) fn refuse(&mut self, id: SubscriberId, text: String) {
+        self.leave_lane(id);
+        self.joining.remove(&id);
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        subscriber.subscriptions.clear();
+        subscriber.phase = Phase::Refused;
+        subscriber.next_claims = None;
+        subscriber.tell(Notice::Refused(text));
+    }
+
+    pub(super) fn remove(&mut self, id: SubscriberId) {
+        self.leave_lane(id);
+        self.joining.remove(&id);
+        self.catching_up.remove(&id);
+        if let Some(subscriber) = self.subscribers.remove(&id)
+            && let Some(grace) = subscriber.grace
+        {
+            self.grace_ends.remove(&(grace.until, id));
+        }
+    }
+
+    pub(super) fn resync(&mut self, id: SubscriberId, reason: ResyncReason) {
+        if let Some(subscriber) = self.subscribers.get_mut(&id) {
+            subscriber.tell(Notice::Resync(reason));
+            self.counts.resyncs = self.counts.resyncs.saturating_add(1);
+        }
+        self.remove(id);
+    }
+
+    pub(super) fn resync_lane(&mut self, id: LaneId, reason: ResyncReason, table: Option<Oid>) {
+        let Some(lane) = self.lanes.get(&id) else {
+            return;
+        };
+        let concerned = |subscriber: &SubscriberId| match (table, self.subscribers.get(subscriber))
+        {
+            (Some(table), Some(subscriber)) => subscriber.concerns(table),
+            _ => true,
+        };
+        let subscribers: Vec<SubscriberId> =
+            lane.subscribers.iter().copied().filter(concerned).collect();
+        for subscriber in subscribers {
+            self.resync(subscriber, reason);
+        }
+    }
+}

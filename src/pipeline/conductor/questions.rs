@@ -1,0 +1,197 @@
+//! Questions go to the pools; their answers, errors and time-outs come back.
+
+use super::{Ask, BREAKER_TIMEOUT, Conductor, Output};
+use crate::change::Oid;
+use crate::pipeline::lane::{Asking, LaneId, QUESTION_ROWS_MAX, RowState};
+use crate::pipeline::standing::Pool;
+use crate::pipeline::subscriber::{Subscriber, SubscriberId};
+use crate::pipeline::view::View;
+use crate::policy::{Asked, Trouble};
+use crate::realtime::{Notice, ResyncReason};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Conductor {
+    pub(super) fn ask_what_is_ready(&mut self, now: Instant) {
+        // Questions name columns of the catalog at hand.
+        if self.catalog_loading || !self.resolving_again.is_empty() {
+            return;
+        }
+        for pool in Pool::ALL {
+            while self.idle.get(&pool).is_some_and(|idle| *idle > 0) {
+                let Some((_, _, id)) = self.ready.get_mut(&pool).and_then(BTreeSet::pop_first)
+                else {
+                    break;
+                };
+                let Some(lane) = self.lanes.get_mut(&id) else {
+                    continue;
+                };
+                lane.ready = None;
+                if lane.asking.is_some() {
+                    continue;
+                }
+                let subscribers = &self.subscribers;
+                let members = lane.subscribers.clone();
+                let role: Box<str> = lane.key.identity.role().into();
+                let Some(question) =
+                    lane.question(now, |view| sent_columns(subscribers, &members, &role, view))
+                else {
+                    continue;
+                };
+                let breaker = self
+                    .breakers
+                    .get(&(question.table.oid, role))
+                    .copied()
+                    .unwrap_or_default();
+                let timeout = match pool {
+                    Pool::New if breaker.is_open() => BREAKER_TIMEOUT,
+                    _ => self.rules.timeouts.of(pool),
+                };
+                self.counts.questions = self.counts.questions.saturating_add(1);
+                if let Some(idle) = self.idle.get_mut(&pool) {
+                    *idle = idle.saturating_sub(1);
+                }
+                self.outputs.push_back(Output::Ask(Ask {
+                    lane: id,
+                    pool,
+                    timeout,
+                    question,
+                    catalog: Arc::clone(&self.catalog),
+                }));
+            }
+        }
+    }
+
+    /// A connection of the pool can take a question again.
+    pub(in crate::pipeline) fn handle_idle(&mut self, now: Instant, pool: Pool) {
+        let idle = self.idle.entry(pool).or_default();
+        *idle = idle.saturating_add(1);
+        self.advance(now);
+    }
+
+    /// A question was answered; `None` if the connection broke and it must be asked again.
+    pub(in crate::pipeline) fn handle_answer(
+        &mut self,
+        now: Instant,
+        lane_id: LaneId,
+        pool: Pool,
+        asked: Option<Asked>,
+    ) {
+        if let Some(lane) = self.lanes.get_mut(&lane_id)
+            && let Some(asking) = lane.asking.take()
+        {
+            match asked {
+                None => lane.answer_all(&asking, RowState::Unasked),
+                Some(asked) => self.take_answer(now, lane_id, pool, &asking, asked),
+            }
+        }
+        self.check_lane(now, lane_id);
+        self.advance(now);
+    }
+
+    pub(super) fn take_answer(
+        &mut self,
+        now: Instant,
+        lane_id: LaneId,
+        pool: Pool,
+        asking: &Asking,
+        asked: Asked,
+    ) {
+        let timeouts = self.rules.timeouts;
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
+        let timed_out = asked.result == Err(Trouble::TimedOut);
+        self.breakers
+            .entry((asking.table, lane.key.identity.role().into()))
+            .or_default()
+            .record(timed_out);
+        match asked.result {
+            Ok(answers) => {
+                lane.answer(asking, asked.read_before, &answers);
+                lane.standing
+                    .answered(now.saturating_duration_since(asking.asked_at), &timeouts);
+                lane.raises = 0;
+                lane.rows_max = lane.rows_max.saturating_mul(2).min(QUESTION_ROWS_MAX);
+                let recovered = lane.troubles.remove(&asking.table);
+                // While it timed out, changes were denied without a verdict; a raised error was one.
+                if recovered.is_some_and(|state| *state == *QUERY_CANCELED) {
+                    self.resync_lane(lane_id, ResyncReason::VerdictUnknown, Some(asking.table));
+                }
+            }
+            Err(Trouble::Raised(state)) => {
+                self.counts.raised = self.counts.raised.saturating_add(1);
+                lane.raises = lane.raises.saturating_add(1);
+                lane.standing
+                    .answered(now.saturating_duration_since(asking.asked_at), &timeouts);
+                if lane.raises <= CATALOG_RETRIES_MAX && OUTDATED.contains(&&*state) {
+                    lane.answer_all(asking, RowState::Unasked);
+                    self.load_catalog();
+                } else if asking.rows.len() > 1 {
+                    lane.rows_max = asking.rows.len() / 2;
+                    lane.answer_all(asking, RowState::Unasked);
+                } else {
+                    lane.answer_all(asking, RowState::Denied);
+                    self.tell_trouble(lane_id, asking.table, state);
+                }
+            }
+            Err(Trouble::TimedOut) => {
+                self.counts.timed_out = self.counts.timed_out.saturating_add(1);
+                if lane.standing.timed_out(pool, now) {
+                    lane.answer_all(asking, RowState::Denied);
+                    lane.deny_unasked();
+                    self.tell_trouble(lane_id, asking.table, QUERY_CANCELED.into());
+                } else {
+                    lane.answer_all(asking, RowState::Unasked);
+                }
+            }
+        }
+    }
+
+    pub(super) fn tell_trouble(&mut self, lane_id: LaneId, table: Oid, state: Box<str>) {
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
+        if lane.troubles.insert(table, state.clone()).is_some() {
+            return;
+        }
+        for id in &lane.subscribers {
+            if let Some(subscriber) = self.subscribers.get_mut(id)
+                && subscriber.concerns(table)
+            {
+                subscriber.tell(Notice::PolicyTrouble(state.clone()));
+            }
+        }
+    }
+}
+
+/// SQLSTATEs of a question that names what is no longer there: undefined table, column, object, changed result type.
+const OUTDATED: [&str; 4] = ["42P01", "42703", "42704", "0A000"];
+/// How often such a question is put again after loading the catalog; then it is the policy that names it.
+const CATALOG_RETRIES_MAX: u32 = 3;
+
+/// SQLSTATE of a statement that its timeout ended.
+const QUERY_CANCELED: &str = "57014";
+
+/// Columns of the view's table that any member of a lane is sent.
+fn sent_columns(
+    subscribers: &HashMap<SubscriberId, Subscriber>,
+    members: &[SubscriberId],
+    role: &str,
+    view: &View,
+) -> Arc<[usize]> {
+    let Some(access) = view.table.access.get(role) else {
+        return Arc::default();
+    };
+    let mut columns = BTreeSet::new();
+    for subscriber in members
+        .iter()
+        .filter_map(|id| subscribers.get(id))
+        .filter(|subscriber| subscriber.concerns(view.table.oid))
+    {
+        let included = view.included(access, subscriber.selected(view.table.oid).as_deref());
+        columns.extend(view.table_columns(&included));
+    }
+    columns.into_iter().collect()
+}

@@ -1,0 +1,241 @@
+//! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
+
+use super::rows::routed_rows;
+use super::{Conductor, Horizon, Output, UNSEEN_PAUSE_MAX, UNSEEN_PAUSE_MIN, Waiting};
+use crate::auth::Claims;
+use crate::catalog::Catalog;
+use crate::change::{Oid, Relation, TransactionPart};
+use crate::pipeline::lane::{Item, LaneId};
+use crate::pipeline::part::Part;
+use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
+use crate::pipeline::view::View;
+use crate::realtime::{Notice, ResyncReason};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Conductor {
+    /// A horizon query came back; `None` if it failed and must be made again.
+    pub(in crate::pipeline) fn handle_horizon(&mut self, now: Instant, horizon: Option<Horizon>) {
+        self.horizon_open = false;
+        match horizon {
+            None => self.pause_horizon(now),
+            Some(horizon)
+                if !self.has_catalog || horizon.fingerprint != self.catalog.fingerprint =>
+            {
+                self.load_catalog()
+            }
+            Some(horizon) => self.release(now, &horizon),
+        }
+        self.advance(now);
+    }
+
+    pub(super) fn load_catalog(&mut self) {
+        if !self.catalog_loading {
+            self.catalog_loading = true;
+            self.outputs.push_back(Output::LoadCatalog);
+        }
+    }
+
+    /// The database can be asked (again): the catalog at hand may be old.
+    pub(in crate::pipeline) fn handle_connected(&mut self, now: Instant) {
+        self.load_catalog();
+        self.advance(now);
+    }
+
+    /// A catalog was loaded; `None` if that failed and must be tried again.
+    pub(in crate::pipeline) fn handle_catalog(
+        &mut self,
+        now: Instant,
+        catalog: Option<Arc<Catalog>>,
+    ) {
+        self.catalog_loading = false;
+        let Some(catalog) = catalog else {
+            self.has_catalog = false;
+            self.pause_horizon(now);
+            return;
+        };
+        let before = std::mem::replace(&mut self.catalog, Arc::clone(&catalog));
+        let first = !std::mem::replace(&mut self.has_catalog, true);
+        self.views.clear();
+        for resolve in &mut self.resolve_queue {
+            resolve.catalog = Arc::clone(&catalog);
+        }
+        let outdated = |subscriber: &&Subscriber| {
+            let resolved = matches!(subscriber.phase, Phase::Joining | Phase::Live)
+                || self.resolving.contains_key(&subscriber.ticket);
+            resolved && (first || must_resolve(subscriber, &before, &catalog))
+        };
+        let outdated: Vec<(SubscriberId, Arc<Claims>)> = (self.subscribers.values())
+            .filter(outdated)
+            .map(|subscriber| {
+                (
+                    subscriber.id,
+                    subscriber
+                        .next_claims
+                        .clone()
+                        .unwrap_or_else(|| Arc::clone(&subscriber.claims)),
+                )
+            })
+            .collect();
+        for (id, claims) in outdated {
+            self.resolve(id, claims);
+            if let Some(subscriber) = self.subscribers.get(&id) {
+                self.resolving_again.insert(subscriber.ticket);
+            }
+        }
+        self.advance(now);
+    }
+
+    pub(super) fn pause_horizon(&mut self, now: Instant) {
+        self.horizon_not_before = now.checked_add(self.horizon_pause);
+        self.horizon_pause = self.horizon_pause.saturating_mul(2).min(UNSEEN_PAUSE_MAX);
+    }
+
+    pub(super) fn release(&mut self, now: Instant, horizon: &Horizon) {
+        self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
+        let mut released = false;
+        while let Some(waiting) = self
+            .waiting
+            .pop_front_if(|waiting| horizon.snapshot.sees(waiting.commit().xid))
+        {
+            released = true;
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.size());
+            match waiting {
+                Waiting::Part(part) => self.route(now, part),
+                Waiting::Skipped { relations, .. } => self.skip(&relations),
+            }
+        }
+        self.horizon_not_before = None;
+        if released || self.waiting.is_empty() {
+            self.horizon_pause = UNSEEN_PAUSE_MIN;
+        } else {
+            self.pause_horizon(now);
+        }
+        if self.streaming {
+            self.begin_joins(now, horizon);
+        }
+        let routed = self.routed();
+        let subscribers = &mut self.subscribers;
+        self.catching_up.retain(|id| {
+            let Some(subscriber) = subscribers.get_mut(id) else {
+                return false;
+            };
+            let behind = subscriber
+                .joined
+                .as_ref()
+                .is_some_and(|(_, until)| *until > routed);
+            if !behind {
+                subscriber.joined = None;
+            }
+            behind
+        });
+        self.log.settle();
+    }
+
+    /// Subscriptions that were there when the query began are in force from its snapshot on.
+    pub(super) fn begin_joins(&mut self, now: Instant, horizon: &Horizon) {
+        // A transaction that was received before, concerned nobody then and is not in the snapshot would be missed.
+        let unseen = self.unseen.front().map_or(u64::MAX, |(number, _)| *number);
+        let begun = self.horizon_ticket;
+        let subscribers = &mut self.subscribers;
+        let catching_up = &mut self.catching_up;
+        self.joining.retain(|id| {
+            let Some(subscriber) = subscribers.get_mut(id) else {
+                return false;
+            };
+            if subscriber.joining_since > begun.min(unseen) {
+                return true;
+            }
+            subscriber.phase = Phase::Live;
+            subscriber.joined = Some((horizon.snapshot.clone(), horizon.insert_lsn));
+            catching_up.insert(*id);
+            subscriber.tell(Notice::Subscribed);
+            false
+        });
+        if !self.joining.is_empty() && unseen < u64::MAX && self.horizon_not_before.is_none() {
+            self.horizon_not_before = now.checked_add(UNSEEN_PAUSE_MIN);
+        }
+    }
+
+    pub(super) fn skip(&mut self, relations: &[Oid]) {
+        let concerned = |subscriber: &&Subscriber| {
+            subscriber.phase == Phase::Live
+                && (relations.is_empty() || relations.iter().any(|oid| subscriber.concerns(*oid)))
+        };
+        let concerned: Vec<SubscriberId> = self
+            .subscribers
+            .values()
+            .filter(concerned)
+            .map(|subscriber| subscriber.id)
+            .collect();
+        for id in concerned {
+            self.resync(id, ResyncReason::TransactionTooLarge);
+        }
+    }
+
+    /// Hands a released part to the lanes that it concerns.
+    pub(super) fn route(&mut self, now: Instant, part: TransactionPart) {
+        let views: Vec<Option<Arc<View>>> = part
+            .changes
+            .iter()
+            .map(|change| self.view(&change.relation))
+            .collect();
+        let part = Arc::new(Part::new(part, views, Arc::clone(&self.catalog)));
+        let oids: BTreeSet<Oid> = part
+            .changes
+            .iter()
+            .map(|change| change.relation.oid)
+            .collect();
+        let mut lanes: BTreeSet<LaneId> = oids
+            .iter()
+            .filter_map(|oid| self.by_table.get(oid))
+            .flat_map(|lanes| lanes.keys().copied())
+            .collect();
+        let unended = if part.last {
+            std::mem::take(&mut self.unended)
+        } else {
+            BTreeSet::new()
+        };
+        lanes.extend(&unended);
+        let number = self.number();
+        for id in lanes {
+            let Some(lane) = self.lanes.get_mut(&id) else {
+                continue;
+            };
+            let rows = routed_rows(now, lane, &self.subscribers, &self.keys, &part, number);
+            // The last part is handed on even without rows: subscribers hold their last change back until they know
+            // that it was the last.
+            if rows.is_empty() && !unended.contains(&id) {
+                continue;
+            }
+            if !part.last {
+                self.unended.insert(id);
+            }
+            let undecided = rows.iter().filter(|row| row.state.is_open()).count();
+            lane.push(
+                &self.keys,
+                Item {
+                    number,
+                    part: Arc::clone(&part),
+                    only: None,
+                    rows,
+                    undecided,
+                },
+            );
+            self.check_lane(now, id);
+        }
+    }
+
+    pub(super) fn view(&mut self, relation: &Arc<Relation>) -> Option<Arc<View>> {
+        if let Some(view) = self.views.get(&relation.oid)
+            && (Arc::ptr_eq(&view.relation, relation) || view.relation == *relation)
+        {
+            return Some(Arc::clone(view));
+        }
+        let table = self.catalog.tables.get(&relation.oid)?;
+        let view = Arc::new(View::new(Arc::clone(relation), Arc::clone(table)));
+        self.views.insert(relation.oid, Arc::clone(&view));
+        Some(view)
+    }
+}

@@ -1,0 +1,92 @@
+//! The stream comes in: epochs, parts, and what of them anybody is concerned with.
+
+use super::{Conductor, UNSEEN_MAX, Waiting};
+use crate::change::{Epoch, Lsn, StreamEvent, TransactionPart};
+use crate::pipeline::subscriber::SubscriberId;
+use crate::realtime::ResyncReason;
+use std::time::Instant;
+
+impl Conductor {
+    /// The stream went on.
+    pub(in crate::pipeline) fn handle_stream(&mut self, now: Instant, event: StreamEvent) {
+        match event {
+            StreamEvent::Started { epoch, .. } => self.start_epoch(epoch),
+            StreamEvent::Interrupted => self.streaming = false,
+            // Hints only: the fingerprint that comes with every snapshot tells of any change.
+            StreamEvent::Message { .. } => {}
+            StreamEvent::Position(position) => self.received = self.received.max(position),
+            StreamEvent::Part(part) => self.receive_part(part),
+            StreamEvent::Skipped { commit, relations } => {
+                self.received = self.received.max(commit.end_lsn);
+                self.wait(Waiting::Skipped { commit, relations });
+            }
+        }
+        self.advance(now);
+    }
+
+    pub(super) fn start_epoch(&mut self, epoch: Epoch) {
+        self.streaming = true;
+        let before = self.epoch.replace(epoch);
+        if before.is_none_or(|before| before == epoch) {
+            return;
+        }
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.continued = None;
+        self.unended.clear();
+        self.unseen.clear();
+        self.received = Lsn::ZERO;
+        self.confirmed = Lsn::ZERO;
+        let everybody: Vec<SubscriberId> = self.subscribers.keys().copied().collect();
+        for id in everybody {
+            self.resync(id, ResyncReason::SlotRecreated);
+        }
+    }
+
+    pub(super) fn receive_part(&mut self, part: TransactionPart) {
+        if part.last {
+            self.counts.transactions = self.counts.transactions.saturating_add(1);
+            self.received = self.received.max(part.commit.end_lsn);
+        }
+        self.counts.changes = self
+            .counts
+            .changes
+            .saturating_add(u64::try_from(part.changes.len()).unwrap_or(u64::MAX));
+        let continued = self.continued == Some(part.commit.lsn);
+        if continued || self.is_interesting(&part) {
+            // All further parts, or else nobody would hear of the transaction's end.
+            self.continued = (!part.last).then_some(part.commit.lsn);
+            self.wait(Waiting::Part(part));
+        } else if part.last {
+            if self.unseen.len() >= UNSEEN_MAX {
+                self.unseen.pop_front();
+            }
+            let number = self.number();
+            self.unseen.push_back((number, part.commit.xid));
+        }
+    }
+
+    /// Whether anybody may be concerned. Tables that the catalog does not know yet may be anybody's.
+    pub(super) fn is_interesting(&self, part: &TransactionPart) -> bool {
+        if self.subscribers.is_empty() {
+            return false;
+        }
+        let mut known = None;
+        part.changes.iter().any(|change| {
+            let oid = change.relation.oid;
+            if known == Some(oid) {
+                return false;
+            }
+            known = Some(oid);
+            self.by_table.contains_key(&oid)
+                || !self.catalog.tables.contains_key(&oid)
+                || !self.resolving.is_empty()
+                || !self.resolve_queue.is_empty()
+        })
+    }
+
+    pub(super) fn wait(&mut self, waiting: Waiting) {
+        self.waiting_bytes = self.waiting_bytes.saturating_add(waiting.size());
+        self.waiting.push_back(waiting);
+    }
+}
