@@ -8,6 +8,7 @@
 
 mod clients;
 mod delivery;
+mod filter_values;
 mod filters;
 mod harness;
 mod isolation;

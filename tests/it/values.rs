@@ -87,7 +87,7 @@ const RANDOM: &[(&str, &str)] = &[
 /// Returns how many were compared.
 ///
 /// Makes (and replaces) the schema `walcast_rendering` and leaves settings in the session.
-pub async fn values_are_rendered_as_the_server_renders_them(client: &Client) -> usize {
+pub(crate) async fn values_are_rendered_as_the_server_renders_them(client: &Client) -> usize {
     client.batch_execute(SCHEMA).await.unwrap();
     client.batch_execute(SETTINGS).await.unwrap();
     let catalog = catalog(client).await;
