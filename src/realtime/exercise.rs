@@ -1,4 +1,6 @@
 //! The entry for fuzzers: any bytes, cut into frames, go through a socket of each version.
+//!
+//! *io*: looks at the clock once, for an instant to begin with.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
