@@ -13,4 +13,6 @@ pub mod pgoutput;
 pub mod progress;
 mod relations;
 mod replay;
+mod row_key;
 mod spool;
+mod waiting;
