@@ -87,8 +87,9 @@ impl Binding {
     /// # Errors
     /// The element can never be served; the text goes to the subscriber.
     pub fn parse(requested: &RequestedBinding) -> Result<Self, BindingError> {
+        // Valid, but nested too deeply to be taken apart.
         let value: Value = serde_json::from_str(requested.json.get())
-            .map_err(|_too_deep| BindingError(format!("{NO_PARAMS}{}", requested.json.get())))?;
+            .map_err(|_depth| BindingError(format!("{NO_PARAMS}<redacted>")))?;
         let Value::Object(object) = &value else {
             return Err(BindingError(format!("{NO_PARAMS}{}", Term(&value))));
         };

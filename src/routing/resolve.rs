@@ -89,21 +89,26 @@ impl Trouble {
     }
 }
 
-/// Errors about what was asked are the subscriber's; errors about the server's state are nobody's.
+/// Errors about what was asked are the subscriber's; errors about the server's state are nobody's. Which codes those are
+/// has to be listed: input functions of extensions raise whatever they like, also "internal error".
 impl From<tokio_postgres::Error> for Trouble {
     fn from(error: tokio_postgres::Error) -> Self {
+        const STATE_CLASSES: [&str; 11] = [
+            "08", "25", "26", "28", "3D", "40", "53", "55", "57", "58", "F0",
+        ];
         let Some(raised) = error.as_db_error() else {
             return Self::Unavailable(error);
         };
         let sqlstate = raised.code().code();
-        match sqlstate.get(..2) {
-            Some("0A" | "21" | "22" | "23" | "42" | "54") => {
-                // Operators are named with their schema here; the reference names them without.
-                let message = raised.message().replace(" pg_catalog.", " ");
-                Self::Raised(sqlstate.to_owned(), message)
-            }
-            _ => Self::Unavailable(error),
+        let about_state = STATE_CLASSES
+            .iter()
+            .any(|class| sqlstate.starts_with(class));
+        if about_state || matches!(sqlstate, "XX001" | "XX002") {
+            return Self::Unavailable(error);
         }
+        // Operators are named with their schema here; the reference names them without.
+        let message = raised.message().replace(" pg_catalog.", " ");
+        Self::Raised(sqlstate.to_owned(), message)
     }
 }
 
