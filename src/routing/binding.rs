@@ -20,9 +20,9 @@ pub struct Binding {
     pub id: u32,
     /// Which actions are delivered.
     pub event: Event,
-    /// Pattern for the schema's name; see [`name_matches`].
+    /// LIKE pattern for the schema's name, without an escape character; `*` alone is any.
     pub schema: Box<str>,
-    /// Pattern for the table's name; see [`name_matches`].
+    /// LIKE pattern for the table's name, likewise.
     pub table: Box<str>,
     /// All of them must hold.
     pub conditions: Box<[Condition]>,

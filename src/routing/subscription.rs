@@ -84,12 +84,12 @@ impl TableFilter {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::Operator;
-    use super::super::filter::{Operand, Test};
-    use super::super::value::{Family, TextOrder, Value};
     use super::*;
     use crate::catalog::{Collation, Column, Published};
     use crate::change::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleBuilder};
+    use crate::routing::Operator;
+    use crate::routing::filter::{Operand, Test};
+    use crate::routing::value::{Family, TextOrder, Value};
 
     const TEXT: Oid = 25;
 
