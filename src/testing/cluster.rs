@@ -61,7 +61,7 @@ impl Cluster {
         // Between choosing a port and listening on it somebody else may take it.
         for _attempt in 0..5 {
             cluster.port = free_port();
-            if cluster.try_start() {
+            if cluster.try_start(&[]) {
                 return cluster;
             }
         }
@@ -194,10 +194,19 @@ impl Cluster {
 
     /// Starts a stopped cluster again, on the same port.
     pub fn resume(&self) {
-        assert!(self.try_start(), "Postgres does not start: {}", self.log());
+        self.resume_with(&[]);
     }
 
-    fn try_start(&self) -> bool {
+    /// As [`Self::resume`], with settings for this time.
+    pub fn resume_with(&self, settings: &[&str]) {
+        assert!(
+            self.try_start(settings),
+            "Postgres does not start: {}",
+            self.log()
+        );
+    }
+
+    fn try_start(&self, settings: &[&str]) -> bool {
         let installation = Installation::find();
         let data = self.data();
         let mut arguments = vec![
@@ -210,6 +219,7 @@ impl Cluster {
             .iter()
             .copied()
             .chain(self.settings.iter().map(String::as_str))
+            .chain(settings.iter().copied())
         {
             arguments.push("-c".to_owned());
             arguments.push(setting.to_owned());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
@@ -113,7 +114,7 @@ impl Socket {
                 references: 0,
                 heartbeats: 0,
             }),
-            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+            Err(tungstenite::Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
                 Err((
                     response.status().as_u16(),
@@ -248,10 +249,7 @@ impl Socket {
         let _already_closed = self.stream.close(None).await;
     }
 
-    async fn try_send(
-        &mut self,
-        message: Message,
-    ) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+    async fn try_send(&mut self, message: Message) -> Result<(), tungstenite::Error> {
         tokio::time::timeout(PATIENCE, self.stream.send(message))
             .await
             .expect("the server reads its socket")

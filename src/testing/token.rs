@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 /// The shared secret of every test server.
 pub const JWT_SECRET: &str = "a-secret-of-at-least-thirty-two-characters";
 /// Stands for `{"role":"anon"}`.
-pub const PUBLISHABLE_KEY: &str = "sb_publishable_test";
+pub const PUBLISHABLE_KEY: &str = "sb_publishable_of_the_tests";
 /// Stands for `{"role":"service_role"}`.
-pub const SECRET_KEY: &str = "sb_secret_test";
+pub const SECRET_KEY: &str = "sb_secret_of_the_tests";
 
 /// Signs claims with HS256.
 #[must_use]

@@ -411,11 +411,12 @@ async fn long_transactions_elsewhere_delay_nothing() {
 #[tokio::test]
 async fn check_names_what_is_wrong_and_serve_says_it_too() {
     let options = AppOptions {
-        schema: "",
-        environment: &[],
-        private: Some(&["wal_level=replica"]),
+        private: Some(&[]),
+        ..AppOptions::default()
     };
     let mut app = App::prepare(BINARY, &options).await;
+    app.cluster().stop(Signal::INT);
+    app.cluster().resume_with(&["wal_level=replica"]);
     let output = app.server.command(&["check"]);
     let text = format!(
         "{}{}",

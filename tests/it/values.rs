@@ -10,7 +10,6 @@ use walcast::change::{
     ReplicaIdentity, TupleBuilder, Xid,
 };
 use walcast::realtime::payload::{CHANGE_BYTES_MAX, OldShape, RenderAs, Shape, render};
-use walcast::testing::Cluster;
 
 #[path = "../../src/realtime/render/cases.rs"]
 mod cases;
@@ -84,11 +83,11 @@ const RANDOM: &[(&str, &str)] = &[
     ),
 ];
 
-/// Every value of the table of cases, and a thousand random ones per kind.
-#[tokio::test]
-async fn values_are_rendered_as_to_jsonb_renders_them() {
-    let cluster = Cluster::shared();
-    let client = &*cluster.connect(&cluster.database(|_| {})).await;
+/// Every value of the table of cases, and a thousand random ones per kind, are rendered as `to_jsonb` renders them.
+/// Returns how many were compared.
+///
+/// Makes (and replaces) the schema `walcast_rendering` and leaves settings in the session.
+pub(crate) async fn values_are_rendered_as_the_server_renders_them(client: &Client) -> usize {
     client.batch_execute(SCHEMA).await.unwrap();
     client.batch_execute(SETTINGS).await.unwrap();
     let catalog = catalog(client).await;
@@ -116,7 +115,7 @@ async fn values_are_rendered_as_to_jsonb_renders_them() {
             compared += 1;
         }
     }
-    println!("{compared} values agree");
+    compared
 }
 
 /// A value as the server has it.
