@@ -213,7 +213,11 @@ async fn execute(command: Command) -> Result<ExitCode, Failure> {
             log_level,
         } => {
             let signals = Signals::listen().map_err(|error| Failure::work(&error))?;
-            let programs = pg_bin.or_else(|| std::env::var_os("WALCAST_PG_BIN").map(PathBuf::from));
+            let programs = pg_bin.or_else(|| {
+                std::env::var_os("WALCAST_PG_BIN")
+                    .filter(|folder| !folder.is_empty())
+                    .map(PathBuf::from)
+            });
             let wanted = dev::Wanted {
                 listen,
                 reset,
