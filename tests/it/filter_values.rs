@@ -4,10 +4,13 @@ use serde_json::json;
 use serde_json::value::to_raw_value;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type as WireType;
+use tokio_util::task::TaskTracker;
 use walcast::catalog::{Catalog, Table, load};
 use walcast::change::{Datum, Relation, RelationColumn, TupleBuilder};
+use walcast::database::Database;
 use walcast::policy::Predicate;
 use walcast::routing::{Binding, Match, RequestedBinding, ResolveError, resolve};
+use walcast::testing::Cluster;
 
 /// A column type, values of it, and what they are compared with.
 struct Samples {
@@ -325,20 +328,28 @@ const SETUP: &str = r#"
 
 /// What the comparison showed.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+struct Outcome {
     /// Rows on which walcast and Postgres agreed.
-    pub agreed: usize,
+    agreed: usize,
     /// Those of them for which walcast asked.
-    pub asked: usize,
+    asked: usize,
     /// Refused when subscribing; Postgres raises for them too, or could raise.
-    pub refused: usize,
+    refused: usize,
     /// Everything else.
-    pub differences: Vec<String>,
+    differences: Vec<String>,
 }
 
-/// Compares many filters with Postgres. The session must be a superuser's, with the settings that walcast gives its own
-/// sessions; creates and replaces the schema `walcast_filters`.
-pub(crate) async fn check_filters_against_postgres(client: &Client) -> Outcome {
+/// The session has the settings that walcast gives its own.
+#[tokio::test]
+async fn filters_decide_as_postgres_does() {
+    let cluster = Cluster::shared();
+    let url = cluster.url(&cluster.empty_database());
+    let tasks = TaskTracker::new();
+    let client = &Database::parse(&url)
+        .unwrap()
+        .connect(&tasks, "filters")
+        .await
+        .unwrap();
     client.batch_execute(SETUP).await.unwrap();
     let samples = samples();
     let mut names = Vec::new();
@@ -373,7 +384,15 @@ pub(crate) async fn check_filters_against_postgres(client: &Client) -> Outcome {
     for (number, sample) in samples.iter().enumerate() {
         check_samples(client, &catalog, number, sample, &mut outcome).await;
     }
-    outcome
+    let Outcome {
+        agreed,
+        asked,
+        refused,
+        differences,
+    } = outcome;
+    println!("{agreed} decisions agree, {asked} of them asked; {refused} filters are refused");
+    assert_eq!(differences, [""; 0]);
+    assert!(agreed > 1000, "only {agreed} decisions were compared");
 }
 
 async fn check_samples(
