@@ -70,9 +70,9 @@ pub struct Config {
     pub change_log_memory_bytes_max: u64,
     /// Bytes of recent changes in memory and on disk; ≥ those in memory.
     pub change_log_bytes_max: u64,
-    /// Where large transactions wait; `None` is the system's temporary folder.
+    /// Where files without names are made; `None` is the usual place for large temporary files.
     pub spool_directory: Option<PathBuf>,
-    /// Bytes of one transaction.
+    /// Bytes on disk of transactions that wait for their commit.
     pub spool_bytes_max: u64,
     /// Bytes of WAL that the slot may hold back.
     pub retained_wal_bytes_max: u64,

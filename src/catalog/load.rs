@@ -4,6 +4,7 @@
 //! one read-only snapshot; writes nothing and needs no rights beyond connecting.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::slice;
 use std::sync::Arc;
 
 use tokio_postgres::types::{ToSql, Type as WireType};
@@ -67,7 +68,7 @@ async fn read(client: &Client, publications: &[String]) -> Result<Catalog, LoadE
         client,
         "fingerprint",
         sql::FINGERPRINT_SQL,
-        &[names.clone()],
+        slice::from_ref(&names),
     )
     .await?;
     let tables = query(client, "tables", sql::TABLES, &[names]).await?;
@@ -75,7 +76,13 @@ async fn read(client: &Client, publications: &[String]) -> Result<Catalog, LoadE
     let oids: (&(dyn ToSql + Sync), WireType) = (&oids, WireType::OID_ARRAY);
 
     let columns = load_columns(client, &oids).await?;
-    let keys = query(client, "primary keys", sql::PRIMARY_KEYS, &[oids.clone()]).await?;
+    let keys = query(
+        client,
+        "primary keys",
+        sql::PRIMARY_KEYS,
+        slice::from_ref(&oids),
+    )
+    .await?;
     let types = load_types(client, &columns).await?;
     let roles = load_roles(client).await?;
     let access = load_access(client, &oids, &roles, &columns).await?;
@@ -121,7 +128,7 @@ async fn load_columns(
     tables: &(&(dyn ToSql + Sync), WireType),
 ) -> Result<Columns, LoadError> {
     const STEP: &str = "columns";
-    let rows = query(client, STEP, sql::COLUMNS, &[tables.clone()]).await?;
+    let rows = query(client, STEP, sql::COLUMNS, slice::from_ref(tables)).await?;
     let used: BTreeSet<Oid> = column::<Oid>(&rows, 4)
         .map_err(at(STEP))?
         .into_iter()

@@ -1,12 +1,14 @@
 //! The statements that read the system catalogs (Postgres manual, "System Catalogs"). Good for Postgres 14 to 18: what
 //! differs between versions is read through `to_jsonb`, which leaves out what a version does not have.
 
-/// Opens the snapshot. No statement here waits long for a lock: a table that is being altered is read soon again.
+/// Opens the snapshot. No statement here waits long for a lock: a table that is being altered is read soon again. The
+/// planner cannot estimate these statements and would compile them, which takes ten times as long as running them.
 pub(super) const BEGIN: &str = "
     begin isolation level repeatable read read only;
     set local lock_timeout = '2s';
     set local statement_timeout = '30s';
-    set local search_path = ''";
+    set local search_path = '';
+    set local jit = off";
 
 /// One text that changes with anything a [`Catalog`](super::Catalog) is made from. `$1` is the publications' names,
 /// `text[]`; the result is one row with one `text` column. Being a scalar query it can also stand, in parentheses, in a

@@ -4,18 +4,78 @@
 use tokio_postgres::{Client, Error};
 
 use super::login::{self, SUBSCRIBER_ROLES};
-use super::output::{Line, Mark};
+use super::output::{Line, Mark, sentence};
 use super::verifier;
 use crate::clock;
 use crate::config::{Config, Deletes};
 use crate::database::quote_identifier;
+use crate::replication::slot::{self, SlotError, SlotOptions};
 
 /// RFC 7518 section 3.2: a key of an HS256 signature has 256 bits or more.
 const SECRET_BYTES_MIN: usize = 32;
 /// Tokens expire by our clock and commit times come from the database's.
 const SKEW_MAX_MICROS: i64 = 2_000_000;
 
-/// Without these nothing can be served; `serve` looks at them before it starts.
+/// What keeps every change from flowing and does not go away by itself. `serve` ends over these.
+///
+/// # Errors
+/// Postgres cannot be asked.
+pub(super) async fn blocking(client: &Client, slot: &SlotOptions) -> Result<Vec<Line>, SlotError> {
+    let findings = slot::check(client, slot).await?.into_iter();
+    let lasting = findings.filter(|finding| finding.blocks && lasts(&finding.problem));
+    Ok(lasting
+        .map(|finding| Line::new(Mark::Failure, sentence(&finding.problem)))
+        .collect())
+}
+
+/// Whether waiting cannot help: others may let go of slots and senders, and a standby may be promoted.
+fn lasts(problem: &SlotError) -> bool {
+    match problem {
+        SlotError::Version { .. }
+        | SlotError::WalLevel { .. }
+        | SlotError::Role { .. }
+        | SlotError::Publication { .. }
+        | SlotError::Foreign { .. }
+        | SlotError::TwoPhase { .. } => true,
+        SlotError::Standby
+        | SlotError::NoFreeSlot { .. }
+        | SlotError::NoFreeSender { .. }
+        | SlotError::Held { .. }
+        | SlotError::Lost { .. }
+        | SlotError::Unreserved { .. }
+        | SlotError::Query { .. }
+        | SlotError::Answer { .. } => false,
+    }
+}
+
+/// Everything between the database and a stream, also what time may mend.
+///
+/// # Errors
+/// Postgres cannot be asked.
+pub(super) async fn replication(
+    client: &Client,
+    slot: &SlotOptions,
+) -> Result<Vec<Line>, SlotError> {
+    let findings = slot::check(client, slot).await?;
+    if findings.is_empty() {
+        return Ok(vec![Line::new(
+            Mark::Fine,
+            format!("the server can stream through slot {:?}", slot.name),
+        )]);
+    }
+    let line = |finding: slot::Finding| {
+        let mark = match &finding.problem {
+            // Most likely by the very server that is being checked.
+            SlotError::Held { .. } => Mark::Note,
+            _ if finding.blocks => Mark::Failure,
+            _ => Mark::Warning,
+        };
+        Line::new(mark, sentence(&finding.problem))
+    };
+    Ok(findings.into_iter().map(line).collect())
+}
+
+/// Publications and the login role's rights.
 ///
 /// # Errors
 /// The catalog cannot be read.
@@ -53,7 +113,7 @@ pub(super) fn keys(config: &Config) -> Vec<Line> {
         return lines;
     }
     if let Err(error) = verifier::make(config) {
-        lines.push(Line::new(Mark::Failure, super::output::sentence(&error)));
+        lines.push(Line::new(Mark::Failure, sentence(&error)));
         return lines;
     }
     match &config.jwt_secret {
@@ -90,11 +150,7 @@ async fn publications(client: &Client, names: &[String]) -> Result<Vec<Line>, Er
             .await?;
         let quoted = quote_identifier(name);
         let Some(row) = row else {
-            let line = Line::new(
-                Mark::Failure,
-                format!("publication {name:?} does not exist"),
-            );
-            lines.push(line.remedy(format!("create publication {quoted};")));
+            // Said by what looks at the slot.
             continue;
         };
         let actions = ["insert", "update", "delete", "truncate"];

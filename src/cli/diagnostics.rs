@@ -9,7 +9,7 @@ use crate::config::{Config, LogFormat};
 /// The filter of `log_level` cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "log_level: expected error, warn, info, debug, trace or a filter such as info,walcast::replication=debug"
+    "log_level: expected error, warn, info, debug, trace or a filter such as info,walcast=debug"
 )]
 pub(super) struct FilterError(#[source] tracing_subscriber::filter::ParseError);
 

@@ -17,7 +17,7 @@ pub(super) struct Need {
     pub(super) grant: String,
 }
 
-/// All needs of `login`, which exists.
+/// What `login`, which exists, needs to read and to ask.
 ///
 /// # Errors
 /// The catalog cannot be read.
@@ -27,28 +27,32 @@ pub(super) async fn needs(
     publications: &[String],
 ) -> Result<Vec<Need>, tokio_postgres::Error> {
     let quoted = quote_identifier(login);
-    let mut needs = vec![replication(client, login, &quoted).await?];
-    needs.extend(memberships(client, login, &quoted).await?);
+    let mut needs = memberships(client, login, &quoted).await?;
     needs.extend(own_schema(client, login, &quoted).await?);
     needs.extend(tables(client, login, &quoted, publications).await?);
     Ok(needs)
 }
 
-async fn replication(
+/// REPLICATION, which managed services lend through a role of theirs. What looks at the slot checks it as well.
+///
+/// # Errors
+/// The catalog cannot be read.
+pub(super) async fn replication(
     client: &Client,
     login: &str,
-    quoted: &str,
 ) -> Result<Need, tokio_postgres::Error> {
     let row = client
         .query_one(
-            "select rolreplication or rolsuper from pg_catalog.pg_roles where rolname = $1",
+            "select r.rolreplication or r.rolsuper or exists (select from pg_catalog.pg_roles as lent \
+                where lent.rolname = 'rds_replication' and pg_catalog.pg_has_role(r.oid, lent.oid, 'MEMBER')) \
+             from pg_catalog.pg_roles as r where r.rolname = $1",
             &[&login],
         )
         .await?;
     Ok(Need {
         what: format!("{login}: REPLICATION"),
         held: row.get(0),
-        grant: format!("alter role {quoted} replication;"),
+        grant: format!("alter role {} replication;", quote_identifier(login)),
     })
 }
 

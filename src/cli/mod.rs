@@ -249,12 +249,13 @@ async fn check_all(config: &Config) -> Result<ExitCode, Failure> {
     {
         Err(error) => lines.push(Line::new(Mark::Failure, sentence(&error))),
         Ok(client) => {
-            let looked = async {
-                lines.extend(check::essentials(&client, config).await?);
-                lines.extend(check::advice(&client, config).await?);
-                Ok::<(), tokio_postgres::Error>(())
-            };
-            looked.await.map_err(|error| Failure::work(&error))?;
+            let slot = serve::slot_options(config);
+            let replication = check::replication(&client, &slot).await;
+            lines.extend(replication.map_err(|error| Failure::work(&error))?);
+            let essentials = check::essentials(&client, config).await;
+            lines.extend(essentials.map_err(|error| Failure::work(&error))?);
+            let advice = check::advice(&client, config).await;
+            lines.extend(advice.map_err(|error| Failure::work(&error))?);
         }
     }
     Ok(conclude(&lines, "nothing keeps changes from flowing"))

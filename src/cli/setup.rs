@@ -209,7 +209,9 @@ async fn grant_needs(client: &Client, plan: &Plan<'_>) -> Result<Vec<Line>, Setu
         });
     }
     let mut lines = Vec::new();
-    for need in login::needs(client, login, plan.publications).await? {
+    let mut needs = vec![login::replication(client, login).await?];
+    needs.extend(login::needs(client, login, plan.publications).await?);
+    for need in needs {
         if need.held {
             lines.push(Line::new(Mark::Found, need.what));
             continue;
@@ -243,7 +245,7 @@ async fn server_settings(client: &Client) -> Result<Option<Line>, tokio_postgres
         .get(0);
     Ok((level != "logical").then(|| {
         Line::new(
-            Mark::Failure,
+            Mark::Warning,
             format!(
                 "wal_level is {level}; walcast needs logical, which takes a restart of Postgres"
             ),

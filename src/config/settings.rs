@@ -86,12 +86,12 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "spool_directory",
         "",
-        "Where large transactions wait on disk; a fresh folder in the system's temporary one by default.",
+        "Where large transactions and changes that memory has no room for wait on disk; by default `/var/tmp`. Its files have no names and end with the process.",
     ),
     open(
         "spool_bytes_max",
         "4GiB",
-        "The largest transaction that is delivered; subscribers of a larger one's tables resynchronise.",
+        "Disk for transactions that wait for their commit; one that would exceed it is skipped, and subscribers of its tables resynchronise.",
     ),
     open(
         "retained_wal_bytes_max",
@@ -147,7 +147,7 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "log_level",
         "info",
-        "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,walcast::replication=debug`.",
+        "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,walcast=debug`.",
     ),
 ];
 

@@ -3,7 +3,6 @@
 //! Nothing of a channel goes out before its join reply, and the reply of a join with bindings waits until they are in
 //! force: SUBSCRIBED means that every later commit arrives.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,17 +12,15 @@ use crate::auth::{Claims, TokenError, Verifier};
 use crate::routing::RequestedBinding;
 use crate::topic::Topic;
 
-use super::frame::{self, End, QuotedTopic, Ref, Status, System, Version};
+use super::credentials::Credentials;
+use super::frame::{self, End, QuotedTopic, Ref, Status, System};
+use super::output::{Output, Tally};
 use super::refusal::{self, Refusal};
-use super::socket::{Frame, Now, Output, Tally};
+use super::wire::Wire;
 use super::{Notice, join};
 
 /// How long a join without `wait` is left unanswered: shorter than the 10 s after which clients give up.
 const REPLY_WITHIN: Duration = Duration::from_secs(8);
-/// Within this time of a token refresh further ones are held (protocol.md §7.4).
-const REFRESH_WINDOW: Duration = Duration::from_secs(10);
-/// A token's expiry is looked at no later than this after the last time: the wall clock may be set (protocol.md §2.6).
-const RECHECK: Duration = Duration::from_secs(300);
 
 /// Whether the membership goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,51 +32,13 @@ pub(super) enum Fate {
     Ended,
 }
 
-/// What a channel writes to, and when.
-pub(super) struct Wire<'a> {
-    pub(super) version: Version,
-    pub(super) now: Now,
-    pub(super) outputs: &'a mut VecDeque<Output>,
-}
-
-impl Wire<'_> {
-    pub(super) fn send(&mut self, text: String) {
-        self.outputs.push_back(Output::Send(Frame::Text(text)));
-    }
-
-    pub(super) fn reply(
-        &mut self,
-        refs: (&Ref, &Ref),
-        topic: &QuotedTopic,
-        status: Status,
-        response: &str,
-    ) {
-        self.send(frame::reply(self.version, refs, topic, status, response));
-    }
-
-    /// A join error.
-    pub(super) fn refuse(&mut self, refs: (&Ref, &Ref), topic: &QuotedTopic, why: &Refusal) {
-        let response = format!(r#"{{"reason":{}}}"#, frame::quote(&why.to_string()));
-        self.reply(refs, topic, Status::Error, &response);
-        self.outputs
-            .push_back(Output::Record(Tally::JoinRefused(why.code())));
-    }
-
-    fn end(&mut self, join_ref: &Ref, topic: &QuotedTopic, end: End) {
-        self.send(frame::end(self.version, join_ref, topic, end));
-    }
-}
-
 /// How far the bindings are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subscription {
     /// There are none.
     None,
     /// Asked for and not yet answered.
-    Asked {
-        /// New claims were sent after: a refusal may still speak of the old ones.
-        identified: bool,
-    },
+    Asked,
     /// In force.
     Live,
     /// Refused. New claims ask again: a client that joins before it has its user's token is refused for `anon` first.
@@ -127,15 +86,10 @@ pub(super) struct Channel {
     ack: bool,
     bindings: Vec<RequestedBinding>,
     subscription: Subscription,
+    /// New claims were sent and not yet answered: a refusal may still speak of the old ones.
+    identified: bool,
     phase: Phase,
-    token: Arc<str>,
-    claims: Arc<Claims>,
-    /// When the token's expiry is looked at next; `None` for keys that do not expire.
-    recheck: Option<Instant>,
-    /// Refreshes are held until then.
-    refresh_window: Option<Instant>,
-    /// The newest token that is held.
-    held: Option<Arc<str>>,
+    credentials: Credentials,
     /// Trouble that came before the reply.
     trouble: Option<Box<str>>,
     replaces: Option<Ref>,
@@ -153,19 +107,15 @@ impl Channel {
             ack: beginning.ack,
             bindings: beginning.bindings,
             subscription: Subscription::None,
+            identified: false,
             phase: Phase::Joining {
                 until: wire.now.instant + beginning.wait.unwrap_or(REPLY_WITHIN),
                 wait: beginning.wait,
             },
-            token: beginning.token,
-            claims: beginning.claims,
-            recheck: None,
-            refresh_window: None,
-            held: None,
+            credentials: Credentials::new(wire.now, beginning.token, beginning.claims),
             trouble: None,
             replaces: beginning.replaces,
         };
-        channel.plan_recheck(wire.now);
         if channel.bindings.is_empty() {
             channel.accept(wire);
         } else {
@@ -184,7 +134,7 @@ impl Channel {
 
     /// The token in force and its claims.
     pub(super) fn credentials(&self) -> (&Arc<str>, &Arc<Claims>) {
-        (&self.token, &self.claims)
+        (self.credentials.token(), self.credentials.claims())
     }
 
     pub(super) fn is_joined(&self) -> bool {
@@ -248,6 +198,7 @@ impl Channel {
         match notice {
             Notice::Subscribed => {
                 self.subscription = Subscription::Live;
+                self.identified = false;
                 self.accept(wire);
                 self.system(wire, POSTGRES, Status::Ok, "Subscribed to PostgreSQL");
                 if let Some(state) = self.trouble.take() {
@@ -291,7 +242,9 @@ impl Channel {
             return Fate::Lives;
         }
         // Timers may be late, rows must not be shown to a token that has ended.
-        if self.expired(wire.now).is_some() && self.expire(wire, verifier) == Fate::Ended {
+        if let Some(seconds_ago) = self.credentials.expired(wire.now)
+            && self.expire(wire, verifier, seconds_ago) == Fate::Ended
+        {
             return Fate::Ended;
         }
         for (index, payload) in payloads.iter().enumerate() {
@@ -343,19 +296,10 @@ impl Channel {
         verifier: &Verifier,
         token: String,
     ) -> Fate {
-        if *token == *self.token {
-            // The newest token is the one in force: what was held is out of date.
-            self.held = None;
-            return Fate::Lives;
+        match self.credentials.offer(wire.now.instant, token) {
+            Some(token) => self.apply(wire, verifier, token),
+            None => Fate::Lives,
         }
-        if self
-            .refresh_window
-            .is_some_and(|end| wire.now.instant < end)
-        {
-            self.held = Some(token.into());
-            return Fate::Lives;
-        }
-        self.apply(wire, verifier, token.into())
     }
 
     /// The promised time came, or an earlier one.
@@ -367,22 +311,13 @@ impl Channel {
             let why = wait.map_or(Refusal::Initializing, Refusal::SubscribeTimeout);
             return self.refuse(wire, &why);
         }
-        if self
-            .refresh_window
-            .is_some_and(|end| end <= wire.now.instant)
+        if let Some(token) = self.credentials.take_due(wire.now.instant)
+            && self.apply(wire, verifier, token) == Fate::Ended
         {
-            self.refresh_window = None;
-            if let Some(token) = self.held.take()
-                && self.apply(wire, verifier, token) == Fate::Ended
-            {
-                return Fate::Ended;
-            }
+            return Fate::Ended;
         }
-        if self.recheck.is_some_and(|at| at <= wire.now.instant) {
-            if self.expired(wire.now).is_some() {
-                return self.expire(wire, verifier);
-            }
-            self.plan_recheck(wire.now);
+        if let Some(seconds_ago) = self.credentials.recheck(wire.now) {
+            return self.expire(wire, verifier, seconds_ago);
         }
         Fate::Lives
     }
@@ -393,27 +328,25 @@ impl Channel {
             Phase::Joining { until, .. } => Some(until),
             Phase::Joined => None,
         };
-        [until, self.refresh_window, self.recheck]
+        [until, self.credentials.next_timeout()]
             .into_iter()
             .flatten()
             .min()
     }
 
     fn subscribe(&mut self, wire: &mut Wire<'_>, grace: bool) {
-        self.subscription = Subscription::Asked { identified: false };
+        self.subscription = Subscription::Asked;
+        self.identified = false;
         wire.outputs.push_back(Output::Subscribe {
             membership: self.membership,
-            claims: Arc::clone(&self.claims),
+            claims: Arc::clone(self.credentials.claims()),
             bindings: self.bindings.clone(),
             grace,
         });
     }
 
     fn unsubscribe(&mut self, wire: &mut Wire<'_>) {
-        if matches!(
-            self.subscription,
-            Subscription::Asked { .. } | Subscription::Live
-        ) {
+        if matches!(self.subscription, Subscription::Asked | Subscription::Live) {
             wire.outputs.push_back(Output::Unsubscribe {
                 membership: self.membership,
             });
@@ -453,7 +386,7 @@ impl Channel {
     }
 
     fn refused(&mut self, wire: &mut Wire<'_>, text: String) -> Fate {
-        if self.subscription == (Subscription::Asked { identified: true }) {
+        if self.identified {
             self.subscribe(wire, false);
             return Fate::Lives;
         }
@@ -481,20 +414,15 @@ impl Channel {
             Ok(claims) => claims,
             Err(error) => return self.token_refused(wire, error),
         };
-        self.token = token;
-        self.claims = claims;
-        self.refresh_window = Some(wire.now.instant + REFRESH_WINDOW);
-        self.plan_recheck(wire.now);
-        match &mut self.subscription {
+        self.credentials.replace(wire.now, token, claims);
+        match self.subscription {
             Subscription::None => {}
             Subscription::Refused => self.subscribe(wire, false),
-            asked @ (Subscription::Asked { .. } | Subscription::Live) => {
-                if let Subscription::Asked { identified } = asked {
-                    *identified = true;
-                }
+            Subscription::Asked | Subscription::Live => {
+                self.identified = true;
                 wire.outputs.push_back(Output::Identify {
                     membership: self.membership,
-                    claims: Arc::clone(&self.claims),
+                    claims: Arc::clone(self.credentials.claims()),
                 });
             }
         }
@@ -509,18 +437,11 @@ impl Channel {
         self.close(wire, &error.system_message(), Refusal::Token(error).code())
     }
 
-    /// How long ago the token expired, if it has.
-    fn expired(&self, now: Now) -> Option<i64> {
-        let expires_at = self.claims.expires_at?;
-        (expires_at <= now.unix).then(|| now.unix.saturating_sub(expires_at))
-    }
-
     /// The token has expired: its successor, if one is held, takes over now.
-    fn expire(&mut self, wire: &mut Wire<'_>, verifier: &Verifier) -> Fate {
-        if let Some(token) = self.held.take() {
+    fn expire(&mut self, wire: &mut Wire<'_>, verifier: &Verifier, seconds_ago: i64) -> Fate {
+        if let Some(token) = self.credentials.take_held() {
             return self.apply(wire, verifier, token);
         }
-        let seconds_ago = self.expired(wire.now).unwrap_or_default();
         self.unsubscribe(wire);
         if !self.is_joined() {
             return self.refuse(wire, &Refusal::Expired { seconds_ago });
@@ -546,13 +467,6 @@ impl Channel {
         };
         let text = frame::system(wire.version, &self.join_ref, &self.quoted, &message);
         wire.send(text);
-    }
-
-    fn plan_recheck(&mut self, now: Now) {
-        self.recheck = self.claims.expires_at.map(|expires_at| {
-            let left = u64::try_from(expires_at.saturating_sub(now.unix)).unwrap_or(0);
-            now.instant + Duration::from_secs(left).min(RECHECK)
-        });
     }
 }
 

@@ -8,30 +8,29 @@ use std::time::{Duration, Instant};
 use crate::auth::{ApiKeys, Claims, Verifier};
 
 use super::frame::{self, Version};
+use super::input::{Input, Now};
 use super::notice::Notice;
-use super::socket::{Frame, Input, Limits, Now, Output, Socket};
+use super::output::{Frame, Output};
+use super::socket::{Limits, Socket};
 
-/// Hands `data` to a socket of each version: frames between `0xff` bytes, text where they are text. Joins are answered.
+/// Hands `data` to a socket of each version: frames between `0xff` bytes, text where they are text. Joins are answered. Time
+/// begins at `begin`.
 ///
 /// Panics only if walcast has a bug: on any bytes, or where a frame that goes out is no JSON.
-pub fn exercise(data: &[u8]) {
+pub fn exercise(begin: Instant, data: &[u8]) {
     for version in [Version::V1, Version::V2] {
         // Also as they are, whatever the socket makes of them.
         let _message = frame::decode_binary(version, data);
         let Ok(verifier) = Verifier::new(None, None, ApiKeys::default()) else {
             return;
         };
-        converse(version, Arc::new(verifier), data);
+        converse(version, Arc::new(verifier), begin, data);
     }
 }
 
-fn converse(version: Version, verifier: Arc<Verifier>, data: &[u8]) {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an instant to count from, nothing waits"
-    )]
+fn converse(version: Version, verifier: Arc<Verifier>, begin: Instant, data: &[u8]) {
     let mut now = Now {
-        instant: Instant::now(),
+        instant: begin,
         unix: 0,
     };
     let claims = Arc::new(Claims {

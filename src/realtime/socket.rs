@@ -7,29 +7,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use crate::auth::{Claims, Verifier};
-use crate::routing::RequestedBinding;
 use crate::topic::{Topic, TopicError};
 
-use super::channel::{Beginning, Channel, Fate, Wire};
+use super::channel::{Beginning, Channel, Fate};
 use super::frame::{self, Message, Payload, QuotedTopic, Ref, Status, Version};
+use super::input::{Input, Now};
 use super::join::{self, Join};
-use super::notice::Notice;
+use super::output::{Output, Tally};
 use super::refusal::Refusal;
+use super::wire::Wire;
 
 /// Joins are counted in windows of this length.
 const JOIN_WINDOW: Duration = Duration::from_secs(10);
-
-/// The time, by both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// The monotonic clock, for timeouts.
-    pub instant: Instant,
-    /// Seconds since 1970, for tokens.
-    pub unix: i64,
-}
 
 /// Limits of one socket; the defaults are those of protocol.md §8.1 where it has one.
 #[derive(Clone, Copy, Debug)]
@@ -56,104 +46,6 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(60),
         }
     }
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input<'a> {
-    /// A text frame came.
-    Text(&'a str),
-    /// A binary frame came.
-    Binary(&'a [u8]),
-    /// A ping or a pong came: a sign of life and nothing else.
-    Control,
-    /// The pipeline has something to say to a membership.
-    Notice {
-        /// Which; unknown ones have ended meanwhile.
-        membership: u32,
-        /// What.
-        notice: Notice,
-    },
-    /// Changes for a membership, in order.
-    Changes {
-        /// Which; unknown ones have ended meanwhile.
-        membership: u32,
-        /// The `ids` array, as JSON text.
-        ids: &'a str,
-        /// The `data` objects, as JSON text.
-        payloads: &'a [Bytes],
-        /// The last payload is the last of its transaction that this membership gets.
-        last: bool,
-    },
-    /// The server is leaving.
-    Drain,
-    /// The WebSocket is gone. Nothing is sent after this.
-    Gone,
-}
-
-/// What to do, in this order.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// Send a frame.
-    Send(Frame),
-    /// Ask the pipeline for changes.
-    Subscribe {
-        /// Number of the membership; never used twice on a socket.
-        membership: u32,
-        /// As whom.
-        claims: Arc<Claims>,
-        /// For what; never empty.
-        bindings: Vec<RequestedBinding>,
-        /// The join carried no token of its own, so one may follow (design.md §5).
-        grace: bool,
-    },
-    /// The membership has new claims.
-    Identify {
-        /// Number of the membership.
-        membership: u32,
-        /// As whom from now on.
-        claims: Arc<Claims>,
-    },
-    /// The membership ended.
-    Unsubscribe {
-        /// Number of the membership.
-        membership: u32,
-    },
-    /// Close the socket after what was sent. No frame follows.
-    Close {
-        /// The WebSocket close code (protocol.md §2.7).
-        code: u16,
-        /// For developers.
-        reason: &'static str,
-    },
-    /// Count something.
-    Record(Tally),
-}
-
-/// A frame to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frame {
-    /// Text.
-    Text(String),
-    /// Binary.
-    Binary(Bytes),
-}
-
-/// What the shell counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tally {
-    /// A join was answered with ok.
-    Joined,
-    /// A join was answered with an error of this code.
-    JoinRefused(&'static str),
-    /// A channel was told of an error of this code.
-    SystemError(&'static str),
-    /// A channel was told to start over.
-    Resync,
-    /// So many changes were sent.
-    Changes(usize),
-    /// A message was understood.
-    Message,
 }
 
 /// One WebSocket.

@@ -800,6 +800,6 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(data in proptest::collection::vec(any::<u8>(), 0..300)) {
-        super::exercise(&data);
+        super::exercise(instant(), &data);
     }
 }

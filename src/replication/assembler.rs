@@ -91,7 +91,7 @@ pub struct Assembler {
     streams: HashMap<Xid, Waiting>,
     /// The transaction between Stream Start and Stream Stop.
     streaming: Option<Xid>,
-    replay: Option<(Replay, HashMap<Oid, Described>)>,
+    replay: Option<(Replay, DescribedTables)>,
     events: VecDeque<StreamEvent>,
     position: Lsn,
 }
@@ -107,11 +107,14 @@ struct Waiting {
     written_last: Option<Oid>,
     /// Subtransactions that rolled back.
     aborted: HashSet<Xid>,
-    /// The last version of each table that it described, for the time after its commit.
-    described: HashMap<Oid, Described>,
+    /// The last version of each table that it described, and in which subtransaction: for the time after its commit.
+    described: DescribedTables,
     /// Logical messages, at most one for each prefix.
     messages: Vec<(Box<str>, Lsn)>,
 }
+
+/// Versions of tables, each with the subtransaction that it came in.
+type DescribedTables = HashMap<Oid, (Option<Xid>, Described)>;
 
 /// What is kept of a transaction's changes.
 enum Content {
@@ -179,10 +182,11 @@ impl Assembler {
             }
             Message::StreamCommit { xid, commit } => self.stream_commit(xid, commit)?,
             Message::StreamAbort { xid, subxid } => self.stream_abort(xid, subxid)?,
-            Message::Relation { relation, .. } => {
+            Message::Relation { xid, relation } => {
                 let described = self.registry.describe(relation);
                 let waiting = self.current()?;
-                waiting.described.insert(described.oid(), described);
+                let oid = described.oid();
+                waiting.described.insert(oid, (xid, described));
                 self.keep(&message);
             }
             Message::Row(row) => {
@@ -322,6 +326,8 @@ impl Assembler {
             }
         } else if let Some(waiting) = self.streams.get_mut(&xid) {
             waiting.aborted.insert(subxid);
+            let described = &mut waiting.described;
+            described.retain(|_, (xid, _)| *xid != Some(subxid));
         }
         Ok(())
     }
@@ -375,8 +381,8 @@ impl Assembler {
     }
 
     /// What a committed transaction described is in force for all others now.
-    fn register(&mut self, described: HashMap<Oid, Described>) {
-        for described in described.into_values() {
+    fn register(&mut self, described: DescribedTables) {
+        for (_, described) in described.into_values() {
             self.registry.commit(described);
         }
     }

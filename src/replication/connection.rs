@@ -146,12 +146,7 @@ pub async fn run(
         ownership,
         publications,
         assembler,
-        memory: Memory {
-            epoch: Epoch(0),
-            last_commit: Lsn::ZERO,
-            position: Lsn::ZERO,
-            confirmed: Lsn::ZERO,
-        },
+        memory: Memory::NOTHING,
         past_missing_publication: false,
         told_interrupted: true,
     };
@@ -191,38 +186,46 @@ impl Connection {
             if self.channels.counters.sessions.load(Ordering::Relaxed) != sessions {
                 pauses = self::pauses();
             }
-            let intervention = match outcome {
+            match outcome {
                 Outcome::Ended(End::Cancelled | End::Abandoned) => return,
-                Outcome::Ended(End::Intervention(intervention)) => Some(intervention),
+                Outcome::Ended(End::Intervention(intervention)) => {
+                    self.intervene(intervention).await
+                }
                 Outcome::Ended(End::Lost(error)) => {
                     self.past_missing_publication |= self.is_missing_publication(&error);
                     self.fail(&error);
-                    None
                 }
-                Outcome::Ended(End::Assembly(error)) => {
-                    self.fail(&error);
-                    None
-                }
-                Outcome::Failed(error) => {
-                    self.fail(&error);
-                    None
-                }
-            };
-            // The slot first, downstream second: its queue may be full, and the server's disk fills meanwhile.
-            if let Some(intervention) = intervention {
-                if let Err(error) = self.intervene(intervention).await {
-                    self.fail(&error);
-                }
-                while self.interventions.try_recv().is_ok() {} // demands for what has just been done
+                Outcome::Ended(End::Assembly(error)) => self.fail(&error),
+                Outcome::Failed(error) => self.fail(&error),
             }
-            if !self.tell_interrupted().await {
+            if !self.pause(pauses.next().unwrap_or(RETRY_MAX)).await {
                 return;
             }
-            let pause = pauses.next().unwrap_or(RETRY_MAX);
-            tokio::select! {
-                () = self.channels.cancel.cancelled() => return,
-                () = sleep(pause) => {}
-            }
+        }
+    }
+
+    /// Tells downstream once that the session is over, however long its queue is full, and waits; false if we are done.
+    /// The guard is served meanwhile: the server's disk fills whatever downstream does.
+    async fn pause(&mut self, pause: Duration) -> bool {
+        if self.status.borrow().state == ReplicationState::Streaming {
+            self.set_state(ReplicationState::Connecting);
+        }
+        loop {
+            let intervention = tokio::select! {
+                biased;
+                () = self.channels.cancel.cancelled() => return false,
+                Some(intervention) = self.interventions.recv() => intervention,
+                room = self.channels.events.reserve(), if !self.told_interrupted => {
+                    let Ok(room) = room else {
+                        return false;
+                    };
+                    room.send(StreamEvent::Interrupted);
+                    self.told_interrupted = true;
+                    continue;
+                }
+                () = sleep(pause), if self.told_interrupted => return true,
+            };
+            self.intervene(intervention).await;
         }
     }
 
@@ -248,7 +251,7 @@ impl Connection {
             .start_streaming(&slot::start_command(&self.slot))
             .await?;
         self.assembler
-            .reset(self.memory.epoch, self.memory.last_commit);
+            .reset(self.memory.epoch, self.memory.processed());
         self.channels
             .counters
             .sessions
@@ -441,7 +444,7 @@ impl Connection {
         };
         let mut epoch = incarnation::fold(system, self.incarnations.load(client).await?, oids());
         if epoch == self.memory.epoch
-            && (confirmed > self.memory.confirmed || end < self.memory.position)
+            && (confirmed > self.memory.confirmed || end < self.memory.wal_end)
         {
             // Nobody but us confirms, so the slot was moved, or dropped and created, by others while we were away; or the
             // WAL ends earlier than it did, as after a restored copy of the files.
@@ -460,44 +463,58 @@ impl Connection {
             }
             self.memory = Memory {
                 epoch,
-                last_commit: Lsn::ZERO,
                 position: confirmed,
                 confirmed,
+                ..Memory::NOTHING
             };
         }
-        Ok(confirmed)
+        Ok(self.memory.position)
     }
 
-    /// Does to the slot what the guard demands.
-    async fn intervene(&mut self, intervention: Intervention) -> Result<(), ReplicationError> {
-        if intervention == Intervention::Restart {
-            return Ok(());
+    /// Does to the slot what the guard demands; it will demand it again if that fails.
+    async fn intervene(&mut self, intervention: Intervention) {
+        let done = match intervention {
+            Intervention::Restart => Ok(()),
+            Intervention::Advance | Intervention::Recreate => {
+                self.give_up_changes(intervention).await
+            }
+        };
+        if let Err(error) = done {
+            self.fail(&error);
         }
+        while self.interventions.try_recv().is_ok() {} // demands for what has just been done
+    }
+
+    async fn give_up_changes(
+        &mut self,
+        intervention: Intervention,
+    ) -> Result<(), ReplicationError> {
         let client = self
             .database
             .connect(&self.tasks, &self.application_name)
             .await?;
         let began = clock::instant();
-        while let Some(SlotState {
-            active_pid: Some(pid),
-            ..
-        }) = slot::load(&client, &self.slot).await?
-        {
+        loop {
+            let Some(slot) = slot::load(&client, &self.slot).await? else {
+                return Ok(());
+            };
+            let Some(pid) = slot.active_pid else {
+                break;
+            };
+            if !self.ownership.covers(&slot) {
+                return Ok(()); // another process has taken over, and watches over it now
+            }
             if clock::instant().saturating_duration_since(began) > RELEASE_TIMEOUT {
                 slot::terminate(&client, &self.slot, pid).await?;
             }
             sleep(HELD_INTERVAL).await;
         }
         self.ownership.release();
-        match intervention {
-            Intervention::Advance => {
-                self.advance(&client).await?;
-            }
-            Intervention::Recreate => {
-                self.incarnations.renew(&client).await?;
-                slot::drop(&client, &self.slot).await?;
-            }
-            Intervention::Restart => {}
+        if intervention == Intervention::Advance {
+            self.advance(&client).await?;
+        } else {
+            self.incarnations.renew(&client).await?;
+            slot::drop(&client, &self.slot).await?;
         }
         Ok(())
     }
@@ -511,18 +528,6 @@ impl Connection {
         };
         let names_one = |name: &String| error.message.contains(name.as_str());
         error.sqlstate == "42704" && self.slot.publications.iter().any(names_one)
-    }
-
-    /// Tells downstream once that the session is over; false if we are done.
-    async fn tell_interrupted(&mut self) -> bool {
-        if self.told_interrupted {
-            return true;
-        }
-        self.told_interrupted = true;
-        tokio::select! {
-            () = self.channels.cancel.cancelled() => false,
-            sent = self.channels.events.send(StreamEvent::Interrupted) => sent.is_ok(),
-        }
     }
 
     fn set_state(&self, state: ReplicationState) {

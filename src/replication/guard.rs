@@ -56,7 +56,8 @@ impl Ownership {
         self.0.store(NOT_OURS, Ordering::Relaxed);
     }
 
-    fn covers(&self, slot: &SlotState) -> bool {
+    /// Whether nobody else holds the slot.
+    pub(super) fn covers(&self, slot: &SlotState) -> bool {
         match self.0.load(Ordering::Relaxed) {
             NOT_OURS => false,
             pid => slot.active_pid.is_none_or(|active| active == pid),

@@ -10,10 +10,13 @@
 //! versions and key changes, from what it was before the transaction (nothing, if inserted) to what it is after
 //! (nothing, if deleted).
 //!
-//! At the end chains exchange their beginnings where the changes would otherwise not make sense one after the other:
+//! At the end the chains are put in an order in which they make sense one after the other:
 //! - a key that was freed by a DELETE and taken by an INSERT is one UPDATE;
-//! - where a row takes a key that another row still holds at that point of the output (a swap by way of a temporary
-//!   key: the intermediate step is not shown), each *key* is shown to change its content instead of each row its key.
+//! - a row that takes a key which another row began with is shown after that one. So a net change stands at the row's
+//!   last change or, rarely, later;
+//! - where rows exchange their keys in a circle (by way of a temporary key, a step that is not shown) there is no such
+//!   order, and each *key* is shown to change its content instead of each row its key. What such a row leaves out as
+//!   unchanged TOAST stays unknown, unless the replica identity is full.
 //!
 //! So the output, applied one by one by key, leads from the state before to the state after, and no key occurs twice as
 //! the old or twice as the new one.
@@ -208,12 +211,24 @@ impl Id {
 /// What a row was before the transaction.
 #[derive(Clone, Copy, Debug)]
 struct Beginning {
-    /// Where its first change stands; `None` if the row did not exist.
-    place: Option<Place>,
+    /// Where its first change stands; [`NOWHERE`] if the row did not exist.
+    place: Place,
     /// Its key among the contended ones.
     key: Id,
     /// Whether the first change carries an old tuple.
     has_old: bool,
+}
+
+/// A place that no change has.
+const NOWHERE: Place = Place {
+    at: u64::MAX,
+    version: Version::MAX,
+};
+
+impl Beginning {
+    fn place(self) -> Option<Place> {
+        (self.place != NOWHERE).then_some(self.place)
+    }
 }
 
 /// One row's way through the transaction.
@@ -222,13 +237,18 @@ struct Chain {
     beginning: Beginning,
     /// The last change.
     last: Place,
-    /// The key after it among the contended ones; none if the row is deleted.
+    /// Where it is shown, and how many others are shown there before it.
+    shown_at: u64,
+    rank: u32,
+    /// The key after the last change among the contended ones; none if the row is deleted.
     key: Id,
-    is_deleted: bool,
     /// Newest of the versions that the last tuple needs to be complete.
     source: Id,
     /// The chain that held the same key when this one took it: two rows that cannot be told apart.
     below: Id,
+    is_deleted: bool,
+    /// Whether `shown_at` is final.
+    is_placed: bool,
 }
 
 /// Second pass: follows the rows behind contended keys.
@@ -251,12 +271,14 @@ pub(super) struct Row {
     pub(super) is_incomplete: bool,
 }
 
-/// What one row's history comes to, shown at its last change.
+/// What one row's history comes to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Net {
-    /// The place of the last change.
-    pub(super) at: u64,
+    /// The row's last change.
+    pub(super) last: Place,
     pub(super) kind: NetKind,
+    shown_at: u64,
+    rank: u32,
     source: Id,
 }
 
@@ -324,15 +346,18 @@ impl Chains {
         let id = Id::new(self.chains.len());
         self.chains.push(Chain {
             beginning: Beginning {
-                place: old.map(|_| row.place),
+                place: old.map_or(NOWHERE, |_| row.place),
                 key: old.unwrap_or(Id::NONE),
                 has_old: row.has_old,
             },
             last: row.place,
+            shown_at: row.place.at,
+            rank: 0,
             key: Id::NONE,
-            is_deleted: false,
             source: Id::NONE,
             below: Id::NONE,
+            is_deleted: false,
+            is_placed: false,
         });
         id
     }
@@ -353,6 +378,7 @@ impl Chains {
             self.sources.push(source);
         }
         chain.last = row.place;
+        chain.shown_at = row.place.at;
         chain.key = new.unwrap_or(Id::NONE);
         chain.is_deleted = new.is_none();
         if let Some(holder) = self.holders.get_mut(chain.key.index()) {
@@ -360,13 +386,13 @@ impl Chains {
         }
     }
 
-    /// What is shown of all that was followed, in the order of [`Net::at`].
+    /// What is shown of all that was followed.
     pub(super) fn finish(mut self) -> NetEffect {
-        self.exchange_beginnings();
+        self.put_in_order();
         (self.contended, self.holders) = <_>::default();
         // Collects into the memory of the chains.
         let mut nets: Vec<Net> = self.chains.into_iter().filter_map(Chain::net).collect();
-        nets.sort_unstable_by_key(|net| net.at);
+        nets.sort_unstable_by_key(|net| (net.shown_at, net.rank));
         NetEffect {
             nets,
             next: 0,
@@ -374,57 +400,96 @@ impl Chains {
         }
     }
 
-    /// See the module's description. Each exchange settles one key for good, hence it ends.
-    fn exchange_beginnings(&mut self) {
+    /// See the module's description. A row waits for at most one other, and at most one waits for it: the chains form
+    /// lines and circles.
+    fn put_in_order(&mut self) {
+        let beginners = self.beginners();
+        for index in 0..self.chains.len() {
+            let first = Id::new(index);
+            if self.giver(first, &beginners).is_none() {
+                self.place_line(first, &beginners);
+            }
+        }
+        for index in 0..self.chains.len() {
+            self.turn_circle(Id::new(index), &beginners);
+        }
+    }
+
+    /// The chains that began with each contended key, after chains that freed a key for good have left theirs to the
+    /// row that was inserted there.
+    fn beginners(&mut self) -> Vec<Id> {
         let mut beginners = vec![Id::NONE; self.holders.len()];
         for (index, chain) in self.chains.iter().enumerate() {
             if let Some(beginner) = beginners.get_mut(chain.beginning.key.index()) {
                 *beginner = Id::new(index);
             }
         }
-        let mut unsettled: Vec<Id> = (0..self.holders.len()).map(Id::new).collect();
-        while let Some(key) = unsettled.pop() {
-            let (Some(&taker), Some(&giver)) =
-                (self.holders.get(key.index()), beginners.get(key.index()))
-            else {
+        for (beginner, holder) in beginners.iter_mut().zip(&self.holders) {
+            let pair = [beginner.index(), holder.index()];
+            let Ok([freed, taken]) = self.chains.get_disjoint_mut(pair) else {
                 continue;
             };
-            if taker == giver || !self.must_exchange(taker, giver) {
-                continue;
+            if freed.is_deleted && taken.beginning.place().is_none() {
+                std::mem::swap(&mut freed.beginning, &mut taken.beginning);
+                *beginner = *holder;
             }
-            let Ok([taken, given]) = self.chains.get_disjoint_mut([taker.index(), giver.index()])
-            else {
-                continue;
-            };
-            std::mem::swap(&mut taken.beginning, &mut given.beginning);
-            let (moved, given_key) = (given.beginning.key, given.key);
-            if let Some(beginner) = beginners.get_mut(key.index()) {
-                *beginner = taker;
-            }
-            if let Some(beginner) = beginners.get_mut(moved.index()) {
-                *beginner = giver;
-            }
-            // Whoever ends with the key that the giver now begins with, and the giver itself, are looked at again.
-            unsettled.extend([moved, given_key]);
+        }
+        beginners
+    }
+
+    /// The chain that began with the key that the chain `id` ends with.
+    fn giver(&self, id: Id, beginners: &[Id]) -> Option<Id> {
+        let key = self.chains.get(id.index())?.key.index();
+        let (holder, beginner) = (*self.holders.get(key)?, *beginners.get(key)?);
+        (holder == id && beginner != id && beginner != Id::NONE).then_some(beginner)
+    }
+
+    /// The chain that ends with the key that the chain `id` began with.
+    fn taker(&self, id: Id, beginners: &[Id]) -> Option<Id> {
+        let key = self.chains.get(id.index())?.beginning.key.index();
+        let (holder, beginner) = (*self.holders.get(key)?, *beginners.get(key)?);
+        (beginner == id && holder != id && holder != Id::NONE).then_some(holder)
+    }
+
+    /// Places `first`, which waits for nobody, and behind it those that wait for it.
+    fn place_line(&mut self, first: Id, beginners: &[Id]) {
+        let (mut next, mut earliest) = (Some(first), (0, 0));
+        while let Some(chain) = next.and_then(|id| self.chains.get_mut(id.index())) {
+            (chain.shown_at, chain.rank) = earliest.max((chain.shown_at, 0));
+            earliest = (chain.shown_at, chain.rank.saturating_add(1));
+            chain.is_placed = true;
+            next = next.and_then(|id| self.taker(id, beginners));
         }
     }
 
-    /// Whether `taker`, which ends with a key that `giver` began with, must be shown as that key's change.
-    fn must_exchange(&self, taker: Id, giver: Id) -> bool {
-        let (Some(taker), Some(giver)) = (
-            self.chains.get(taker.index()),
-            self.chains.get(giver.index()),
-        ) else {
-            return false;
-        };
-        let is_reborn = giver.is_deleted && taker.beginning.place.is_none();
-        is_reborn || taker.last.at < giver.last.at
+    /// Gives each row of the circle that `start` belongs to, if any, the beginning that belongs to its last key.
+    fn turn_circle(&mut self, start: Id, beginners: &[Id]) {
+        let mut current = start;
+        while self
+            .chains
+            .get(current.index())
+            .is_some_and(|chain| !chain.is_placed)
+        {
+            let giver = self.giver(current, beginners);
+            if let Some(chain) = self.chains.get_mut(current.index()) {
+                chain.is_placed = true;
+            }
+            let Some(giver) = giver.filter(|giver| *giver != start) else {
+                break;
+            };
+            // After the last exchange `start`'s own beginning has gone round to the one that takes its key.
+            let pair = [current.index(), giver.index()];
+            if let Ok([taken, given]) = self.chains.get_disjoint_mut(pair) {
+                std::mem::swap(&mut taken.beginning, &mut given.beginning);
+            }
+            current = giver;
+        }
     }
 }
 
 impl Chain {
     fn net(self) -> Option<Net> {
-        let kind = match (self.beginning.place, self.is_deleted) {
+        let kind = match (self.beginning.place(), self.is_deleted) {
             (None, true) => return None,
             (None, false) => NetKind::Insert,
             (Some(first), true) => NetKind::Delete { first },
@@ -437,14 +502,16 @@ impl Chain {
             }
         };
         Some(Net {
-            at: self.last.at,
+            last: self.last,
             kind,
+            shown_at: self.shown_at,
+            rank: self.rank,
             source: self.source,
         })
     }
 }
 
-/// What is shown of the changes that do not stand for themselves; asked once for each of them, in order.
+/// What is shown of the changes that do not stand for themselves; asked for each of them in order, until `None`.
 #[derive(Default)]
 pub(super) struct NetEffect {
     nets: Vec<Net>,
@@ -453,10 +520,10 @@ pub(super) struct NetEffect {
 }
 
 impl NetEffect {
-    /// What is shown at `at`, if anything.
-    pub(super) fn at(&mut self, at: u64) -> Option<Net> {
+    /// What else is shown at `at`.
+    pub(super) fn next_at(&mut self, at: u64) -> Option<Net> {
         let net = *self.nets.get(self.next)?;
-        (net.at == at).then(|| {
+        (net.shown_at == at).then(|| {
             self.next += 1;
             net
         })

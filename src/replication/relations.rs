@@ -1,11 +1,10 @@
 //! Which description of a table is in force for which change.
 //!
-//! Follows the server's own book-keeping (pgoutput sends a Relation message when it believes that the receiver lacks
-//! it): one that came inside a streamed transaction is in force for that transaction at once and for all others from
-//! its commit on; it is forgotten if the transaction aborts. A *sub*transaction's abort forgets nothing: the server
-//! keeps count by top-level transaction, does not repeat the message for the next subtransaction, and itself sends a
-//! new one where the abort changed the table back. Of two versions the one that was sent later wins, whatever the order
-//! of the commits.
+//! Follows the server's own book-keeping (it sends a Relation message when it believes that the receiver lacks it): one
+//! that came inside a streamed transaction is in force for that transaction at once and for all others from its commit
+//! on. It is forgotten if the transaction or the subtransaction that it came in rolls back: the server then forgets
+//! having sent it, too, and sends it again where it is needed. Of two versions the one that was sent later wins,
+//! whatever the order of the commits.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::change::{Change, ChangeKind, Commit, Oid, TransactionPart, Tuple, Xid};
+use crate::change::{Change, ChangeKind, Commit, Oid, Relation, TransactionPart, Tuple, Xid};
 
 use super::assembler::AssembleError;
 use super::merge;
@@ -71,10 +71,14 @@ pub(super) struct Replay {
     /// The last truncation of each table: earlier changes of it are dropped.
     truncated: HashMap<Oid, u64>,
     stage: Stage,
-    /// Changes read in this pass.
+    /// Row changes read in this pass.
     ordinal: u32,
-    /// Changes of a truncation that names many tables.
-    waiting: VecDeque<Change>,
+    /// Changes that came out.
+    emitted: u32,
+    /// Tables of a truncation that are still to come out.
+    truncating: VecDeque<Arc<Relation>>,
+    /// Where net changes may still be shown.
+    merging_at: Option<u64>,
     part: Vec<Change>,
     part_size: usize,
 }
@@ -107,10 +111,10 @@ impl Marks {
     }
 }
 
-/// One row change in the course of a pass.
+/// One row change, read.
 struct Read {
-    place: Place,
     kind: RowKind,
+    /// Bytes of its message.
     size: usize,
 }
 
@@ -142,7 +146,9 @@ impl Replay {
             truncated: HashMap::new(),
             stage,
             ordinal: 0,
-            waiting: VecDeque::new(),
+            emitted: 0,
+            truncating: VecDeque::new(),
+            merging_at: None,
             part: Vec::new(),
             part_size: 0,
         }
@@ -165,10 +171,15 @@ impl Replay {
     pub(super) fn step(&mut self, registry: &Registry) -> Result<Replayed, AssembleError> {
         let mut budget = STEP_BYTES;
         loop {
-            while let Some(change) = self.waiting.pop_front() {
-                if let Some(part) = self.add(change, 0) {
+            if let Some((change, size)) = self.next_waiting()? {
+                if let Some(part) = self.add(change, size) {
                     return Ok(Replayed::Part(part));
                 }
+                budget = budget.saturating_sub(size);
+                if budget == 0 {
+                    return Ok(Replayed::Busy);
+                }
+                continue;
             }
             let next = self.stored.next(&mut self.position);
             let Some((at, message)) = next.map_err(AssembleError::Spool)? else {
@@ -220,7 +231,9 @@ impl Replay {
         let size = message.len();
         let is_aborted = |xid: Option<Xid>| xid.is_some_and(|xid| self.aborted.contains(&xid));
         match pgoutput::decode(message, self.is_streamed)? {
-            Message::Relation { relation, .. } => self.versions.describe(relation, registry),
+            Message::Relation { xid, relation } if !is_aborted(xid) => {
+                self.versions.describe(relation, registry);
+            }
             Message::Truncate { xid, relations } if !is_aborted(xid) => {
                 self.truncate(at, &relations, registry)?;
             }
@@ -231,7 +244,7 @@ impl Replay {
             }) if !is_aborted(xid) => {
                 let version = self.find(relation, registry)?;
                 let place = Place { at, version };
-                return self.row(relation, Read { place, kind, size });
+                return Ok(self.row(relation, place, Read { kind, size }));
             }
             _ => {}
         }
@@ -246,19 +259,13 @@ impl Replay {
     ) -> Result<(), AssembleError> {
         for oid in relations {
             let version = self.find(*oid, registry)?;
-            let order = self.count();
             match &self.stage {
                 Stage::Touch(_) => {
                     self.truncated.insert(*oid, at);
                 }
                 Stage::Emit { .. } if self.truncated.get(oid).is_none_or(|last| *last == at) => {
-                    if let Some(known) = self.versions.get(version) {
-                        self.waiting.push_back(Change {
-                            relation: Arc::clone(&known.relation),
-                            order,
-                            kind: ChangeKind::Truncate,
-                        });
-                    }
+                    let relation = self.version(version)?.relation.clone();
+                    self.truncating.push_back(relation);
                 }
                 Stage::Follow { .. } | Stage::Emit { .. } => {}
             }
@@ -266,119 +273,104 @@ impl Replay {
         Ok(())
     }
 
-    fn row(&mut self, oid: Oid, read: Read) -> Result<Option<TransactionPart>, AssembleError> {
-        let ordinal = self.count();
-        let Some(known) = self.versions.get(read.place.version) else {
-            return Ok(None);
-        };
+    fn row(&mut self, oid: Oid, place: Place, read: Read) -> Option<TransactionPart> {
+        let ordinal = self.ordinal;
+        self.ordinal = ordinal.saturating_add(1);
+        let known = self.versions.get(place.version)?;
         if self
             .truncated
             .get(&oid)
-            .is_some_and(|last| read.place.at < *last)
+            .is_some_and(|last| place.at < *last)
         {
-            return Ok(None);
+            return None;
         }
         match &mut self.stage {
-            Stage::Touch(touches) => {
-                if let Some(keys) = self.hasher.keys(known, &read.kind) {
-                    touches.touch(keys);
-                }
-            }
+            Stage::Touch(touches) => touches.touch(self.hasher.keys(known, &read.kind)?),
             Stage::Follow { chains, marks } => {
-                if let Some(keys) = self.hasher.keys(known, &read.kind) {
-                    let (has_old, is_incomplete) = match &read.kind {
-                        RowKind::Insert { .. } => (false, false),
-                        RowKind::Update { old, new } => (old.is_some(), is_incomplete(new)),
-                        RowKind::Delete { .. } => (true, false),
-                    };
-                    let place = read.place;
-                    if chains.follow(Row {
-                        place,
-                        keys,
-                        has_old,
-                        is_incomplete,
-                    }) {
-                        marks.set(ordinal);
-                    }
+                let (has_old, is_incomplete) = match &read.kind {
+                    RowKind::Insert { .. } => (false, false),
+                    RowKind::Update { old, new } => (old.is_some(), is_incomplete(new)),
+                    RowKind::Delete { .. } => (true, false),
+                };
+                let is_followed = chains.follow(Row {
+                    place,
+                    keys: self.hasher.keys(known, &read.kind)?,
+                    has_old,
+                    is_incomplete,
+                });
+                if is_followed {
+                    marks.set(ordinal);
                 }
             }
-            Stage::Emit { effect, marks } => {
-                let (change, size) = if marks.is_set(ordinal) {
-                    let Some(net) = effect.at(read.place.at) else {
-                        return Ok(None);
-                    };
-                    self.merge(net, read, ordinal)?
-                } else {
-                    let size = read.size;
-                    let relation = Arc::clone(&known.relation);
-                    let kind = read.kind.into();
-                    (
-                        Change {
-                            relation,
-                            order: ordinal,
-                            kind,
-                        },
-                        size,
-                    )
-                };
-                return Ok(self.add(change, size));
+            Stage::Emit { marks, .. } if marks.is_set(ordinal) => self.merging_at = Some(place.at),
+            Stage::Emit { .. } => {
+                let relation = Arc::clone(&known.relation);
+                let change = self.change(relation, read.kind.into());
+                return self.add(change, read.size);
             }
         }
-        Ok(None)
+        None
     }
 
-    /// The net change that ends with `read`, and the bytes of the messages that it was made from.
-    fn merge(&self, net: Net, read: Read, order: u32) -> Result<(Change, usize), AssembleError> {
-        let to = self.version(read.place.version)?;
-        let mut size = read.size;
+    /// A change that does not come straight from the message that was read last, and the bytes of its messages.
+    fn next_waiting(&mut self) -> Result<Option<(Change, usize)>, AssembleError> {
+        if let Some(relation) = self.truncating.pop_front() {
+            return Ok(Some((self.change(relation, ChangeKind::Truncate), 0)));
+        }
+        let (Some(at), Stage::Emit { effect, .. }) = (self.merging_at, &mut self.stage) else {
+            return Ok(None);
+        };
+        let Some(net) = effect.next_at(at) else {
+            self.merging_at = None;
+            return Ok(None);
+        };
+        let (relation, kind, size) = self.merge(net)?;
+        Ok(Some((self.change(relation, kind), size)))
+    }
+
+    /// A row's net change, and the bytes of the messages that it was made from.
+    fn merge(&self, net: Net) -> Result<(Arc<Relation>, ChangeKind, usize), AssembleError> {
+        let last = self.read_row(net.last.at)?;
+        let to = self.version(net.last.version)?;
+        let mut size = last.size;
         let mut first = |place: Place| {
-            if place == read.place {
-                return Ok((read.kind.clone(), to));
+            let from = self.version(place.version)?;
+            if place == net.last {
+                return Ok((last.kind.clone(), from));
             }
             let first = self.read_row(place.at)?;
             size += first.size;
-            Ok::<_, AssembleError>((first.kind, self.version(place.version)?))
+            Ok::<_, AssembleError>((first.kind, from))
         };
-        let (kind, known) = match net.kind {
+        let (relation, kind) = match net.kind {
             NetKind::Insert => {
-                let new = self.complete(net, &read, to)?;
-                (ChangeKind::Insert { new }, to)
+                let new = self.complete(net, &last.kind, to)?;
+                (&to.relation, ChangeKind::Insert { new })
             }
             NetKind::Update {
                 first: place,
                 same_key,
             } => {
-                let old = match place {
+                let old = match place.map(&mut first).transpose()? {
+                    Some((first, from)) => merge::old_of_update(&first, from, to, same_key),
                     None => None,
-                    Some(place) => {
-                        let (first, from) = first(place)?;
-                        merge::old_of_update(&first, from, to, same_key)
-                    }
                 };
-                let new = self.complete(net, &read, to)?;
-                (ChangeKind::Update { old, new }, to)
+                let new = self.complete(net, &last.kind, to)?;
+                (&to.relation, ChangeKind::Update { old, new })
             }
             NetKind::Delete { first: place } => {
                 let (first, from) = first(place)?;
                 let old = merge::old_of_delete(&first, from);
                 let old = old.ok_or(AssembleError::Spooled)?;
-                (ChangeKind::Delete { old }, from)
+                (&from.relation, ChangeKind::Delete { old })
             }
         };
-        let relation = Arc::clone(&known.relation);
-        Ok((
-            Change {
-                relation,
-                order,
-                kind,
-            },
-            size,
-        ))
+        Ok((Arc::clone(relation), kind, size))
     }
 
-    /// The new tuple of `read`, with unchanged TOAST taken from earlier versions of the row where they have it.
-    fn complete(&self, net: Net, read: &Read, to: &Known) -> Result<Tuple, AssembleError> {
-        let (old, new) = match &read.kind {
+    /// The tuple of a row's last change, with unchanged TOAST taken from earlier versions where they have it.
+    fn complete(&self, net: Net, last: &RowKind, to: &Known) -> Result<Tuple, AssembleError> {
+        let (old, new) = match last {
             RowKind::Insert { new } => (None, new),
             RowKind::Update { old, new } => (old.as_ref(), new),
             RowKind::Delete { .. } => return Err(AssembleError::Spooled),
@@ -406,11 +398,11 @@ impl Replay {
         Ok(new)
     }
 
-    fn read_row(&self, at: u64) -> Result<RowAt, AssembleError> {
+    fn read_row(&self, at: u64) -> Result<Read, AssembleError> {
         let message = self.stored.read_at(at).map_err(AssembleError::Spool)?;
         let size = message.len();
         match pgoutput::decode(message, self.is_streamed)? {
-            Message::Row(RowChange { kind, .. }) => Ok(RowAt { kind, size }),
+            Message::Row(RowChange { kind, .. }) => Ok(Read { kind, size }),
             _ => Err(AssembleError::Spooled),
         }
     }
@@ -424,11 +416,15 @@ impl Replay {
         version.ok_or(AssembleError::UnknownRelation(oid))
     }
 
-    /// The number of the change being read.
-    const fn count(&mut self) -> u32 {
-        let ordinal = self.ordinal;
-        self.ordinal = ordinal.saturating_add(1);
-        ordinal
+    /// The next change that comes out.
+    const fn change(&mut self, relation: Arc<Relation>, kind: ChangeKind) -> Change {
+        let order = self.emitted;
+        self.emitted = order.saturating_add(1);
+        Change {
+            relation,
+            order,
+            kind,
+        }
     }
 
     /// Adds a change to the part; comes back with the part before it if that is full.
@@ -451,11 +447,6 @@ impl Replay {
             last,
         })
     }
-}
-
-struct RowAt {
-    kind: RowKind,
-    size: usize,
 }
 
 impl From<RowKind> for ChangeKind {

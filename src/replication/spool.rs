@@ -111,6 +111,18 @@ impl Spool {
         self.memory > self.options.memory_max
     }
 
+    /// Bytes of all transactions in memory.
+    #[cfg(test)]
+    pub(super) const fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Whether nothing is held.
+    #[cfg(test)]
+    pub(super) const fn is_unused(&self) -> bool {
+        self.memory == 0 && self.file_bytes == 0
+    }
+
     /// Adds one record.
     ///
     /// # Errors

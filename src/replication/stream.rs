@@ -68,12 +68,28 @@ pub struct Channels {
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) epoch: Epoch,
-    /// Start of the last commit that was handed down whole.
-    pub(super) last_commit: Lsn,
-    /// Furthest position of the server that was heard of.
+    /// Every commit that starts before this position has been handed down whole.
     pub(super) position: Lsn,
+    /// The furthest position that the server has claimed.
+    pub(super) wal_end: Lsn,
     /// Highest position that was ever confirmed.
     pub(super) confirmed: Lsn,
+}
+
+impl Memory {
+    /// Before the first session.
+    pub(super) const NOTHING: Self = Self {
+        epoch: Epoch(0),
+        position: Lsn::ZERO,
+        wal_end: Lsn::ZERO,
+        confirmed: Lsn::ZERO,
+    };
+
+    /// Commits that start at or before this position need not come again. A crash of the server may set the slot back
+    /// behind what it confirmed, so a session can begin before it.
+    pub(super) fn processed(&self) -> Lsn {
+        Lsn::new(self.position.bytes().saturating_sub(1))
+    }
 }
 
 /// Why a stream ended.
@@ -283,8 +299,8 @@ impl Stream<'_> {
             // Before it is sent: a keepalive must not confirm what downstream has only begun with.
             self.progress.hand_down(commit.end_lsn);
             if last {
-                self.memory.last_commit = commit.lsn;
                 self.memory.position = self.memory.position.max(commit.end_lsn);
+                self.memory.wal_end = self.memory.wal_end.max(commit.end_lsn);
                 self.channels
                     .counters
                     .transactions

@@ -109,6 +109,10 @@ impl fmt::Display for Condition {
     }
 }
 
+/// Conditions of one filter: each is tested on every row and may cost a question when subscribing. As many as the list
+/// after `in` may have elements.
+const CONDITIONS_MAX: usize = 100;
+
 /// Parses the whole text of a filter; blank text holds no condition.
 ///
 /// # Errors
@@ -118,7 +122,11 @@ pub(super) fn parse_conditions(filter: &str) -> Result<Box<[Condition]>, String>
     if filter.is_empty() {
         return Ok(Box::default());
     }
-    split(filter).into_iter().map(parse_condition).collect()
+    let segments = split(filter);
+    if segments.len() > CONDITIONS_MAX {
+        return Err(format!("too many conditions. Maximum {CONDITIONS_MAX}"));
+    }
+    segments.into_iter().map(parse_condition).collect()
 }
 
 /// Splits at commas outside parentheses and quotes. A quote opens only where a value or a list element begins.

@@ -12,7 +12,7 @@ use super::comparison::{Comparison, symbol};
 use super::filter::{Caseless, Keyword, Operand, Question, Test};
 use super::pattern::{DanglingEscape, Pattern};
 use super::sqlstate::condition_name;
-use super::value::{Family, Value, oid};
+use super::value::{Family, Value, is_plain_text, oid};
 use super::{Binding, Condition, Filter, Operator, Subscription, TableFilter};
 use crate::catalog::{Access, Catalog, Column, Table, Type, TypeKind};
 use crate::change::Oid;
@@ -339,9 +339,16 @@ impl Resolver<'_> {
             )
         };
         let like = Pattern::with_escape(&condition.value).map_err(dangling)?;
-        if subject.family.text_order().is_none() || condition.value.contains('\0') {
-            return self.foreign(question, Some("")).await;
-        }
+        let certain = subject.family.text_order().is_some();
+        let question = if certain && is_plain_text(&condition.value) {
+            question
+        } else {
+            let (operand, question) = self.foreign(question, Some("")).await?;
+            if !certain {
+                return Ok((operand, question));
+            }
+            question
+        };
         let operand = match condition.operator {
             Operator::Like => Operand::Like(like),
             _ => Operand::Ilike(Caseless::compile(&condition.value).map_err(dangling)?),

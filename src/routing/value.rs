@@ -204,13 +204,18 @@ impl Family {
                 _ => None,
             },
             oid::UUID => is_plain_uuid(input).then(|| self.parse(input))?,
-            // No text holds a zero byte; Postgres has a message for that.
             oid::TEXT | oid::VARCHAR | oid::BPCHAR => {
-                (!input.contains('\0')).then(|| self.parse(input))?
+                is_plain_text(input).then(|| self.parse(input))?
             }
             _ => None,
         }
     }
+}
+
+/// Text that every database can hold. No text holds a zero byte, and not every server encoding has all characters;
+/// Postgres has messages for both.
+pub(super) fn is_plain_text(text: &str) -> bool {
+    text.is_ascii() && !text.contains('\0')
 }
 
 /// Whether texts of two types mean the same, so that a condition on one can be tested on the other: rows written before
@@ -291,10 +296,9 @@ mod tests {
                 .accept(oid::UUID, "0187A4E2-0000-7000-8000-00000000abcd")
                 .is_none()
         );
-        assert!(
-            Family::Text(TextOrder::C)
-                .accept(oid::TEXT, "a\0b")
-                .is_none()
-        );
+        for (text, plain) in [("a b", true), ("a\0b", false), ("é", false)] {
+            let accepted = Family::Text(TextOrder::C).accept(oid::TEXT, text);
+            assert_eq!(accepted.is_some(), plain, "{text}");
+        }
     }
 }

@@ -4,7 +4,6 @@
 //! from the log at the pace of the peer: a little is under way, the rest waits in the log. A peer that takes nothing
 //! for a set time, or whose place in the log is gone, is closed as slow; a large transaction alone closes nobody.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,26 +14,23 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
 use futures_util::{Stream as _, StreamExt as _};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::mpsc::OwnedPermit;
-use tokio::sync::mpsc::error::SendError;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio::{join, select};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::Server;
+use super::commands::Commands;
 use super::meter::Written;
 use super::output::Outbound;
+use super::record;
 use crate::auth::Claims;
 use crate::clock;
 use crate::log::{Outbox, Posting, Run};
-use crate::metrics::{Code, Metrics, Outcome};
 use crate::pipeline::Command;
-use crate::realtime::{Frame, Input, Notice, Now, Output, Socket, Tally, Version};
+use crate::realtime::{Frame, Input, Notice, Now, Output, Socket, Version};
 
 /// Payloads that are read from the log at once, and so at most kept by a socket that does not move.
 const PAYLOADS_MAX: u32 = 32;
-/// Commands that may wait for the pipeline before inbound frames do.
-const COMMANDS_MAX: usize = 256;
 /// How long a close frame and the answer to it may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the connection is kept after a message that was too large: the peer is still sending it, and would see a
@@ -105,8 +101,6 @@ struct Reading {
     next: usize,
 }
 
-type Reserve = Pin<Box<dyn Future<Output = Result<OwnedPermit<Command>, SendError<()>>> + Send>>;
-
 struct Connection {
     server: Arc<Server>,
     number: u64,
@@ -115,10 +109,7 @@ struct Connection {
     outbox: Arc<Outbox<Notice>>,
     outbound: Outbound,
     reading: Option<Reading>,
-    /// Commands that the pipeline has no room for yet.
-    commands: VecDeque<Command>,
-    /// The place in the pipeline's queue for the first of them.
-    reserve: Option<Reserve>,
+    commands: Commands,
     end: Option<End>,
     drained: bool,
     /// Counted among the sockets with channels.
@@ -142,6 +133,7 @@ impl Connection {
             Arc::clone(&server.options.verifier),
             own,
         );
+        let commands = Commands::new(server.pipeline.commands.clone());
         Self {
             server,
             number: accepted.number,
@@ -150,8 +142,7 @@ impl Connection {
             outbox: Arc::default(),
             outbound: Outbound::new(accepted.written.clone()),
             reading: None,
-            commands: VecDeque::new(),
-            reserve: None,
+            commands,
             end: None,
             drained: false,
             counted: false,
@@ -248,7 +239,7 @@ impl Connection {
                     claims,
                     bindings,
                     grace,
-                } => self.commands.push_back(Command::Subscribe {
+                } => self.commands.push(Command::Subscribe {
                     connection,
                     membership,
                     outbox: Arc::clone(&self.outbox),
@@ -257,20 +248,20 @@ impl Connection {
                     grace,
                 }),
                 Output::Identify { membership, claims } => {
-                    self.commands.push_back(Command::Identify {
+                    self.commands.push(Command::Identify {
                         connection,
                         membership,
                         claims,
                     });
                 }
                 Output::Unsubscribe { membership } => {
-                    self.commands.push_back(Command::Unsubscribe {
+                    self.commands.push(Command::Unsubscribe {
                         connection,
                         membership,
                     });
                 }
                 Output::Close { code, reason } => self.end = Some(End::Close(code, reason)),
-                Output::Record(tally) => record(&self.server.metrics, tally),
+                Output::Record(tally) => record::tally(&self.server.metrics, tally),
             }
         }
     }
@@ -341,7 +332,7 @@ impl Connection {
 
     /// Commands out, frames out, frames in; in this order, and each as far as it goes.
     fn poll_network(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.poll_commands(cx).is_err() {
+        if self.commands.poll_send(cx).is_err() {
             // The pipeline is gone: nothing can be promised any more, and clients come back by themselves.
             return Poll::Ready(Event::End(End::Close(1012, "server is restarting")));
         }
@@ -352,7 +343,7 @@ impl Connection {
                 Poll::Pending => {}
             }
         }
-        if !self.outbound.has_room_for_replies() || self.commands.len() >= COMMANDS_MAX {
+        if !self.outbound.has_room_for_replies() || self.commands.is_full() {
             return Poll::Pending;
         }
         Pin::new(&mut self.websocket)
@@ -364,52 +355,21 @@ impl Connection {
             })
     }
 
-    /// Hands commands to the pipeline as it has room, and keeps the place in the queue for it.
-    fn poll_commands(&mut self, cx: &mut Context<'_>) -> Result<(), SendError<()>> {
-        while !self.commands.is_empty() {
-            let sender = &self.server.pipeline.commands;
-            let reserve = self
-                .reserve
-                .get_or_insert_with(|| Box::pin(sender.clone().reserve_owned()));
-            let Poll::Ready(permit) = reserve.as_mut().poll(cx) else {
-                return Ok(());
-            };
-            self.reserve = None;
-            let permit = permit?;
-            if let Some(command) = self.commands.pop_front() {
-                let _sender = permit.send(command);
-            }
-        }
-        Ok(())
-    }
-
     /// Tells the pipeline, and says goodbye.
     async fn finish(&mut self, end: End) {
         debug!(?end, "socket ends");
-        self.reserve = None;
         self.reading = None;
         self.handle(Input::Gone);
         self.count_channels();
         if let End::Close(code, reason) = end {
-            let label = Code {
-                code: close_label(code),
-            };
-            let closed = &self.server.metrics.connections_closed;
-            closed.get_or_create(&label).inc();
+            record::closed(&self.server.metrics, code);
             self.outbound.push(Message::Close(Some(CloseFrame {
                 code,
                 reason: reason.into(),
             })));
         }
-        let commands = std::mem::take(&mut self.commands);
-        let sender = self.server.pipeline.commands.clone();
-        let tell = async move {
-            for command in commands {
-                if sender.send(command).await.is_err() {
-                    return;
-                }
-            }
-        };
+        // Meanwhile the peer may take its time.
+        let tell = self.commands.take().send_all();
         let dropping = self.server.shutdown.dropping.clone();
         select! {
             ((), _timely) = async { join!(tell, timeout(CLOSE_TIMEOUT, self.part(end))) } => {}
@@ -456,47 +416,5 @@ fn failed(error: axum::Error) -> End {
         Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Gone,
         Some(Error::Protocol(_)) => End::Close(1002, "protocol error"),
         _ => End::Gone,
-    }
-}
-
-fn close_label(code: u16) -> &'static str {
-    match code {
-        1000 => "1000",
-        1001 => "1001",
-        1002 => "1002",
-        1007 => "1007",
-        1009 => "1009",
-        1012 => "1012",
-        1013 => "1013",
-        _ => "other",
-    }
-}
-
-fn record(metrics: &Metrics, tally: Tally) {
-    let joined = |result| {
-        let outcome = Outcome { result };
-        metrics.channel_joined.get_or_create(&outcome).inc();
-    };
-    let error = |code| {
-        let code = Code { code };
-        metrics.channel_errors.get_or_create(&code).inc();
-    };
-    match tally {
-        Tally::Joined => {
-            metrics.channel_joins.inc();
-            joined("ok");
-        }
-        Tally::JoinRefused(code) => {
-            joined("error");
-            error(code);
-        }
-        Tally::SystemError(code) => error(code),
-        // The pipeline counts them by reason.
-        Tally::Resync => {}
-        Tally::Changes(count) => {
-            let count = u64::try_from(count).unwrap_or(u64::MAX);
-            metrics.channel_db_events.inc_by(count);
-        }
-        Tally::Message => metrics.channel_events.inc(),
     }
 }

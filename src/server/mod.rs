@@ -6,9 +6,11 @@
 mod accept;
 mod api;
 mod bearer;
+mod commands;
 mod connection;
 mod meter;
 mod output;
+mod record;
 mod upgrade;
 
 #[cfg(test)]
