@@ -135,12 +135,18 @@ impl Cluster {
                 .unwrap();
             prepare("prepared");
         });
+        self.create_database("prepared")
+    }
+
+    /// A new database without anything in it. Returns its name.
+    pub fn empty_database(&self) -> String {
+        self.create_database("template1")
+    }
+
+    fn create_database(&self, template: &str) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.psql(
-            "postgres",
-            &[&format!("create database {name} template prepared")],
-        )
-        .unwrap();
+        let create = format!("create database {name} template {template}");
+        self.psql("postgres", &[&create]).unwrap();
         name
     }
 

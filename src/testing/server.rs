@@ -57,6 +57,7 @@ impl Server {
             ("WALCAST_JWT_SECRET", JWT_SECRET),
             ("WALCAST_PUBLISHABLE_KEY", PUBLISHABLE_KEY),
             ("WALCAST_SECRET_KEY", SECRET_KEY),
+            ("WALCAST_ERROR_DELAY", "50ms"),
         ];
         let environment = ours
             .iter()

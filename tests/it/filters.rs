@@ -1,9 +1,7 @@
 //! Filters, selects and wildcards decide as Postgres would (protocol.md §4.4 and §4.5).
 
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
-use walcast::database::Database;
-use walcast::testing::{App, Cluster, Subscriber, user};
+use walcast::testing::{App, Subscriber, user};
 
 use crate::world::{ALICE, all, brief, filtered, start, start_with};
 
@@ -461,19 +459,5 @@ async fn equality_on_a_type_without_it_is_refused() {
     assert!(
         text.starts_with("Unable to subscribe to changes with given parameters."),
         "{text}"
-    );
-}
-
-#[tokio::test]
-async fn filters_decide_as_postgres_decides() {
-    let cluster = Cluster::start(&[]);
-    let tasks = TaskTracker::new();
-    let database = Database::parse(&cluster.url("postgres")).unwrap();
-    let client = database.connect(&tasks, "tests").await.unwrap();
-    let outcome = crate::filter_values::check_filters_against_postgres(&client).await;
-    assert!(
-        outcome.differences.is_empty(),
-        "{}",
-        outcome.differences.join("\n")
     );
 }

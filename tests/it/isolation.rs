@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use walcast::testing::{
-    App, AppOptions, PUBLISHABLE_KEY, Socket, Subscriber, Version, join_payload, user,
+    App, AppOptions, PUBLISHABLE_KEY, Received, Socket, Subscriber, Version, eventually,
+    join_payload, user,
 };
 
 use crate::world::{
@@ -129,16 +130,19 @@ async fn a_thousand_identities_whose_policy_sleeps_delay_nobody_else() {
 async fn who_never_reads_delays_nobody_and_is_closed_in_the_end() {
     let options = AppOptions {
         schema: SCHEMA,
-        environment: &[],
+        environment: &[("WALCAST_SLOW_CONSUMER_TIMEOUT", "2s")],
         private: None,
     };
     let app = App::start_with(env!("CARGO_BIN_EXE_walcast"), &options).await;
-    let stalled = subscribe(&app, CAROL, "notes").await;
+    let mut stalled = subscribe(&app, CAROL, "notes").await;
     let mut alice = subscribe(&app, ALICE, "notes").await;
     // Far more than socket buffers hold.
-    for n in 0..60 {
-        app.sql(&format!("insert into notes select {n} * 1000 + i, repeat('x', 1000), i from generate_series(1, 1000) as i"))
-            .await;
+    const ROUNDS: usize = 60;
+    for n in 0..ROUNDS {
+        app.sql(&format!(
+            "insert into notes select {n} * 1000 + i, repeat('x', 1000), i from generate_series(1, 1000) as i"
+        ))
+        .await;
         let changes = alice.changes(1000).await;
         assert!(changes.last().unwrap().last);
     }
@@ -146,7 +150,24 @@ async fn who_never_reads_delays_nobody_and_is_closed_in_the_end() {
         app.server.peak_memory() < 300 * 1024 * 1024,
         "a stalled socket costs its cursor"
     );
-    drop(stalled);
+    eventually("the server to give the stalled socket up", || async {
+        let metrics = app.server.get("/metrics").await?.body;
+        let connected = metrics
+            .lines()
+            .find(|line| line.starts_with("realtime_connections_connected"))?;
+        connected.ends_with(" 1").then_some(())
+    })
+    .await;
+    let mut received = 0;
+    let code = loop {
+        match stalled.socket.receive().await {
+            Received::Frame(_) => received += 1,
+            Received::Closed(code, _reason) => break code,
+        }
+    };
+    assert!(received < ROUNDS * 1000);
+    // The close frame may not fit behind what was never read.
+    assert!(matches!(code, Some(1013) | None), "{code:?}");
 }
 
 #[tokio::test]
