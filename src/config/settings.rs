@@ -126,7 +126,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     open(
         "question_connections_new",
-        "2",
+        "8",
         "The same for identities that were not asked before.",
     ),
     open(

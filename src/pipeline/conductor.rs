@@ -41,10 +41,13 @@ pub(super) struct Rules {
     pub(super) withhold_deletes: bool,
 }
 
-/// Rows that may wait in one lane. A sound lane makes the stream wait at half of it; another one is resynchronised.
-const LANE_ROWS_MAX: usize = 20_000;
-/// Bytes that may wait in one lane, likewise.
-const LANE_BYTES_MAX: usize = 32 << 20;
+/// Rows that wait in one sound lane before the stream waits for it.
+const LANE_ROWS_MAX: usize = 10_000;
+/// Rows that may wait in the lane of an identity that times out, which the stream does not wait for: there may be
+/// thousands of them. Beyond, its subscribers start over.
+const SLOW_LANE_ROWS_MAX: usize = 4096;
+/// Bytes of the parts that wait in one lane, likewise.
+const LANE_BYTES_MAX: usize = 16 << 20;
 /// Bytes of transactions that may wait for their snapshot before the stream waits.
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Rows of one lane whose successor may be outstanding.
@@ -60,6 +63,11 @@ const RESOLVING_MAX: usize = 16;
 /// Pauses between snapshots while a transaction is not visible yet.
 const UNSEEN_PAUSE_MIN: Duration = Duration::from_millis(1);
 const UNSEEN_PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Pause between looks at the catalog while nothing happens: changes without an event trigger are noticed so late.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
+/// The same while a change was announced, and for how long.
+const CLOSE_LOOK_PAUSE: Duration = Duration::from_millis(100);
+const CLOSE_LOOK: Duration = Duration::from_secs(1);
 /// Pause between requests for the stream's position.
 const POKE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -176,6 +184,12 @@ pub(super) struct Conductor {
     waiting_bytes: usize,
     /// The transaction that is being received, if somebody is concerned.
     continued: Option<Lsn>,
+    /// The transaction that was routed in part.
+    unfinished: Option<Lsn>,
+    /// When to look at the catalog's fingerprint although nothing waits.
+    look_at: Option<Instant>,
+    /// Until then a change of the catalog is expected: one was announced, and may not be visible yet.
+    look_closely_until: Option<Instant>,
     /// Lanes that were given parts of a transaction and not its end.
     unended: BTreeSet<LaneId>,
     /// Received and not seen in a snapshot, but of no interest to anybody then.
@@ -226,6 +240,9 @@ impl Conductor {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             continued: None,
+            unfinished: None,
+            look_at: None,
+            look_closely_until: None,
             unended: BTreeSet::new(),
             unseen: VecDeque::new(),
             horizon_open: false,
@@ -279,11 +296,15 @@ impl Conductor {
             .grace_ends
             .first_key_value()
             .map(|((until, _), ())| *until);
-        let horizon = self.horizon_not_before.filter(|_| !self.horizon_open);
+        let may_look = self.may_take_horizon();
+        let horizon = self.horizon_not_before.filter(|_| may_look);
         let poke = self
             .poke_not_before
             .filter(|_| !self.awaiting_successor.is_empty());
-        [grace, horizon, poke].into_iter().flatten().min()
+        let look = self
+            .look_at
+            .filter(|_| may_look && !self.subscribers.is_empty());
+        [grace, horizon, poke, look].into_iter().flatten().min()
     }
 
     /// The promised time came.
@@ -330,12 +351,17 @@ impl Conductor {
         self.confirm();
     }
 
+    /// False while an answer is awaited that comes before the next snapshot.
+    fn may_take_horizon(&self) -> bool {
+        !self.horizon_open && !self.catalog_loading && self.resolving_again.is_empty()
+    }
+
     fn take_horizon(&mut self, now: Instant) {
         let joining = self.streaming && !self.joining.is_empty();
-        let blocked = self.horizon_open || self.catalog_loading || !self.resolving_again.is_empty();
-        if blocked
+        let look = !self.subscribers.is_empty() && self.look_at.is_some_and(|time| time <= now);
+        if !self.may_take_horizon()
             || self.horizon_not_before.is_some_and(|time| now < time)
-            || (self.has_catalog && self.waiting.is_empty() && !joining)
+            || (self.has_catalog && self.waiting.is_empty() && !joining && !look)
         {
             return;
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::part::Part;
 use super::standing::{Pool, Standing};
@@ -20,7 +20,11 @@ use crate::realtime::payload::Withheld;
 pub(super) type LaneId = u64;
 
 /// Rows in one question.
-pub(super) const QUESTION_ROWS_MAX: usize = 1000;
+const QUESTION_ROWS_MAX: usize = 1000;
+/// Rows in the first question of a lane, whose policy may be of any cost.
+const QUESTION_ROWS_FIRST: usize = 64;
+/// A question that took less could have had more rows; one that took twice as long should have had fewer.
+const QUESTION_TIME: Duration = Duration::from_millis(40);
 /// Bytes of tuples in one question.
 const QUESTION_BYTES_MAX: usize = 1 << 20;
 /// Superseded or missing rows beyond which a question also asks whether the row is there at all.
@@ -69,6 +73,8 @@ pub(super) struct Item {
     pub(super) part: Arc<Part>,
     /// For this subscriber only: changes to be judged again after its token changed.
     pub(super) only: Option<SubscriberId>,
+    /// No further change of the transaction follows for those that this is for.
+    pub(super) ends: bool,
     pub(super) rows: Vec<ItemRow>,
     /// Rows whose answer is outstanding.
     pub(super) undecided: usize,
@@ -146,7 +152,7 @@ impl Lane {
             ready: None,
             standing: Standing::New,
             raises: 0,
-            rows_max: QUESTION_ROWS_MAX,
+            rows_max: QUESTION_ROWS_FIRST,
             troubles: HashMap::new(),
             open: HashMap::new(),
             pending: HashMap::new(),
@@ -279,6 +285,15 @@ impl Lane {
         }
         self.asking = question.is_some().then_some(asking);
         question
+    }
+
+    /// Sizes the next question by the time that the last one took.
+    pub(super) fn fit_question(&mut self, took: Duration) {
+        if took < QUESTION_TIME {
+            self.rows_max = self.rows_max.saturating_mul(2).min(QUESTION_ROWS_MAX);
+        } else if took > QUESTION_TIME.saturating_mul(2) {
+            self.rows_max = (self.rows_max / 2).max(1);
+        }
     }
 
     /// Puts the outcome of the open question where it belongs.

@@ -162,6 +162,9 @@ const TIMEOUT_PROVEN: Duration = Duration::from_millis(500);
 /// Time limit of a question to an identity that was not asked before.
 const TIMEOUT_NEW: Duration = Duration::from_millis(150);
 
+/// Prefix of the messages that the event triggers of `walcast setup` write (sql/event_triggers.sql).
+const CATALOG_MESSAGE: &str = "walcast";
+
 /// Parts between replication and the conductor; each at most about a mebibyte.
 const EVENTS_MAX: usize = 16;
 /// Requests of sockets that wait for the conductor.
@@ -193,8 +196,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         slot: options.slot.clone(),
         application_name: "walcast".to_owned(),
         key_resolver: key_resolver(catalog),
-        // The fingerprint that comes with every snapshot tells of any change; no message is needed.
-        message_prefixes: Vec::new(),
+        message_prefixes: vec![CATALOG_MESSAGE.into()],
         spool: options.spool.clone(),
     };
     tasks.spawn(connection::run(

@@ -42,7 +42,7 @@ impl Desk<'_> {
                     self.settle_row(lane, &item, row, change, view);
                 }
             }
-            if item.part.last || item.only.is_some() {
+            if item.ends {
                 for id in &lane.subscribers {
                     if let Some(subscriber) = self.subscribers.get_mut(id) {
                         subscriber.end_transaction();

@@ -30,11 +30,16 @@ pub(super) struct Timeouts {
 }
 
 impl Timeouts {
-    pub(super) const fn of(&self, pool: Pool) -> Duration {
+    /// The time that a question of an identity with this standing gets. In quarantine it grows with each failure: who
+    /// timed out by accident, under load, is not kept waiting by those who always do.
+    pub(super) fn of(&self, pool: Pool, standing: Standing) -> Duration {
         match pool {
             Pool::Proven => self.proven,
             Pool::New => self.new,
-            Pool::Quarantine => self.quarantine,
+            Pool::Quarantine => {
+                let doublings = standing.failures().saturating_mul(2).min(16);
+                self.new.saturating_mul(1 << doublings).min(self.quarantine)
+            }
         }
     }
 }
@@ -55,7 +60,9 @@ pub(super) enum Standing {
     },
 }
 
-/// Pause after the first time-out in quarantine; doubles with each further one.
+/// Time-outs in quarantine after which the identity is not asked for a while.
+const FAILURES_TO_PAUSE: u32 = 3;
+/// The first such pause; doubles with each further time-out.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
@@ -113,8 +120,14 @@ impl Standing {
             }
             Pool::Quarantine => {
                 let failures = self.failures().saturating_add(1);
-                let doublings = failures.saturating_sub(1).min(16);
-                let pause = PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX);
+                let Some(pauses) = failures.checked_sub(FAILURES_TO_PAUSE) else {
+                    *self = Self::Slow {
+                        failures,
+                        not_before: None,
+                    };
+                    return false;
+                };
+                let pause = PAUSE_MIN.saturating_mul(1 << pauses.min(16)).min(PAUSE_MAX);
                 *self = Self::Slow {
                     failures,
                     not_before: now.checked_add(pause),
@@ -165,6 +178,8 @@ mod tests {
             "one more try, with more time"
         );
         assert_eq!(standing.pool(start), Some(Pool::Quarantine));
+        assert!(!standing.timed_out(Pool::Quarantine, start));
+        assert!(!standing.timed_out(Pool::Quarantine, start));
         assert!(standing.timed_out(Pool::Quarantine, start));
         assert_eq!(standing.pool(start + Duration::from_secs(1)), None);
         assert_eq!(
@@ -183,6 +198,19 @@ mod tests {
         );
         standing.answered(Duration::from_millis(1), &LIMITS);
         assert_eq!(standing.pool(start), Some(Pool::Proven));
+    }
+
+    #[test]
+    fn time_in_quarantine_grows_up_to_its_limit() {
+        let with = |failures| Standing::Slow {
+            failures,
+            not_before: None,
+        };
+        let times = [0, 1, 2, 3, 40].map(|failures| LIMITS.of(Pool::Quarantine, with(failures)));
+        assert_eq!(
+            times.map(|time| time.as_millis()),
+            [100, 400, 1600, 5000, 5000]
+        );
     }
 
     #[test]

@@ -543,7 +543,7 @@ fn the_row_that_raises_is_found_and_the_others_are_delivered() {
 }
 
 #[test]
-fn who_times_out_is_asked_once_more_apart_and_then_told() {
+fn who_times_out_is_asked_apart_and_then_told() {
     let mut bench = Bench::new();
     bench.join(1);
     bench.join(2);
@@ -554,9 +554,11 @@ fn who_times_out_is_asked_once_more_apart_and_then_told() {
     bench.reply(&slow, Err(Trouble::TimedOut));
     bench.answer(&sound, &[Found::Same]);
     assert_eq!(bench.read(2), ["INSERT 1 hi."]);
-    let again = bench.question();
-    assert_eq!(again.pool, Pool::Quarantine);
-    bench.reply(&again, Err(Trouble::TimedOut));
+    for _ in 0..3 {
+        let again = bench.question();
+        assert_eq!(again.pool, Pool::Quarantine);
+        bench.reply(&again, Err(Trouble::TimedOut));
+    }
     let told = format!("{:?}", Notice::PolicyTrouble("57014".into()));
     assert_eq!(bench.read(1), [told]);
     bench.commit(MESSAGES, insert(2, "while away"));

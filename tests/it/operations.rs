@@ -275,7 +275,7 @@ async fn a_killed_server_is_back_in_seconds_and_replays_nothing() {
 #[tokio::test]
 async fn a_server_killed_under_load_repeats_nothing_to_anyone() {
     let mut app = start().await;
-    let writing = write_through_failures(app.cluster().url(&app.database), 1500);
+    let writing = write_through_failures(app.cluster().url(&app.database), 10_000);
     let mut seen = BTreeMap::<i64, u32>::new();
     for _round in 0..3 {
         let mut alice = subscribe(&app, ALICE, "notes").await;

@@ -292,7 +292,7 @@ async fn wrongly_typed_fields_fall_back_to_their_defaults() {
         json!(null),
         json!({"postgres_changes": null, "presence": null, "broadcast": null}),
         json!({"postgres_changes": [null], "presence": {"key": 7, "enabled": "TRUE"}, "private": "False"}),
-        json!({"broadcast": {"ack": "nonsense", "self": 3, "replay": null}, "presence": "x"}),
+        json!({"broadcast": {"ack": "nonsense", "self": 3}, "presence": "x"}),
         json!({"postgres_changes": "x"}),
         json!({"postgres_changes_options": {"wait": "yes", "timeout": -1}}),
     ]

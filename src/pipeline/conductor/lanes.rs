@@ -1,7 +1,7 @@
 //! Lanes are entered and left, settled and bounded.
 
 use super::rows::{item_row, lane_policies_apply};
-use super::{Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX};
+use super::{Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX, SLOW_LANE_ROWS_MAX};
 use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::{Desk, receives};
@@ -144,10 +144,21 @@ impl Conductor {
         let Some(lane) = self.lanes.get_mut(&lane_id) else {
             return;
         };
-        for group in rows.chunk_by(|(part, _), (next, _)| Arc::ptr_eq(part, next)) {
+        let mut groups = rows
+            .chunk_by(|(part, _), (next, _)| Arc::ptr_eq(part, next))
+            .peekable();
+        while let Some(group) = groups.next() {
             let Some((part, _)) = group.first() else {
                 continue;
             };
+            let commit = part.commit.lsn;
+            let ends = match groups.peek().and_then(|next| next.first()) {
+                Some((next, _)) => next.commit.lsn != commit,
+                None => self.unfinished != Some(commit),
+            };
+            if !ends {
+                self.unended.insert(lane_id);
+            }
             let number = self.next_number;
             self.next_number = number.saturating_add(1);
             let rows = group.iter().filter_map(|(part, index)| {
@@ -171,6 +182,7 @@ impl Conductor {
                         number,
                         part: Arc::clone(part),
                         only: Some(id),
+                        ends,
                         rows,
                         undecided,
                     },
@@ -234,15 +246,15 @@ impl Conductor {
         } else if self.awaiting_successor.insert(id) && self.poke_not_before.is_none() {
             self.poke_not_before = Some(now);
         }
-        let full = |share: usize| {
-            lane.queued_rows > LANE_ROWS_MAX / share || lane.queued_bytes > LANE_BYTES_MAX / share
-        };
-        if lane.standing.is_sound() && full(2) {
+        let sound = lane.standing.is_sound();
+        let full = |rows, bytes| lane.queued_rows > rows || lane.queued_bytes > bytes;
+        if sound && full(LANE_ROWS_MAX, LANE_BYTES_MAX) {
             self.full.insert(id);
         } else {
             self.full.remove(&id);
         }
-        let overflowed = (!lane.standing.is_sound() && full(1)) || lane.pending.len() > PENDING_MAX;
+        let overflowed = (!sound && full(SLOW_LANE_ROWS_MAX, LANE_BYTES_MAX))
+            || lane.pending.len() > PENDING_MAX;
         if overflowed {
             lane.clear();
         }

@@ -2,7 +2,7 @@
 
 use super::{Ask, BREAKER_TIMEOUT, Conductor, Output};
 use crate::change::Oid;
-use crate::pipeline::lane::{Asking, LaneId, QUESTION_ROWS_MAX, RowState};
+use crate::pipeline::lane::{Asking, LaneId, RowState};
 use crate::pipeline::standing::Pool;
 use crate::pipeline::subscriber::{Subscriber, SubscriberId};
 use crate::pipeline::view::View;
@@ -46,7 +46,7 @@ impl Conductor {
                     .unwrap_or_default();
                 let timeout = match pool {
                     Pool::New if breaker.is_open() => BREAKER_TIMEOUT,
-                    _ => self.rules.timeouts.of(pool),
+                    _ => self.rules.timeouts.of(pool, lane.standing),
                 };
                 self.counts.questions = self.counts.questions.saturating_add(1);
                 if let Some(idle) = self.idle.get_mut(&pool) {
@@ -109,11 +109,11 @@ impl Conductor {
             .record(timed_out);
         match asked.result {
             Ok(answers) => {
+                let took = now.saturating_duration_since(asking.asked_at);
                 lane.answer(asking, asked.read_before, &answers);
-                lane.standing
-                    .answered(now.saturating_duration_since(asking.asked_at), &timeouts);
+                lane.standing.answered(took, &timeouts);
                 lane.raises = 0;
-                lane.rows_max = lane.rows_max.saturating_mul(2).min(QUESTION_ROWS_MAX);
+                lane.fit_question(took);
                 let recovered = lane.troubles.remove(&asking.table);
                 // While it timed out, changes were denied without a verdict; a raised error was one.
                 if recovered.is_some_and(|state| *state == *QUERY_CANCELED) {
@@ -138,7 +138,11 @@ impl Conductor {
             }
             Err(Trouble::TimedOut) => {
                 self.counts.timed_out = self.counts.timed_out.saturating_add(1);
-                if lane.standing.timed_out(pool, now) {
+                if asking.rows.len() > FEW_ROWS {
+                    // Many rows take their time; that says nothing about the identity yet.
+                    lane.rows_max = (asking.rows.len() / 8).max(1);
+                    lane.answer_all(asking, RowState::Unasked);
+                } else if lane.standing.timed_out(pool, now) {
                     lane.answer_all(asking, RowState::Denied);
                     lane.deny_unasked();
                     self.tell_trouble(lane_id, asking.table, QUERY_CANCELED.into());
@@ -170,6 +174,9 @@ impl Conductor {
 const OUTDATED: [&str; 4] = ["42P01", "42703", "42704", "0A000"];
 /// How often such a question is put again after loading the catalog; then it is the policy that names it.
 const CATALOG_RETRIES_MAX: u32 = 3;
+
+/// Rows that any sound policy judges within the time of a question.
+const FEW_ROWS: usize = 4;
 
 /// SQLSTATE of a statement that its timeout ended.
 const QUERY_CANCELED: &str = "57014";

@@ -1,7 +1,10 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
 use super::rows::routed_rows;
-use super::{Conductor, Horizon, Output, UNSEEN_PAUSE_MAX, UNSEEN_PAUSE_MIN, Waiting};
+use super::{
+    CLOSE_LOOK_PAUSE, Conductor, Horizon, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX, UNSEEN_PAUSE_MIN,
+    Waiting,
+};
 use crate::auth::Claims;
 use crate::catalog::Catalog;
 use crate::change::{Oid, Relation, TransactionPart};
@@ -18,6 +21,12 @@ impl Conductor {
     /// A horizon query came back; `None` if it failed and must be made again.
     pub(in crate::pipeline) fn handle_horizon(&mut self, now: Instant, horizon: Option<Horizon>) {
         self.horizon_open = false;
+        let pause = if self.look_closely_until.is_some_and(|until| now < until) {
+            CLOSE_LOOK_PAUSE
+        } else {
+            LOOK_PAUSE
+        };
+        self.look_at = now.checked_add(pause);
         match horizon {
             None => self.pause_horizon(now),
             Some(horizon)
@@ -198,6 +207,7 @@ impl Conductor {
             BTreeSet::new()
         };
         lanes.extend(&unended);
+        self.unfinished = (!part.last).then_some(part.commit.lsn);
         let number = self.number();
         for id in lanes {
             let Some(lane) = self.lanes.get_mut(&id) else {
@@ -219,6 +229,7 @@ impl Conductor {
                     number,
                     part: Arc::clone(&part),
                     only: None,
+                    ends: part.last,
                     rows,
                     undecided,
                 },

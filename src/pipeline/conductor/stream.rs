@@ -1,6 +1,6 @@
 //! The stream comes in: epochs, parts, and what of them anybody is concerned with.
 
-use super::{Conductor, UNSEEN_MAX, Waiting};
+use super::{CLOSE_LOOK, CLOSE_LOOK_PAUSE, Conductor, UNSEEN_MAX, Waiting};
 use crate::change::{Epoch, Lsn, StreamEvent, TransactionPart};
 use crate::pipeline::subscriber::SubscriberId;
 use crate::realtime::ResyncReason;
@@ -12,8 +12,11 @@ impl Conductor {
         match event {
             StreamEvent::Started { epoch, .. } => self.start_epoch(epoch),
             StreamEvent::Interrupted => self.streaming = false,
-            // Hints only: the fingerprint that comes with every snapshot tells of any change.
-            StreamEvent::Message { .. } => {}
+            // A hint only: anybody may write one. It makes us look, and the fingerprint tells.
+            StreamEvent::Message { .. } => {
+                self.look_closely_until = now.checked_add(CLOSE_LOOK);
+                self.look_at = self.look_at.map(|time| time.min(now + CLOSE_LOOK_PAUSE));
+            }
             StreamEvent::Position(position) => self.received = self.received.max(position),
             StreamEvent::Part(part) => self.receive_part(part),
             StreamEvent::Skipped { commit, relations } => {
