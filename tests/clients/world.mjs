@@ -75,8 +75,8 @@ export function connect (options = {}) {
   return createClient(WALCAST_URL, WALCAST_PUBLISHABLE_KEY, {
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
     ...options,
-    // Node 20 has no WebSocket of its own.
-    realtime: { transport: ws, ...options.realtime }
+    // Node 20 has no WebSocket of its own. The old release finds `ws` by itself and does not survive being given it.
+    realtime: isNew ? { transport: ws } : {}
   })
 }
 

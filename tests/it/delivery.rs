@@ -744,7 +744,7 @@ async fn many_rows_of_one_transaction_reach_ten_readers_in_order() {
             for expected in 1..=ROWS {
                 let change = reader.change().await;
                 assert_eq!(change.record()["id"].as_i64(), Some(expected));
-                assert_eq!(change.last, expected == ROWS);
+                assert_eq!(change.last, expected == ROWS, "change {expected}");
             }
         });
     }
