@@ -80,10 +80,22 @@ export function connect (options = {}) {
   })
 }
 
+// A client whose joins carry this token. The newest release forgets a token given to setAuth when it reconnects; it wants
+// to ask for it.
 export async function connectAs (token) {
-  const client = connect()
-  await client.realtime.setAuth(token)
+  const held = { token }
+  const client = connect(isNew ? { accessToken: async () => held.token } : {})
+  held.of = client
+  holders.push(held)
+  await changeToken(client, token)
   return client
+}
+
+const holders = []
+
+export async function changeToken (client, token) {
+  holders.find((held) => held.of === client).token = token
+  await client.realtime.setAuth(isNew ? undefined : token)
 }
 
 let fences = 0
