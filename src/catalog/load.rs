@@ -11,6 +11,7 @@ use tokio_postgres::types::{ToSql, Type as WireType};
 use tokio_postgres::{Client, Row};
 use tracing::warn;
 
+use super::collation::{CollationFacts, DatabaseFacts};
 use super::sql;
 use super::{Access, Catalog, Collation, Column, Published, Role, Table, Type, TypeKind};
 use crate::change::{Oid, ReplicaIdentity};
@@ -191,60 +192,6 @@ async fn load_collations(
         })
         .collect::<Result<_, tokio_postgres::Error>>()
         .map_err(at(STEP))
-}
-
-/// A row of `pg_collation`.
-struct CollationFacts<'a> {
-    /// Qualified and quoted.
-    name: &'a str,
-    /// `d` the database's, `c` the operating system's, `i` ICU's, `b` Postgres' own.
-    provider: &'a str,
-    deterministic: bool,
-    order: Option<&'a str>,
-    case: Option<&'a str>,
-    locale: Option<&'a str>,
-}
-
-/// A row of `pg_database`.
-struct DatabaseFacts<'a> {
-    provider: &'a str,
-    order: &'a str,
-    case: &'a str,
-    locale: Option<&'a str>,
-    encoding: &'a str,
-}
-
-impl CollationFacts<'_> {
-    fn collation(&self, database: &DatabaseFacts<'_>) -> Collation {
-        let (provider, order, case, locale) = match self.provider {
-            "d" => (
-                database.provider,
-                Some(database.order),
-                Some(database.case),
-                database.locale,
-            ),
-            own => (own, self.order, self.case, self.locale),
-        };
-        let is_c = |name: Option<&str>| matches!(name, Some("C" | "POSIX"));
-        let bytewise = match provider {
-            "c" => is_c(order) && is_c(case),
-            "b" => locale == Some("C"),
-            _ => false,
-        };
-        // Bytes as we see them: in other encodings the server's order is that of other bytes.
-        let our_bytes = matches!(database.encoding, "UTF8" | "SQL_ASCII");
-        if bytewise && our_bytes {
-            Collation::C
-        } else if self.deterministic {
-            Collation::Deterministic {
-                name: self.name.into(),
-            }
-        } else {
-            Collation::Nondeterministic {
-                name: self.name.into(),
-            }
-        }
-    }
 }
 
 async fn load_types(

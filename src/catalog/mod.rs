@@ -3,6 +3,7 @@
 //! A [`Catalog`] is an immutable picture taken in one snapshot; a change of the database makes a new one. Loading it is
 //! `load`'s work. Follows the Postgres manual, "System Catalogs".
 
+mod collation;
 mod load;
 mod sql;
 

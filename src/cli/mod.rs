@@ -29,6 +29,7 @@ use crate::config::{Config, Secret, parse_duration};
 use crate::database::Database;
 use options::Options;
 use output::{Line, Mark, complain, report, say, sentence};
+use serve::ServeError;
 use signals::Signals;
 
 #[derive(Debug, Parser)]
@@ -167,9 +168,15 @@ async fn execute(command: Command) -> Result<ExitCode, Failure> {
                 .verification_key()
                 .map_err(|error| Failure::usage(&error))?;
             let mut signals = Signals::listen().map_err(|error| Failure::work(&error))?;
-            serve::run(&config, signals.stop(), |_address| {})
-                .await
-                .map_err(|error| Failure::work(&error))?;
+            let served = serve::run(&config, signals.stop(), |_address| {}).await;
+            served.map_err(|error| match &error {
+                ServeError::Settings(_) | ServeError::Url(_) | ServeError::Verifier(_) => {
+                    Failure::usage(&error)
+                }
+                ServeError::Listen { .. } | ServeError::Misconfigured { .. } => {
+                    Failure::work(&error)
+                }
+            })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Setup {
@@ -206,7 +213,11 @@ async fn execute(command: Command) -> Result<ExitCode, Failure> {
             log_level,
         } => {
             let signals = Signals::listen().map_err(|error| Failure::work(&error))?;
-            let programs = pg_bin.or_else(|| std::env::var_os("WALCAST_PG_BIN").map(PathBuf::from));
+            let programs = pg_bin.or_else(|| {
+                std::env::var_os("WALCAST_PG_BIN")
+                    .filter(|folder| !folder.is_empty())
+                    .map(PathBuf::from)
+            });
             let wanted = dev::Wanted {
                 listen,
                 reset,

@@ -27,6 +27,7 @@ use crate::pipeline::{self, Status};
 use crate::realtime;
 use crate::replication::assembler::SpoolOptions;
 use crate::replication::slot::SlotOptions;
+use crate::replication::status::ReplicationState;
 use crate::server::{self, ServerOptions};
 use crate::shutdown::Shutdown;
 
@@ -128,19 +129,31 @@ async fn narrate(
     let mut on_ready = Some(on_ready);
     let mut told = String::new();
     loop {
-        let (ready, detail) = {
-            let status = status.borrow_and_update();
-            (status.ready, status.detail.clone())
-        };
+        let Status {
+            ready,
+            detail,
+            replication,
+            ..
+        } = status.borrow_and_update().clone();
         if ready && let Some(on_ready) = on_ready.take() {
             on_ready();
         }
-        if ready && told != "ready" {
-            info!("changes flow");
-            told = "ready".to_owned();
-        } else if !ready && !detail.is_empty() && detail != told {
-            warn!("not ready: {detail}");
-            told = detail;
+        let news = if ready {
+            "changes flow"
+        } else {
+            detail.as_str()
+        };
+        if news != told {
+            match replication.state {
+                ReplicationState::Failed { .. } | ReplicationState::Standby { .. } => {
+                    warn!("not ready: {news}");
+                }
+                // Steps on the way, of which a server that was never ready has several.
+                _ if !ready && on_ready.is_some() => info!("not ready yet: {news}"),
+                _ if !ready => warn!("not ready: {news}"),
+                _ => info!("{news}"),
+            }
+            told = news.to_owned();
         }
         if status.changed().await.is_err() {
             // The pipeline has ended, which only a shutdown makes it do.

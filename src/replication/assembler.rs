@@ -8,7 +8,7 @@
 //! Tuples that come out are slices of what the transaction waited in: one that is kept keeps 64 KiB alive, or its own
 //! message if that is larger. [`Tuple::detach`](crate::change::Tuple::detach) what is kept for long.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -18,10 +18,11 @@ use crate::change::{Commit, Epoch, Lsn, Oid, StreamEvent, Xid};
 
 use super::pgoutput::{self, Begin, CommitRecord, DecodeError, LogicalMessage, Message, RowKind};
 pub use super::relations::KeyResolver;
-use super::relations::{Described, Registry};
-use super::replay::{Counts, Replay, Replayed};
+use super::relations::Registry;
+use super::replay::{Replay, Replayed};
+use super::spool::Spool;
 pub use super::spool::SpoolOptions;
-use super::spool::{Held, Spool, SpoolError};
+use super::waiting::{Content, DescribedTables, Waiting, warn_skipped};
 
 /// What an [`Assembler`] is made with.
 #[derive(Clone)]
@@ -94,36 +95,6 @@ pub struct Assembler {
     replay: Option<(Replay, DescribedTables)>,
     events: VecDeque<StreamEvent>,
     position: Lsn,
-}
-
-/// A transaction that waits for its commit.
-struct Waiting {
-    content: Content,
-    is_streamed: bool,
-    counts: Counts,
-    /// Tables it wrote, also in subtransactions that rolled back.
-    written: BTreeSet<Oid>,
-    /// The table written last; spares a look into `written`.
-    written_last: Option<Oid>,
-    /// Subtransactions that rolled back.
-    aborted: HashSet<Xid>,
-    /// The last version of each table that it described, and in which subtransaction: for the time after its commit.
-    described: DescribedTables,
-    /// Logical messages, at most one for each prefix.
-    messages: Vec<(Box<str>, Lsn)>,
-}
-
-/// Versions of tables, each with the subtransaction that it came in.
-type DescribedTables = HashMap<Oid, (Option<Xid>, Described)>;
-
-/// What is kept of a transaction's changes.
-enum Content {
-    /// All of them.
-    Held(Held),
-    /// Nothing: it was handed down in an earlier session.
-    Duplicate,
-    /// Nothing: it exceeded a limit.
-    Skipped,
 }
 
 impl Assembler {
@@ -452,65 +423,6 @@ impl Assembler {
             }
         }
     }
-}
-
-impl Waiting {
-    fn new(content: Content, is_streamed: bool) -> Self {
-        Self {
-            content,
-            is_streamed,
-            counts: Counts::default(),
-            written: BTreeSet::new(),
-            written_last: None,
-            aborted: HashSet::new(),
-            described: HashMap::new(),
-            messages: Vec::new(),
-        }
-    }
-
-    fn write(&mut self, oid: Oid) {
-        if self.written_last != Some(oid) {
-            self.written_last = Some(oid);
-            self.written.insert(oid);
-        }
-    }
-
-    fn memory(&self) -> usize {
-        match &self.content {
-            Content::Held(held) => held.memory(),
-            Content::Duplicate | Content::Skipped => 0,
-        }
-    }
-
-    /// Does something to what is held; if that fails the transaction is given up.
-    fn with_held(
-        &mut self,
-        xid: Xid,
-        spool: &mut Spool,
-        work: impl FnOnce(&mut Spool, &mut Held) -> Result<(), SpoolError>,
-    ) {
-        let Content::Held(held) = &mut self.content else {
-            return;
-        };
-        // The order of changes has 32 bits.
-        let is_too_long = self.counts.total() > u64::from(u32::MAX);
-        let done = if is_too_long {
-            Err(SpoolError::TooManyChanges)
-        } else {
-            work(spool, held)
-        };
-        if let Err(error) = done {
-            warn_skipped(xid, &error);
-            if let Content::Held(held) = std::mem::replace(&mut self.content, Content::Skipped) {
-                spool.release_held(held);
-            }
-        }
-    }
-}
-
-fn warn_skipped(xid: Xid, error: &SpoolError) {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    tracing::warn!(xid = xid.0, %error, cause, "a transaction is too large to be held; it will be skipped");
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 use crate::change::{Datum, OldKind, OldTuple, Relation, Tuple, TupleBuilder};
 
-use super::net_effect::is_incomplete;
 use super::pgoutput::RowKind;
 use super::relations::{Known, RowKey};
 
@@ -106,4 +105,14 @@ fn corresponding(relation: &Relation, index: usize, other: &Relation) -> Option<
         return Some(index);
     }
     other.column(&column.name).filter(|found| is_same(*found))
+}
+
+/// Whether a tuple leaves out unchanged TOAST.
+pub(super) fn is_incomplete(tuple: &Tuple) -> bool {
+    tuple.iter().any(|datum| datum == Datum::Unchanged)
+}
+
+/// Whether an old tuple holds every column.
+pub(super) fn is_full(old: &OldTuple) -> bool {
+    old.kind == OldKind::Full
 }

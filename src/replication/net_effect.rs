@@ -5,10 +5,10 @@
 //! dropped, or ends a row's history in the transaction and with what it is merged. Never looks at tuples beyond their
 //! keys (`merge.rs` puts tuples together).
 //!
-//! First pass ([`Touches`]): which keys occur more than once? 16 bytes per touched key; a large statement touches each
-//! once and is done. Second pass ([`Chains`]), only over changes with such a key: a *chain* follows one row through its
-//! versions and key changes, from what it was before the transaction (nothing, if inserted) to what it is after
-//! (nothing, if deleted).
+//! First pass ([`Touches`](super::row_key::Touches)): which keys occur more than once? 16 bytes per touched key; a large
+//! statement touches each once and is done. Second pass ([`Chains`]), only over changes with such a key: a *chain*
+//! follows one row through its versions and key changes, from what it was before the transaction (nothing, if inserted)
+//! to what it is after (nothing, if deleted). About 100 bytes for each row that is changed more than once.
 //!
 //! At the end the chains are put in an order in which they make sense one after the other:
 //! - a key that was freed by a DELETE and taken by an INSERT is one UPDATE;
@@ -21,157 +21,8 @@
 //! So the output, applied one by one by key, leads from the state before to the state after, and no key occurs twice as
 //! the old or twice as the new one.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
-use crate::change::{Datum, OldKind, OldTuple, Tuple};
-
-use super::pgoutput::RowKind;
-use super::relations::{Known, RowKey, Version};
-
-/// A row's key, hashed by a function that nobody outside can predict; 128 bits never collide by chance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct KeyHash(u64, u64);
-
-/// The keys of a row before and after one change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keys {
-    Insert(KeyHash),
-    Update { old: KeyHash, new: KeyHash },
-    Delete(KeyHash),
-}
-
-/// Makes [`Keys`].
-#[derive(Default)]
-pub(super) struct KeyHasher {
-    states: [RandomState; 2],
-}
-
-impl KeyHasher {
-    /// The keys of one change; `None` if a row of this relation has no (complete) key, and the change stands for
-    /// itself.
-    pub(super) fn keys(&self, known: &Known, kind: &RowKind) -> Option<Keys> {
-        let hash = |tuple, fallback| self.hash(known, tuple, fallback);
-        Some(match kind {
-            RowKind::Insert { new } => Keys::Insert(hash(new, None)?),
-            RowKind::Update { old: None, new } => {
-                let key = hash(new, None)?;
-                Keys::Update { old: key, new: key }
-            }
-            RowKind::Update {
-                old: Some(old),
-                new,
-            } => Keys::Update {
-                old: hash(&old.tuple, None)?,
-                new: hash(new, Some(old))?,
-            },
-            RowKind::Delete { old } => Keys::Delete(hash(&old.tuple, None)?),
-        })
-    }
-
-    /// Hash of the key in `tuple`; unchanged TOAST is taken from the version before.
-    fn hash(&self, known: &Known, tuple: &Tuple, before: Option<&OldTuple>) -> Option<KeyHash> {
-        let mut hashers = self.states.each_ref().map(BuildHasher::build_hasher);
-        let mut write = |bytes: &[u8]| hashers.iter_mut().for_each(|hasher| hasher.write(bytes));
-        write(&known.relation.oid.to_be_bytes());
-        let mut write_datum = |position: usize, column: usize, datum: Datum<'_>| {
-            let datum = match datum {
-                Datum::Unchanged => before?.tuple.get(column)?,
-                present => present,
-            };
-            match datum {
-                Datum::Text(text) => {
-                    // The length keeps neighbours apart.
-                    write(&position.to_be_bytes());
-                    write(&text.len().to_be_bytes());
-                    write(text);
-                }
-                // NULL is what is not written, so that a column that is added is no other key.
-                Datum::Null => {}
-                Datum::Unchanged => return None,
-            }
-            Some(())
-        };
-        match &*known.key {
-            RowKey::None => return None,
-            RowKey::Whole => {
-                for (column, datum) in tuple.iter().enumerate() {
-                    write_datum(column, column, datum)?;
-                }
-            }
-            RowKey::Columns(columns) => {
-                let mut data = tuple.iter().enumerate();
-                for (position, column) in columns.iter().enumerate() {
-                    let (_, datum) = data.find(|(index, _)| index == column)?;
-                    // By position in the key: columns may be dropped or added before it.
-                    write_datum(position, *column, datum)?;
-                }
-            }
-        }
-        let [high, low] = hashers.map(|hasher| hasher.finish());
-        Some(KeyHash(high, low))
-    }
-}
-
-/// First pass: collects every key.
-#[derive(Default)]
-pub(super) struct Touches(Vec<KeyHash>);
-
-impl Touches {
-    /// Room for the keys of `changes` changes; more are taken too.
-    pub(super) fn new(changes: usize) -> Self {
-        Self(Vec::with_capacity(changes))
-    }
-
-    pub(super) fn touch(&mut self, keys: Keys) {
-        match keys {
-            Keys::Insert(key) | Keys::Delete(key) => self.0.push(key),
-            Keys::Update { old, new } => {
-                self.0.push(old);
-                if old != new {
-                    self.0.push(new);
-                }
-            }
-        }
-    }
-
-    /// The keys that occur more than once.
-    pub(super) fn contended(mut self) -> Contended {
-        self.0.sort_unstable();
-        let mut kept = 0;
-        let mut index = 0;
-        while let Some(key) = self.0.get(index).copied() {
-            let rest = self.0.get(index..).unwrap_or_default();
-            let count = rest.iter().take_while(|other| **other == key).count();
-            if count > 1
-                && let Some(slot) = self.0.get_mut(kept)
-            {
-                *slot = key;
-                kept += 1;
-            }
-            index += count;
-        }
-        self.0.truncate(kept);
-        self.0.shrink_to_fit();
-        Contended(self.0)
-    }
-}
-
-/// Keys that more than one change touches, ascending.
-#[derive(Default)]
-pub(super) struct Contended(Vec<KeyHash>);
-
-impl Contended {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn find(&self, key: KeyHash) -> Id {
-        match self.0.binary_search(&key) {
-            Ok(index) => Id::new(index),
-            Err(_) => Id::NONE,
-        }
-    }
-}
+use super::relations::Version;
+use super::row_key::{Contended, Keys};
 
 /// Where a change stands: the place of its message, and the version of its relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,7 +155,7 @@ pub(super) enum NetKind {
 impl Chains {
     pub(super) fn new(contended: Contended) -> Self {
         Self {
-            holders: vec![Id::NONE; contended.0.len()],
+            holders: vec![Id::NONE; contended.len()],
             contended,
             chains: Vec::new(),
             sources: Vec::new(),
@@ -318,8 +169,9 @@ impl Chains {
             Keys::Update { old, new } => (Some(old), Some(new)),
             Keys::Delete(old) => (Some(old), None),
         };
-        let old = old.map(|key| self.contended.find(key));
-        let new = new.map(|key| self.contended.find(key));
+        let find = |key| self.contended.find(key).map_or(Id::NONE, Id::new);
+        let old = old.map(find);
+        let new = new.map(find);
         if [old, new].into_iter().flatten().all(|id| id == Id::NONE) {
             return false;
         }
@@ -538,14 +390,4 @@ impl NetEffect {
             Some(source.place)
         })
     }
-}
-
-/// Whether a tuple leaves out unchanged TOAST.
-pub(super) fn is_incomplete(tuple: &Tuple) -> bool {
-    tuple.iter().any(|datum| datum == Datum::Unchanged)
-}
-
-/// Whether an old tuple holds every column.
-pub(super) fn is_full(old: &OldTuple) -> bool {
-    old.kind == OldKind::Full
 }

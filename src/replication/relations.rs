@@ -206,3 +206,81 @@ impl Versions {
         version
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::change::RelationColumn;
+
+    use super::*;
+
+    fn relation(identity: ReplicaIdentity, in_identity: [bool; 3]) -> Relation {
+        let column = |in_identity| RelationColumn {
+            name: "c".into(),
+            type_oid: 25,
+            type_modifier: -1,
+            in_identity,
+        };
+        Relation {
+            oid: 1,
+            schema: "public".into(),
+            name: "t".into(),
+            identity,
+            columns: in_identity.map(column).into(),
+        }
+    }
+
+    #[track_caller]
+    fn key_of(identity: ReplicaIdentity, in_identity: [bool; 3], from_catalog: &[usize]) -> RowKey {
+        let from_catalog: Box<[usize]> = from_catalog.into();
+        let resolver: KeyResolver = Arc::new(move |_: &Relation| from_catalog.clone());
+        RowKey::of(&relation(identity, in_identity), &resolver)
+    }
+
+    #[test]
+    fn the_key_is_what_old_tuples_carry() {
+        let flags = [true, false, true];
+        for identity in [ReplicaIdentity::Default, ReplicaIdentity::Index] {
+            let key = key_of(identity, flags, &[1]);
+            assert_eq!(key, RowKey::Columns([0, 2].into()));
+        }
+        assert_eq!(
+            key_of(ReplicaIdentity::Nothing, [false; 3], &[1]),
+            RowKey::None
+        );
+        assert_eq!(
+            key_of(ReplicaIdentity::Default, [false; 3], &[1]),
+            RowKey::None
+        );
+    }
+
+    #[test]
+    fn with_replica_identity_full_the_catalog_names_the_key() {
+        let full = |from_catalog| key_of(ReplicaIdentity::Full, [true; 3], from_catalog);
+        assert_eq!(full(&[2, 1, 1]), RowKey::Columns([1, 2].into()));
+        assert_eq!(full(&[]), RowKey::Whole);
+        assert_eq!(full(&[7]), RowKey::Whole, "a column that is not there");
+    }
+
+    #[test]
+    fn versions_keep_their_numbers_when_read_again() {
+        let resolver: KeyResolver = Arc::new(|_: &Relation| Box::default());
+        let mut registry = Registry::new(resolver);
+        let [first, second] = [true, false].map(|k| relation(ReplicaIdentity::Default, [k; 3]));
+        let described = registry.describe(first.clone());
+        registry.commit(described);
+        let mut versions = Versions::default();
+        let mut passes = Vec::new();
+        for _ in 0..2 {
+            let mut numbers = vec![versions.find(1, &registry)];
+            for relation in [&second, &first, &second] {
+                versions.describe(relation.clone(), &registry);
+                numbers.push(versions.find(1, &registry));
+            }
+            passes.push(numbers);
+            versions.restart();
+        }
+        assert_eq!(passes[0], [Some(0), Some(1), Some(0), Some(1)]);
+        assert_eq!(passes[0], passes[1]);
+        assert_eq!(versions.find(2, &registry), None);
+    }
+}

@@ -12,12 +12,11 @@ use bytes::Bytes;
 use crate::change::{Change, ChangeKind, Commit, Oid, Relation, TransactionPart, Tuple, Xid};
 
 use super::assembler::AssembleError;
-use super::merge;
-use super::net_effect::{
-    Chains, KeyHasher, Net, NetEffect, NetKind, Place, Row, Touches, is_full, is_incomplete,
-};
+use super::merge::{self, is_full, is_incomplete};
+use super::net_effect::{Chains, Net, NetEffect, NetKind, Place, Row};
 use super::pgoutput::{self, Message, RowChange, RowKind};
 use super::relations::{Known, Registry, Version, Versions};
+use super::row_key::{KeyHasher, Touches};
 use super::spool::{Position, Stored};
 
 /// Changes in one part.

@@ -20,9 +20,9 @@ pub struct Binding {
     pub id: u32,
     /// Which actions are delivered.
     pub event: Event,
-    /// Pattern for the schema's name; see [`name_matches`].
+    /// LIKE pattern for the schema's name, without an escape character; `*` alone is any.
     pub schema: Box<str>,
-    /// Pattern for the table's name; see [`name_matches`].
+    /// LIKE pattern for the table's name, likewise.
     pub table: Box<str>,
     /// All of them must hold.
     pub conditions: Box<[Condition]>,
@@ -87,8 +87,9 @@ impl Binding {
     /// # Errors
     /// The element can never be served; the text goes to the subscriber.
     pub fn parse(requested: &RequestedBinding) -> Result<Self, BindingError> {
+        // Valid, but nested too deeply to be taken apart.
         let value: Value = serde_json::from_str(requested.json.get())
-            .map_err(|_too_deep| BindingError(format!("{NO_PARAMS}{}", requested.json.get())))?;
+            .map_err(|_depth| BindingError(format!("{NO_PARAMS}<redacted>")))?;
         let Value::Object(object) = &value else {
             return Err(BindingError(format!("{NO_PARAMS}{}", Term(&value))));
         };

@@ -1,7 +1,7 @@
 //! Which subscriptions a change concerns: table, action, filter.
 //!
 //! A [`Binding`] is what a join asked for; a [`Subscription`] is what is kept of it once the database has agreed to it
-//! ([`resolve`]). Deciding whether a change passes a filter does no I/O: where walcast cannot be sure to decide as
+//! ([`resolve()`]). Deciding whether a change passes a filter does no I/O: where walcast cannot be sure to decide as
 //! Postgres would, it says so ([`Match::Ask`]).
 
 mod binding;
@@ -9,6 +9,7 @@ mod comparison;
 mod condition;
 mod filter;
 mod inspect;
+mod interpret;
 mod moment;
 mod numeric;
 mod pattern;

@@ -77,6 +77,9 @@ pub(super) fn condition_name(sqlstate: &str) -> &'static str {
         "54000" => "program_limit_exceeded",
         "54001" => "statement_too_complex",
         "P0001" => "raise_exception",
+        "P0000" => "plpgsql_error",
+        "P0004" => "assert_failure",
+        "XX000" => "internal_error",
         _ => "nil",
     }
 }

@@ -17,7 +17,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use super::{ServerOptions, serve};
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
 use crate::clock;
-use crate::log::{Log, Outbox, Posting, Run};
+use crate::log::{self, Log, Outbox, Posting, Run};
 use crate::metrics::Metrics;
 use crate::pipeline::{Command, Handle, Status};
 use crate::realtime::{Limits, Notice};
@@ -59,6 +59,12 @@ fn options() -> ServerOptions {
     }
 }
 
+/// Makes part `number` of an empty log.
+fn insert(log: &Log, number: u64, payloads: Vec<Bytes>) {
+    while log.open() < number {}
+    log.append(number, payloads).unwrap();
+}
+
 async fn start(options: ServerOptions) -> Fixture {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -66,8 +72,13 @@ async fn start(options: ServerOptions) -> Fixture {
     let (status, receiver) = watch::channel(Status::default());
     let handle = Handle {
         commands: sender,
-        log: Arc::default(),
+        log: Arc::new(Log::new(log::Limits {
+            memory_bytes_max: usize::MAX,
+            bytes_max: usize::MAX,
+            directory: std::env::temp_dir(),
+        })),
         status: receiver,
+        replication: Arc::default(),
     };
     let log = Arc::clone(&handle.log);
     let shutdown = Shutdown::new();
@@ -189,9 +200,11 @@ async fn changes_follow_the_join_reply() {
     let mut client = fixture.connect().await;
     let outbox = fixture.join(&mut client).await;
     assert_eq!(fixture.metrics.connections_connected.get(), 1);
-    fixture
-        .log
-        .insert(3, vec![r#"{"n":1}"#.into(), r#"{"n":2}"#.into()]);
+    insert(
+        &fixture.log,
+        3,
+        vec![r#"{"n":1}"#.into(), r#"{"n":2}"#.into()],
+    );
     outbox.push(run(3, 2));
     assert_eq!(
         hear(&mut client).await,
@@ -342,7 +355,7 @@ async fn a_large_transaction_closes_no_reader() {
     .await;
     let mut client = fixture.connect().await;
     let outbox = fixture.join(&mut client).await;
-    fixture.log.insert(1, large(3000));
+    insert(&fixture.log, 1, large(3000));
     outbox.push(run(1, 3000));
     let mut answered = false;
     for number in 0..3000 {
@@ -370,7 +383,7 @@ async fn a_peer_that_reads_nothing_is_closed_and_nobody_else() {
     let mut client = fixture.connect().await;
     let outbox = fixture.join(&mut client).await;
     let mut other = fixture.connect().await;
-    fixture.log.insert(1, large(3000));
+    insert(&fixture.log, 1, large(3000));
     outbox.push(run(1, 3000));
     assert_eq!(fixture.command().await.0, "unsubscribe 1");
     say(&mut other, HEARTBEAT).await;
