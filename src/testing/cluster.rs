@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
+use super::PATIENCE;
 use super::installation::{Installation, PASSWORD};
 use super::leash::{Leash, Tether, free_port};
 
@@ -193,7 +194,15 @@ impl Cluster {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(leash) = postmaster.as_mut() {
             leash.signal(signal);
-            leash.wait();
+            let asked = Instant::now();
+            while leash.exited().is_none() {
+                assert!(
+                    asked.elapsed() < PATIENCE,
+                    "Postgres does not stop: {}",
+                    self.log()
+                );
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
         *postmaster = None;
     }

@@ -115,11 +115,6 @@ impl Leash {
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.shell.try_wait().expect("the shell is our child")
     }
-
-    /// Waits for the child to end by itself. Blocks the thread.
-    pub fn wait(&mut self) -> ExitStatus {
-        self.shell.wait().expect("the shell is our child")
-    }
 }
 
 impl Drop for Leash {

@@ -75,15 +75,27 @@ export function connect (options = {}) {
   return createClient(WALCAST_URL, WALCAST_PUBLISHABLE_KEY, {
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
     ...options,
-    // Node 20 has no WebSocket of its own; the old release brings one and never opens one that it is given.
-    realtime: { ...(isNew && { transport: ws }), ...options.realtime }
+    // Node 20 has no WebSocket of its own. The old release finds `ws` by itself and does not survive being given it.
+    realtime: isNew ? { transport: ws } : {}
   })
 }
 
+// A client whose joins carry this token. The newest release forgets a token given to setAuth when it reconnects; it wants
+// to ask for it.
 export async function connectAs (token) {
-  const client = connect()
-  await client.realtime.setAuth(token)
+  const held = { token }
+  const client = connect(isNew ? { accessToken: async () => held.token } : {})
+  held.of = client
+  holders.push(held)
+  await changeToken(client, token)
   return client
+}
+
+const holders = []
+
+export async function changeToken (client, token) {
+  holders.find((held) => held.of === client).token = token
+  await client.realtime.setAuth(isNew ? undefined : token)
 }
 
 let fences = 0

@@ -335,7 +335,7 @@ const SETUP: &str = r#"
 
 /// What the comparison showed.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Rows on which walcast and Postgres agreed.
     pub agreed: usize,
     /// Those of them for which walcast asked.
@@ -348,7 +348,7 @@ pub struct Outcome {
 
 /// Compares many filters with Postgres. The session must be a superuser's, with the settings that walcast gives its own
 /// sessions; creates and replaces the schema `walcast_filters`.
-pub async fn check_filters_against_postgres(client: &Client) -> Outcome {
+pub(crate) async fn check_filters_against_postgres(client: &Client) -> Outcome {
     client.batch_execute(SETUP).await.unwrap();
     // For the plain comparisons only, which name no schema; what walcast asks does.
     client
