@@ -347,7 +347,7 @@ impl Conductor {
         }
         self.take_horizon(now);
         self.expire_pending(now);
-        self.ask_what_is_ready(now);
+        self.ask_what_is_ready();
         self.confirm();
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::part::Part;
 use super::standing::{Pool, Standing};
@@ -123,7 +123,6 @@ pub(super) struct Asking {
     /// Item number and row index of each row of the question.
     pub(super) rows: Vec<(u64, usize)>,
     pub(super) table: Oid,
-    pub(super) asked_at: Instant,
 }
 
 /// A version that was superseded, or perhaps was, before it was judged.
@@ -232,16 +231,11 @@ impl Lane {
 
     /// The next question: unasked rows of one table, oldest first. `columns` gives the columns of the table that are
     /// about to be sent.
-    pub(super) fn question(
-        &mut self,
-        now: Instant,
-        columns: impl Fn(&View) -> Arc<[usize]>,
-    ) -> Option<Question> {
+    pub(super) fn question(&mut self, columns: impl Fn(&View) -> Arc<[usize]>) -> Option<Question> {
         let mut question: Option<Question> = None;
         let mut asking = Asking {
             rows: Vec::new(),
             table: 0,
-            asked_at: now,
         };
         let mut bytes = 0_usize;
         'items: for item in &mut self.queue {

@@ -373,6 +373,7 @@ impl Bench {
             Some(Asked {
                 result,
                 read_before,
+                took: Duration::from_millis(1),
             }),
         );
         self.conductor.handle_idle(self.now, ask.pool);

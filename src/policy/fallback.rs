@@ -16,6 +16,7 @@ use tokio_postgres::{Client, Statement};
 use super::question::{Answer, Asked, Expected, Found, Question, Row, Trouble};
 use crate::catalog::{Catalog, Table};
 use crate::change::Lsn;
+use crate::clock;
 use crate::database::quote_identifier;
 
 /// Rows of a table with a key of several columns that one statement asks about. Statements are prepared for exactly 1
@@ -91,6 +92,7 @@ impl Asker {
         catalog: &Catalog,
         timeout: Duration,
     ) -> Result<Asked, AskError> {
+        let begun = clock::instant();
         let result = match self.plan(question, catalog).await {
             Ok(plan) => self.run(question, plan, timeout).await,
             Err(error) => Err(error),
@@ -110,6 +112,7 @@ impl Asker {
         Ok(Asked {
             result,
             read_before,
+            took: clock::instant().saturating_duration_since(begun),
         })
     }
 

@@ -62,6 +62,8 @@ pub struct Asked {
     pub result: Result<Vec<Answer>, Trouble>,
     /// A position read *after* the rows: whatever superseded a row before it was read starts before this.
     pub read_before: crate::change::Lsn,
+    /// How long Postgres took.
+    pub took: std::time::Duration,
 }
 
 /// What Postgres said about one row.

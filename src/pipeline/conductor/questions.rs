@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Conductor {
-    pub(super) fn ask_what_is_ready(&mut self, now: Instant) {
+    pub(super) fn ask_what_is_ready(&mut self) {
         // Questions name columns of the catalog at hand.
         if self.catalog_loading || !self.resolving_again.is_empty() {
             return;
@@ -35,7 +35,7 @@ impl Conductor {
                 let members = lane.subscribers.clone();
                 let role: Box<str> = lane.key.identity.role().into();
                 let Some(question) =
-                    lane.question(now, |view| sent_columns(subscribers, &members, &role, view))
+                    lane.question(|view| sent_columns(subscribers, &members, &role, view))
                 else {
                     continue;
                 };
@@ -109,11 +109,10 @@ impl Conductor {
             .record(timed_out);
         match asked.result {
             Ok(answers) => {
-                let took = now.saturating_duration_since(asking.asked_at);
                 lane.answer(asking, asked.read_before, &answers);
-                lane.standing.answered(took, &timeouts);
+                lane.standing.answered(asked.took, &timeouts);
                 lane.raises = 0;
-                lane.fit_question(took);
+                lane.fit_question(asked.took);
                 let recovered = lane.troubles.remove(&asking.table);
                 // While it timed out, changes were denied without a verdict; a raised error was one.
                 if recovered.is_some_and(|state| *state == *QUERY_CANCELED) {
@@ -123,8 +122,7 @@ impl Conductor {
             Err(Trouble::Raised(state)) => {
                 self.counts.raised = self.counts.raised.saturating_add(1);
                 lane.raises = lane.raises.saturating_add(1);
-                lane.standing
-                    .answered(now.saturating_duration_since(asking.asked_at), &timeouts);
+                lane.standing.answered(asked.took, &timeouts);
                 if lane.raises <= CATALOG_RETRIES_MAX && OUTDATED.contains(&&*state) {
                     lane.answer_all(asking, RowState::Unasked);
                     self.load_catalog();
