@@ -184,6 +184,8 @@ pub(super) struct Conductor {
     waiting_bytes: usize,
     /// The transaction that is being received, if somebody is concerned.
     continued: Option<Lsn>,
+    /// The transaction that was received in part, and the order of its next change.
+    received_part: Option<(Lsn, u32)>,
     /// The transaction that was routed in part.
     unfinished: Option<Lsn>,
     /// When to look at the catalog's fingerprint although nothing waits.
@@ -240,6 +242,7 @@ impl Conductor {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             continued: None,
+            received_part: None,
             unfinished: None,
             look_at: None,
             look_closely_until: None,

@@ -183,11 +183,13 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
     let (replication_out, replication) = watch::channel(ReplicationStatus::default());
     let (catalog_out, catalog) = watch::channel(Arc::<Catalog>::default());
     let poke = Arc::new(Notify::new());
+    let hang_up = Arc::new(Notify::new());
     let counters = Arc::new(ReplicationCounters::default());
     let channels = Channels {
         events: events_out,
         confirmed: confirmed_in,
         poke: Arc::clone(&poke),
+        hang_up: Arc::clone(&hang_up),
         cancel: stop.clone(),
         counters: Arc::clone(&counters),
     };
@@ -205,7 +207,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         replication_out,
         tasks.clone(),
     ));
-    let (workers, done) = Workers::start(&options, tasks, stop);
+    let (workers, done) = Workers::start(&options, &hang_up, tasks, stop);
     let rules = Rules {
         timeouts: Timeouts {
             proven: TIMEOUT_PROVEN,

@@ -522,6 +522,26 @@ fn the_last_change_of_a_transaction_is_marked_across_parts() {
 }
 
 #[test]
+fn a_transaction_that_comes_again_after_a_reconnect_goes_on_where_it_was() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.part(100, OPEN, vec![insert(1, "a"), insert(2, "b")], false);
+    bench.stream(StreamEvent::Interrupted);
+    bench.stream(StreamEvent::Started {
+        epoch: Epoch(1),
+        from: Lsn::ZERO,
+    });
+    bench.part(
+        100,
+        OPEN,
+        vec![insert(1, "a"), insert(2, "b"), insert(3, "c")],
+        true,
+    );
+    bench.horizon(101);
+    assert_eq!(bench.read(1), ["INSERT 1 a", "INSERT 2 b", "INSERT 3 c."]);
+}
+
+#[test]
 fn the_row_that_raises_is_found_and_the_others_are_delivered() {
     let mut bench = Bench::new();
     bench.join(1);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,6 +63,7 @@ const QUEUE_MAX: usize = 256;
 impl Workers {
     pub(super) fn start(
         options: &Options,
+        hang_up: &Arc<Notify>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> (Self, mpsc::Receiver<Done>) {
@@ -70,6 +71,7 @@ impl Workers {
         let worker = |name: &'static str| Worker {
             database: options.database.clone(),
             name,
+            hang_up: Arc::clone(hang_up),
             tasks: tasks.clone(),
             stop: stop.clone(),
             done: done.clone(),
@@ -135,6 +137,8 @@ fn async_channel<T>(bound: usize) -> (mpsc::Sender<T>, Shared<T>) {
 struct Worker {
     database: Database,
     name: &'static str,
+    /// Told when the server takes no sessions: it may be shutting down and waiting for the one that streams.
+    hang_up: Arc<Notify>,
     tasks: TaskTracker,
     stop: CancellationToken,
     done: mpsc::Sender<Done>,
@@ -146,7 +150,7 @@ impl Worker {
         let pauses = ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(5))
+            .with_max_delay(Duration::from_secs(1))
             .without_max_times();
         let mut pauses = pauses.build();
         loop {
@@ -157,10 +161,13 @@ impl Worker {
             match attempt {
                 Ok(client) => return Some(client),
                 Err(error) => {
-                    tracing::debug!(error = %error, worker = self.name, "cannot connect to the database")
+                    tracing::debug!(%error, worker = self.name, "cannot connect to the database");
+                    if error.is_closing_or_opening() {
+                        self.hang_up.notify_waiters();
+                    }
                 }
             }
-            let pause = pauses.next().unwrap_or(Duration::from_secs(5));
+            let pause = pauses.next().unwrap_or(Duration::from_secs(1));
             self.stop
                 .run_until_cancelled(tokio::time::sleep(pause))
                 .await?;
