@@ -32,6 +32,8 @@ struct Bench {
     asked: Vec<Ask>,
     wants_horizon: bool,
     next_xid: u32,
+    /// Order of the next change of the transaction that is under way.
+    next_order: u32,
 }
 
 fn table(oid: u32, row_security: bool) -> Arc<Table> {
@@ -183,6 +185,7 @@ impl Bench {
             asked: Vec::new(),
             wants_horizon: false,
             next_xid: 100,
+            next_order: 0,
         };
         bench.conductor.handle_connected(bench.now);
         bench.stream(StreamEvent::Started {
@@ -235,14 +238,19 @@ impl Bench {
             time: PgTime(0),
             xid: Xid(xid),
         };
-        let changes = kinds.into_iter().zip(0..).map(|(kind, order)| Change {
-            relation: relation(oid),
-            order,
-            kind,
-        });
+        let changes = kinds.into_iter().zip(self.next_order..);
+        let changes: Vec<Change> = changes
+            .map(|(kind, order)| Change {
+                relation: relation(oid),
+                order,
+                kind,
+            })
+            .collect();
+        let next = changes.last().map_or(0, |change| change.order + 1);
+        self.next_order = if last { 0 } else { next };
         let part = TransactionPart {
             commit: Arc::new(commit),
-            changes: changes.collect(),
+            changes,
             size: 100,
             last,
         };
@@ -531,6 +539,7 @@ fn a_transaction_that_comes_again_after_a_reconnect_goes_on_where_it_was() {
         epoch: Epoch(1),
         from: Lsn::ZERO,
     });
+    bench.next_order = 0;
     bench.part(
         100,
         OPEN,
