@@ -10,7 +10,7 @@ use crate::policy::{Asked, Trouble};
 use crate::realtime::{Notice, ResyncReason};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Conductor {
     pub(super) fn ask_what_is_ready(&mut self) {
@@ -107,10 +107,13 @@ impl Conductor {
             .entry((asking.table, lane.key.identity.role().into()))
             .or_default()
             .record(timed_out);
+        // A question of many rows takes its time, and the next one will have fewer; an identity is slow if a few take long.
+        let few = asking.rows.len() <= FEW_ROWS;
+        let took = if few { asked.took } else { Duration::ZERO };
         match asked.result {
             Ok(answers) => {
                 lane.answer(asking, asked.read_before, &answers);
-                lane.standing.answered(asked.took, &timeouts);
+                lane.standing.answered(took, &timeouts);
                 lane.raises = 0;
                 lane.fit_question(asked.took);
                 let recovered = lane.troubles.remove(&asking.table);
@@ -122,7 +125,7 @@ impl Conductor {
             Err(Trouble::Raised(state)) => {
                 self.counts.raised = self.counts.raised.saturating_add(1);
                 lane.raises = lane.raises.saturating_add(1);
-                lane.standing.answered(asked.took, &timeouts);
+                lane.standing.answered(took, &timeouts);
                 if lane.raises <= CATALOG_RETRIES_MAX && OUTDATED.contains(&&*state) {
                     lane.answer_all(asking, RowState::Unasked);
                     self.load_catalog();
@@ -136,7 +139,7 @@ impl Conductor {
             }
             Err(Trouble::TimedOut) => {
                 self.counts.timed_out = self.counts.timed_out.saturating_add(1);
-                if asking.rows.len() > FEW_ROWS {
+                if !few {
                     // Many rows take their time; that says nothing about the identity yet.
                     lane.rows_max = (asking.rows.len() / 8).max(1);
                     lane.answer_all(asking, RowState::Unasked);
