@@ -55,6 +55,8 @@ enum Lookup {
 
 /// A query for one snapshot must not take longer; it is a look at shared memory.
 const HORIZON_TIMEOUT: Duration = Duration::from_secs(10);
+/// The session of look-ups.
+const LOOKUP_SETTINGS: &str = "set statement_timeout = '2s'";
 /// A catalog load or a look-up of bindings.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// More than the conductor ever has under way.
@@ -221,6 +223,11 @@ impl Worker {
 
     async fn look_up(self, mut requests: mpsc::Receiver<Lookup>, publications: Arc<[String]>) {
         while let Some(client) = self.connect().await {
+            // One subscriber's filter must not keep the others' waiting; reading the catalog sets a limit of its own.
+            if let Err(error) = client.batch_execute(LOOKUP_SETTINGS).await {
+                tracing::debug!(%error, "cannot set up the session for look-ups");
+                continue;
+            }
             loop {
                 let Some(Some(lookup)) = self.stop.run_until_cancelled(requests.recv()).await
                 else {
