@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lane::{Lane, LaneId, LaneKey};
+use super::locks::Locks;
 use super::settle::Settled;
 use super::standing::{Breaker, Pool, Timeouts};
 use super::subscriber::{Subscriber, SubscriberId};
@@ -208,6 +209,8 @@ pub(super) struct Conductor {
     grace_ends: BTreeMap<(Instant, SubscriberId), ()>,
     ready: BTreeMap<Pool, BTreeSet<(u32, u64, LaneId)>>,
     idle: HashMap<Pool, usize>,
+    /// Tables that cannot be asked about for the moment.
+    locks: Locks,
     breakers: HashMap<(Oid, Box<str>), Breaker>,
     /// Every commit that starts before this was received.
     received: Lsn,
@@ -258,6 +261,7 @@ impl Conductor {
             grace_ends: BTreeMap::new(),
             ready: BTreeMap::new(),
             idle,
+            locks: Locks::default(),
             breakers: HashMap::new(),
             received: Lsn::ZERO,
             confirmed: Lsn::ZERO,
@@ -307,7 +311,11 @@ impl Conductor {
         let look = self
             .look_at
             .filter(|_| may_look && !self.subscribers.is_empty());
-        [grace, horizon, poke, look].into_iter().flatten().min()
+        let locks = self.locks.next_timeout();
+        [grace, horizon, poke, look, locks]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The promised time came.
@@ -324,6 +332,9 @@ impl Conductor {
             if let Some(subscriber) = self.subscribers.get_mut(&id) {
                 subscriber.grace = None;
             }
+        }
+        for lane in self.locks.due(now) {
+            self.check_lane(now, lane);
         }
         self.advance(now);
     }

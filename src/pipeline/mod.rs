@@ -5,6 +5,7 @@
 
 mod conductor;
 mod lane;
+mod locks;
 mod part;
 mod settle;
 mod standing;

@@ -618,6 +618,28 @@ fn who_times_out_is_asked_apart_and_then_told() {
 }
 
 #[test]
+fn who_asks_about_a_locked_table_waits_apart() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.join(2);
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    for ask in std::mem::take(&mut bench.asked) {
+        bench.reply(&ask, Err(Trouble::Locked));
+    }
+    assert!(bench.asked.is_empty(), "not asked again at once");
+    bench.now = bench.conductor.next_timeout().unwrap();
+    bench.conductor.handle_timeout(bench.now);
+    bench.turn();
+    let first = bench.question();
+    bench.answer(&first, &[Found::Same]);
+    let second = bench.question();
+    bench.answer(&second, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+    assert_eq!(bench.read(2), ["INSERT 1 hi."]);
+}
+
+#[test]
 fn a_broken_connection_only_delays_the_question() {
     let mut bench = Bench::new();
     bench.join(1);

@@ -83,7 +83,16 @@ impl Conductor {
         {
             match asked {
                 None => lane.answer_all(&asking, RowState::Unasked),
-                Some(asked) => self.take_answer(now, lane_id, pool, &asking, asked),
+                Some(asked) if asked.result == Err(Trouble::Locked) => {
+                    lane.answer_all(&asking, RowState::Unasked);
+                    self.locks.park(now, asking.table, lane_id);
+                }
+                Some(asked) => {
+                    self.take_answer(now, lane_id, pool, &asking, asked);
+                    for parked in self.locks.release(asking.table) {
+                        self.check_lane(now, parked);
+                    }
+                }
             }
         }
         self.check_lane(now, lane_id);
@@ -137,6 +146,8 @@ impl Conductor {
                     self.tell_trouble(lane_id, asking.table, state);
                 }
             }
+            // Its lane was parked.
+            Err(Trouble::Locked) => {}
             Err(Trouble::TimedOut) => {
                 self.counts.timed_out = self.counts.timed_out.saturating_add(1);
                 if !few {
