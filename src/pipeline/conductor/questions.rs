@@ -109,6 +109,7 @@ impl Conductor {
             .record(timed_out);
         match asked.result {
             Ok(answers) => {
+                self.counts.answered = self.counts.answered.saturating_add(1);
                 lane.answer(asking, asked.read_before, &answers);
                 lane.standing.answered(asked.took, &timeouts);
                 lane.raises = 0;
