@@ -399,7 +399,7 @@ impl Driver {
         let streaming = replication.state == ReplicationState::Streaming;
         let ready = self.conductor.is_ready() && streaming;
         let detail = match () {
-            () if ready => String::new(),
+            () if ready => replication.warning.clone().unwrap_or_default(),
             () if !streaming => replication.state.to_string(),
             () if self.waits_for_catalog => "the catalog of the database is being read".to_owned(),
             () => "replication is starting".to_owned(),
