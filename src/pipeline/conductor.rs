@@ -125,6 +125,7 @@ pub(super) struct Counts {
     pub(super) changes: u64,
     pub(super) settled: Settled,
     pub(super) questions: u64,
+    pub(super) answered: u64,
     pub(super) raised: u64,
     pub(super) timed_out: u64,
     pub(super) resyncs: u64,

@@ -37,6 +37,8 @@ use crate::replication::slot::SlotOptions;
 use crate::replication::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
 use crate::replication::stream::{Channels, Confirmed};
 use crate::routing::RequestedBinding;
+pub use settle::Denied;
+
 use conductor::{Conductor, Counts, Output, Rules};
 use standing::{Pool, Timeouts};
 use workers::{Done, Workers};
@@ -109,16 +111,20 @@ pub struct Status {
 pub struct Totals {
     /// Committed transactions received.
     pub transactions: u64,
+    /// Microseconds between the commit of the last of them, by the database's clock, and its receipt, by ours.
+    pub age_micros: u64,
     /// Row changes received, after net effects.
     pub changes: u64,
     /// Frames given to sockets.
     pub delivered: u64,
-    /// Rows that an identity may not see.
-    pub denied: u64,
+    /// Changes withheld from identities, by why.
+    pub denied: Denied,
     /// Versions merged into later ones.
     pub merged: u64,
     /// Questions put to Postgres.
     pub questions: u64,
+    /// Questions that were answered.
+    pub answered: u64,
     /// Questions that raised.
     pub raised: u64,
     /// Questions that timed out.
@@ -231,6 +237,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         poke,
         status: status_out,
         waits_for_catalog: true,
+        age_micros: 0,
     };
     tasks.spawn(driver.run(stop.clone()));
     Handle {
@@ -283,6 +290,8 @@ struct Driver {
     poke: Arc<Notify>,
     status: watch::Sender<Status>,
     waits_for_catalog: bool,
+    /// See [`Totals::age_micros`].
+    age_micros: u64,
 }
 
 enum Input {
@@ -301,7 +310,10 @@ impl Driver {
         loop {
             match self.next_input(&stop).await {
                 Input::Stop => break,
-                Input::Event(event) => self.conductor.handle_stream(clock::instant(), event),
+                Input::Event(event) => {
+                    self.note_age(&event);
+                    self.conductor.handle_stream(clock::instant(), event);
+                }
                 Input::Command(command) => self.conductor.handle_command(clock::instant(), command),
                 Input::Done(done) => self.take(done),
                 Input::Replication => {}
@@ -313,6 +325,16 @@ impl Driver {
             if burst.is_multiple_of(BURST_MAX) {
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    fn note_age(&mut self, event: &StreamEvent) {
+        if let StreamEvent::Part(part) = event
+            && part.last
+        {
+            let age = clock::unix_micros().saturating_sub(part.commit.time.unix_micros());
+            // Negative where the clocks disagree.
+            self.age_micros = u64::try_from(age).unwrap_or(0);
         }
     }
 
@@ -380,7 +402,7 @@ impl Driver {
         let streaming = replication.state == ReplicationState::Streaming;
         let ready = self.conductor.is_ready() && streaming;
         let detail = match () {
-            () if ready => String::new(),
+            () if ready => replication.warning.clone().unwrap_or_default(),
             () if !streaming => replication.state.to_string(),
             () if self.waits_for_catalog => "the catalog of the database is being read".to_owned(),
             () => "replication is starting".to_owned(),
@@ -404,6 +426,7 @@ impl Driver {
             changes,
             settled,
             questions,
+            answered,
             raised,
             timed_out,
             resyncs,
@@ -413,11 +436,13 @@ impl Driver {
         let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
         Totals {
             transactions,
+            age_micros: self.age_micros,
             changes,
             delivered: settled.delivered,
             denied: settled.denied,
             merged: settled.merged,
             questions,
+            answered,
             raised,
             timed_out,
             resyncs,

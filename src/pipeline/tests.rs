@@ -180,7 +180,7 @@ impl Bench {
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
             log,
-            now: Instant::now(),
+            now: crate::clock::instant(),
             outboxes: HashMap::new(),
             asked: Vec::new(),
             wants_horizon: false,

@@ -121,6 +121,7 @@ impl Conductor {
         let took = if few { asked.took } else { Duration::ZERO };
         match asked.result {
             Ok(answers) => {
+                self.counts.answered = self.counts.answered.saturating_add(1);
                 lane.answer(asking, asked.read_before, &answers);
                 lane.standing.answered(took, &timeouts);
                 lane.raises = 0;
