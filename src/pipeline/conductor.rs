@@ -128,6 +128,7 @@ pub(super) struct Counts {
     pub(super) answered: u64,
     pub(super) raised: u64,
     pub(super) timed_out: u64,
+    pub(super) locked: u64,
     pub(super) resyncs: u64,
 }
 

@@ -129,6 +129,8 @@ pub struct Totals {
     pub raised: u64,
     /// Questions that timed out.
     pub timed_out: u64,
+    /// Questions that met a lock, and were put again later.
+    pub locked: u64,
     /// Subscribers told to start over.
     pub resyncs: u64,
     /// Memberships with bindings.
@@ -429,6 +431,7 @@ impl Driver {
             answered,
             raised,
             timed_out,
+            locked,
             resyncs,
         } = self.conductor.counts();
         let (subscribers, lanes) = self.conductor.sizes();
@@ -445,6 +448,7 @@ impl Driver {
             answered,
             raised,
             timed_out,
+            locked,
             resyncs,
             subscribers: count(subscribers),
             lanes: count(lanes),

@@ -104,6 +104,7 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
         ("answered", totals.answered),
         ("raised", totals.raised),
         ("timed_out", totals.timed_out),
+        ("locked", totals.locked),
     ] {
         raise(&metrics.questions.get_or_create(&Outcome { result }), count);
     }

@@ -84,6 +84,7 @@ impl Conductor {
             match asked {
                 None => lane.answer_all(&asking, RowState::Unasked),
                 Some(asked) if asked.result == Err(Trouble::Locked) => {
+                    self.counts.locked = self.counts.locked.saturating_add(1);
                     lane.answer_all(&asking, RowState::Unasked);
                     self.locks.park(now, asking.table, lane_id);
                 }
