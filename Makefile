@@ -21,5 +21,5 @@ bench: ## All benchmarks; each prints its figures and its peer
 lint: ## What must be clean before a commit
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	cargo deny check

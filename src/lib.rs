@@ -1,7 +1,8 @@
 //! walcast turns any Postgres into a realtime backend: it reads the write-ahead log, decides with the database's own
 //! row-level-security policies who may see each committed change, and pushes it over WebSockets.
 //!
-//! The modules stand in the order in which a change passes through them.
+//! A change passes through [`replication`], [`pipeline`] (which leans on [`catalog`], [`routing`] and [`policy`]), [`log`],
+//! [`realtime`] and [`server`]. ARCHITECTURE.md has the map.
 
 pub mod auth;
 pub mod catalog;

@@ -4,7 +4,7 @@
 //! would add `_total`; those are exposed as untyped. Everything else begins with `walcast_`.
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::counter::Counter;
@@ -47,6 +47,11 @@ impl EncodeMetric for Plain {
 
 impl TypedMetric for Plain {
     const TYPE: MetricType = MetricType::Unknown;
+}
+
+/// Brings a counter up to a count that is kept elsewhere. It never goes back.
+pub fn raise(counter: &Counter, count: u64) {
+    counter.inner().fetch_max(count, Ordering::Relaxed);
 }
 
 /// The label of a family by kind of error: a code of protocol.md §8.2, or a close code.
@@ -105,31 +110,41 @@ pub struct Metrics {
 
     /// Channel memberships with bindings.
     pub subscribers: Gauge,
+    /// Distinct identities among them.
+    pub identities: Gauge,
     /// Changes decoded from the stream, after the net effect of their transactions.
     pub changes_received: Counter,
     /// Changes posted to memberships: one change to ten memberships counts ten.
     pub changes_delivered: Counter,
+    /// Changes of one row that were delivered as one, because the row had moved on when Postgres was asked.
+    pub changes_merged: Counter,
     /// Changes withheld from an identity, by why.
     pub changes_denied: Family<Reason, Counter>,
-    /// Questions asked of Postgres, by outcome.
+    /// Questions that Postgres answered or failed to answer, by outcome.
     pub questions: Family<Outcome, Counter>,
     /// Channels told to start over, by why.
     pub resyncs: Family<Reason, Counter>,
     /// Transactions consumed.
     pub transactions: Counter,
 
-    /// Bytes of WAL between the server's end and what was decoded.
+    /// Bytes received from Postgres while streaming.
+    pub replication_bytes: Counter,
+    /// Bytes of WAL between the server's end and what was confirmed; a few seconds old.
     pub replication_lag_bytes: Gauge,
-    /// Seconds between the commit of the last transaction and its delivery.
+    /// Seconds between the commit of the last transaction and its receipt, by the two machines' clocks.
     pub replication_lag_seconds: Gauge<f64, AtomicU64>,
-    /// Bytes of WAL that the slot keeps on the server.
+    /// Bytes of WAL that the slot keeps on the server; a few seconds old.
     pub retained_wal_bytes: Gauge,
     /// Times that the replication connection was made anew.
     pub replication_reconnects: Counter,
+    /// Times that positions began anew: a lost slot, a failover, a restored database.
+    pub replication_epochs: Counter,
     /// 1 while changes flow, else 0.
     pub ready: Gauge,
     /// Bytes of payloads in memory.
     pub log_bytes: Gauge,
+    /// Bytes of payloads that memory had no room for.
+    pub log_file_bytes: Gauge,
 }
 
 impl Default for Metrics {
@@ -178,7 +193,12 @@ impl Metrics {
             retained_wal_bytes: Gauge::default(),
             replication_reconnects: Counter::default(),
             ready: Gauge::default(),
+            changes_merged: Counter::default(),
+            identities: Gauge::default(),
+            replication_bytes: Counter::default(),
+            replication_epochs: Counter::default(),
             log_bytes: Gauge::default(),
+            log_file_bytes: Gauge::default(),
         }
     }
 
@@ -204,16 +224,21 @@ impl Metrics {
         to.register("realtime_subscriptions_manager_subscribers", "Channel memberships with bindings", self.subscribers.clone());
         to.register("walcast_changes_received", "Changes decoded from the stream", self.changes_received.clone());
         to.register("walcast_changes_delivered", "Changes posted to memberships", self.changes_delivered.clone());
+        to.register("walcast_identities", "Distinct identities of subscribers", self.identities.clone());
+        to.register("walcast_changes_merged", "Changes delivered as part of a later one of their row", self.changes_merged.clone());
         to.register("walcast_changes_denied", "Changes withheld from an identity, by reason", self.changes_denied.clone());
-        to.register("walcast_questions", "Questions asked of Postgres, by outcome", self.questions.clone());
+        to.register("walcast_questions", "Questions to Postgres that ended, by outcome", self.questions.clone());
         to.register("walcast_resyncs", "Channels told to start over, by reason", self.resyncs.clone());
         to.register("walcast_transactions", "Transactions consumed", self.transactions.clone());
-        to.register_with_unit("walcast_replication_lag", "WAL not yet decoded", Unit::Bytes, self.replication_lag_bytes.clone());
-        to.register_with_unit("walcast_replication_lag", "Age of the last transaction when it was delivered", Unit::Seconds, self.replication_lag_seconds.clone());
+        to.register_with_unit("walcast_replication_lag", "WAL that is not confirmed yet", Unit::Bytes, self.replication_lag_bytes.clone());
+        to.register_with_unit("walcast_replication_lag", "Age of the last transaction when it was received", Unit::Seconds, self.replication_lag_seconds.clone());
         to.register_with_unit("walcast_retained_wal", "WAL that the slot keeps on the server", Unit::Bytes, self.retained_wal_bytes.clone());
         to.register("walcast_replication_reconnects", "Times that the replication connection was made anew", self.replication_reconnects.clone());
+        to.register("walcast_replication_epochs", "Times that positions began anew", self.replication_epochs.clone());
+        to.register_with_unit("walcast_replication_received", "Received from Postgres while streaming", Unit::Bytes, self.replication_bytes.clone());
         to.register("walcast_ready", "1 while changes flow", self.ready.clone());
         to.register_with_unit("walcast_log", "Payloads in memory", Unit::Bytes, self.log_bytes.clone());
+        to.register_with_unit("walcast_log_file", "Payloads that memory had no room for", Unit::Bytes, self.log_file_bytes.clone());
     }
 
     /// The OpenMetrics text of all families.

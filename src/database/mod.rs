@@ -148,6 +148,13 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether the server runs but takes nobody: it is starting up, shutting down or recovering (Postgres manual,
+    /// "PostgreSQL Error Codes", `cannot_connect_now`).
+    #[must_use]
+    pub fn is_closing_or_opening(&self) -> bool {
+        matches!(self, Self::Refused { sqlstate, .. } if sqlstate == "57P03")
+    }
+
     /// Whether somebody must change something before another attempt can succeed.
     #[must_use]
     pub fn is_misconfiguration(&self) -> bool {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lane::{Lane, LaneId, LaneKey};
+use super::locks::Locks;
 use super::settle::Settled;
 use super::standing::{Breaker, Pool, Timeouts};
 use super::subscriber::{Subscriber, SubscriberId};
@@ -124,6 +125,7 @@ pub(super) struct Counts {
     pub(super) changes: u64,
     pub(super) settled: Settled,
     pub(super) questions: u64,
+    pub(super) answered: u64,
     pub(super) raised: u64,
     pub(super) timed_out: u64,
     pub(super) resyncs: u64,
@@ -184,6 +186,8 @@ pub(super) struct Conductor {
     waiting_bytes: usize,
     /// The transaction that is being received, if somebody is concerned.
     continued: Option<Lsn>,
+    /// The transaction that was received in part, and the order of its next change.
+    received_part: Option<(Lsn, u32)>,
     /// The transaction that was routed in part.
     unfinished: Option<Lsn>,
     /// When to look at the catalog's fingerprint although nothing waits.
@@ -206,6 +210,8 @@ pub(super) struct Conductor {
     grace_ends: BTreeMap<(Instant, SubscriberId), ()>,
     ready: BTreeMap<Pool, BTreeSet<(u32, u64, LaneId)>>,
     idle: HashMap<Pool, usize>,
+    /// Tables that cannot be asked about for the moment.
+    locks: Locks,
     breakers: HashMap<(Oid, Box<str>), Breaker>,
     /// Every commit that starts before this was received.
     received: Lsn,
@@ -240,6 +246,7 @@ impl Conductor {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             continued: None,
+            received_part: None,
             unfinished: None,
             look_at: None,
             look_closely_until: None,
@@ -255,6 +262,7 @@ impl Conductor {
             grace_ends: BTreeMap::new(),
             ready: BTreeMap::new(),
             idle,
+            locks: Locks::default(),
             breakers: HashMap::new(),
             received: Lsn::ZERO,
             confirmed: Lsn::ZERO,
@@ -304,7 +312,11 @@ impl Conductor {
         let look = self
             .look_at
             .filter(|_| may_look && !self.subscribers.is_empty());
-        [grace, horizon, poke, look].into_iter().flatten().min()
+        let locks = self.locks.next_timeout();
+        [grace, horizon, poke, look, locks]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The promised time came.
@@ -321,6 +333,9 @@ impl Conductor {
             if let Some(subscriber) = self.subscribers.get_mut(&id) {
                 subscriber.grace = None;
             }
+        }
+        for lane in self.locks.due(now) {
+            self.check_lane(now, lane);
         }
         self.advance(now);
     }

@@ -5,6 +5,7 @@
 
 mod conductor;
 mod lane;
+mod locks;
 mod part;
 mod settle;
 mod standing;
@@ -36,6 +37,8 @@ use crate::replication::slot::SlotOptions;
 use crate::replication::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
 use crate::replication::stream::{Channels, Confirmed};
 use crate::routing::RequestedBinding;
+pub use settle::Denied;
+
 use conductor::{Conductor, Counts, Output, Rules};
 use standing::{Pool, Timeouts};
 use workers::{Done, Workers};
@@ -108,16 +111,20 @@ pub struct Status {
 pub struct Totals {
     /// Committed transactions received.
     pub transactions: u64,
+    /// Microseconds between the commit of the last of them, by the database's clock, and its receipt, by ours.
+    pub age_micros: u64,
     /// Row changes received, after net effects.
     pub changes: u64,
     /// Frames given to sockets.
     pub delivered: u64,
-    /// Rows that an identity may not see.
-    pub denied: u64,
+    /// Changes withheld from identities, by why.
+    pub denied: Denied,
     /// Versions merged into later ones.
     pub merged: u64,
     /// Questions put to Postgres.
     pub questions: u64,
+    /// Questions that were answered.
+    pub answered: u64,
     /// Questions that raised.
     pub raised: u64,
     /// Questions that timed out.
@@ -183,11 +190,13 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
     let (replication_out, replication) = watch::channel(ReplicationStatus::default());
     let (catalog_out, catalog) = watch::channel(Arc::<Catalog>::default());
     let poke = Arc::new(Notify::new());
+    let hang_up = Arc::new(Notify::new());
     let counters = Arc::new(ReplicationCounters::default());
     let channels = Channels {
         events: events_out,
         confirmed: confirmed_in,
         poke: Arc::clone(&poke),
+        hang_up: Arc::clone(&hang_up),
         cancel: stop.clone(),
         counters: Arc::clone(&counters),
     };
@@ -205,7 +214,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         replication_out,
         tasks.clone(),
     ));
-    let (workers, done) = Workers::start(&options, tasks, stop);
+    let (workers, done) = Workers::start(&options, &hang_up, tasks, stop);
     let rules = Rules {
         timeouts: Timeouts {
             proven: TIMEOUT_PROVEN,
@@ -228,6 +237,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         poke,
         status: status_out,
         waits_for_catalog: true,
+        age_micros: 0,
     };
     tasks.spawn(driver.run(stop.clone()));
     Handle {
@@ -280,6 +290,8 @@ struct Driver {
     poke: Arc<Notify>,
     status: watch::Sender<Status>,
     waits_for_catalog: bool,
+    /// See [`Totals::age_micros`].
+    age_micros: u64,
 }
 
 enum Input {
@@ -298,7 +310,10 @@ impl Driver {
         loop {
             match self.next_input(&stop).await {
                 Input::Stop => break,
-                Input::Event(event) => self.conductor.handle_stream(clock::instant(), event),
+                Input::Event(event) => {
+                    self.note_age(&event);
+                    self.conductor.handle_stream(clock::instant(), event);
+                }
                 Input::Command(command) => self.conductor.handle_command(clock::instant(), command),
                 Input::Done(done) => self.take(done),
                 Input::Replication => {}
@@ -310,6 +325,16 @@ impl Driver {
             if burst.is_multiple_of(BURST_MAX) {
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    fn note_age(&mut self, event: &StreamEvent) {
+        if let StreamEvent::Part(part) = event
+            && part.last
+        {
+            let age = clock::unix_micros().saturating_sub(part.commit.time.unix_micros());
+            // Negative where the clocks disagree.
+            self.age_micros = u64::try_from(age).unwrap_or(0);
         }
     }
 
@@ -377,7 +402,7 @@ impl Driver {
         let streaming = replication.state == ReplicationState::Streaming;
         let ready = self.conductor.is_ready() && streaming;
         let detail = match () {
-            () if ready => String::new(),
+            () if ready => replication.warning.clone().unwrap_or_default(),
             () if !streaming => replication.state.to_string(),
             () if self.waits_for_catalog => "the catalog of the database is being read".to_owned(),
             () => "replication is starting".to_owned(),
@@ -401,6 +426,7 @@ impl Driver {
             changes,
             settled,
             questions,
+            answered,
             raised,
             timed_out,
             resyncs,
@@ -410,11 +436,13 @@ impl Driver {
         let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
         Totals {
             transactions,
+            age_micros: self.age_micros,
             changes,
             delivered: settled.delivered,
             denied: settled.denied,
             merged: settled.merged,
             questions,
+            answered,
             raised,
             timed_out,
             resyncs,

@@ -10,17 +10,34 @@ use super::view::{RowKeys, View};
 use crate::change::{Change, ChangeKind, OldKind, OldTuple};
 use crate::log::Log;
 use crate::policy::{Found, Predicate};
-use crate::realtime::payload::{OldShape, RenderAs};
+use crate::realtime::payload::{OldShape, RenderAs, Withheld};
 
 /// Rows settled, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settled {
     /// Frames posted.
     pub(super) delivered: u64,
-    /// Rows that an identity may not see.
-    pub(super) denied: u64,
+    /// Rows withheld from an identity.
+    pub(super) denied: Denied,
     /// Rows merged into a later version.
     pub(super) merged: u64,
+}
+
+/// Changes withheld from an identity, by why. A change withheld from two identities counts two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Denied {
+    /// A SELECT by the identity does not show the row: hidden by a policy, or gone by then.
+    pub not_visible: u64,
+    /// A policy raised or timed out.
+    pub policy_trouble: u64,
+    /// Not asked: the identity times out, or the row has no key to ask by.
+    pub not_asked: u64,
+    /// The table has no primary key; subscribers were told of a change without content.
+    pub no_primary_key: u64,
+    /// The role may not read the whole key; subscribers were told likewise.
+    pub no_grant: u64,
+    /// A DELETE that settings withhold, or of which the role may read no column.
+    pub delete: u64,
 }
 
 /// Everything that settling needs besides the lane.
@@ -70,6 +87,10 @@ impl Desk<'_> {
                 self.deliver(lane, item, row, change, view, earlier)
             }
             RowState::Withheld(withheld) => {
+                count(match withheld {
+                    Withheld::NoPrimaryKey => &mut self.settled.denied.no_primary_key,
+                    Withheld::Unauthorized => &mut self.settled.denied.no_grant,
+                });
                 self.withhold(lane, item, row, view, Variant::Withheld(withheld))
             }
             RowState::Answered(found @ (Found::Different | Found::Missing), read_before) => {
@@ -89,11 +110,21 @@ impl Desk<'_> {
                     lane.pending.insert(key, pending);
                 }
                 if found == Found::Missing {
+                    count(&mut self.settled.denied.not_visible);
                     self.deny(lane, item, row);
                 }
             }
-            RowState::Answered(Found::Hidden, _) | RowState::Denied | RowState::Refused => {
-                self.deny(lane, item, row)
+            RowState::Answered(Found::Hidden, _) => {
+                count(&mut self.settled.denied.not_visible);
+                self.deny(lane, item, row);
+            }
+            RowState::Denied => {
+                count(&mut self.settled.denied.policy_trouble);
+                self.deny(lane, item, row);
+            }
+            RowState::Refused => {
+                count(&mut self.settled.denied.not_asked);
+                self.deny(lane, item, row);
             }
             // Undecided rows cannot be here: the item would not have been popped.
             RowState::Tracked | RowState::Unasked | RowState::Asked => {}
@@ -116,7 +147,7 @@ impl Desk<'_> {
         if is_delete
             && ((self.withhold_deletes && access.policies_apply) || !access.columns.contains(&true))
         {
-            self.settled.denied = self.settled.denied.saturating_add(1);
+            count(&mut self.settled.denied.delete);
             return;
         }
         let mut merged = None;
@@ -171,15 +202,17 @@ impl Desk<'_> {
                 subscriber.post_withheld(log, &item.part, row.change, view, variant.clone());
             }
         });
-        self.settled.denied = self.settled.denied.saturating_add(1);
     }
 
     fn deny(&mut self, lane: &Lane, item: &Item, row: &ItemRow) {
         for_receivers(lane, item, self.subscribers, |subscriber| {
             subscriber.keep(&item.part, row.change)
         });
-        self.settled.denied = self.settled.denied.saturating_add(1);
     }
+}
+
+fn count(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
 }
 
 /// Those in the lane that the item was routed for.

@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn who_times_out_is_asked_apart_and_less_and_less_often() {
-        let start = Instant::now();
+        let start = crate::clock::instant();
         let mut standing = Standing::New;
         assert!(
             !standing.timed_out(Pool::New, start),

@@ -32,6 +32,8 @@ struct Bench {
     asked: Vec<Ask>,
     wants_horizon: bool,
     next_xid: u32,
+    /// Order of the next change of the transaction that is under way.
+    next_order: u32,
 }
 
 fn table(oid: u32, row_security: bool) -> Arc<Table> {
@@ -178,11 +180,12 @@ impl Bench {
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
             log,
-            now: Instant::now(),
+            now: crate::clock::instant(),
             outboxes: HashMap::new(),
             asked: Vec::new(),
             wants_horizon: false,
             next_xid: 100,
+            next_order: 0,
         };
         bench.conductor.handle_connected(bench.now);
         bench.stream(StreamEvent::Started {
@@ -235,14 +238,19 @@ impl Bench {
             time: PgTime(0),
             xid: Xid(xid),
         };
-        let changes = kinds.into_iter().zip(0..).map(|(kind, order)| Change {
-            relation: relation(oid),
-            order,
-            kind,
-        });
+        let changes = kinds.into_iter().zip(self.next_order..);
+        let changes: Vec<Change> = changes
+            .map(|(kind, order)| Change {
+                relation: relation(oid),
+                order,
+                kind,
+            })
+            .collect();
+        let next = changes.last().map_or(0, |change| change.order + 1);
+        self.next_order = if last { 0 } else { next };
         let part = TransactionPart {
             commit: Arc::new(commit),
-            changes: changes.collect(),
+            changes,
             size: 100,
             last,
         };
@@ -522,6 +530,27 @@ fn the_last_change_of_a_transaction_is_marked_across_parts() {
 }
 
 #[test]
+fn a_transaction_that_comes_again_after_a_reconnect_goes_on_where_it_was() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.part(100, OPEN, vec![insert(1, "a"), insert(2, "b")], false);
+    bench.stream(StreamEvent::Interrupted);
+    bench.stream(StreamEvent::Started {
+        epoch: Epoch(1),
+        from: Lsn::ZERO,
+    });
+    bench.next_order = 0;
+    bench.part(
+        100,
+        OPEN,
+        vec![insert(1, "a"), insert(2, "b"), insert(3, "c")],
+        true,
+    );
+    bench.horizon(101);
+    assert_eq!(bench.read(1), ["INSERT 1 a", "INSERT 2 b", "INSERT 3 c."]);
+}
+
+#[test]
 fn the_row_that_raises_is_found_and_the_others_are_delivered() {
     let mut bench = Bench::new();
     bench.join(1);
@@ -586,6 +615,28 @@ fn who_times_out_is_asked_apart_and_then_told() {
             Notice::Resync(ResyncReason::VerdictUnknown)
         ))
     );
+}
+
+#[test]
+fn who_asks_about_a_locked_table_waits_apart() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.join(2);
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    for ask in std::mem::take(&mut bench.asked) {
+        bench.reply(&ask, Err(Trouble::Locked));
+    }
+    assert!(bench.asked.is_empty(), "not asked again at once");
+    bench.now = bench.conductor.next_timeout().unwrap();
+    bench.conductor.handle_timeout(bench.now);
+    bench.turn();
+    let first = bench.question();
+    bench.answer(&first, &[Found::Same]);
+    let second = bench.question();
+    bench.answer(&second, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+    assert_eq!(bench.read(2), ["INSERT 1 hi."]);
 }
 
 #[test]

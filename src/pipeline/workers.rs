@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,6 +55,8 @@ enum Lookup {
 
 /// A query for one snapshot must not take longer; it is a look at shared memory.
 const HORIZON_TIMEOUT: Duration = Duration::from_secs(10);
+/// The session of look-ups.
+const LOOKUP_SETTINGS: &str = "set statement_timeout = '2s'";
 /// A catalog load or a look-up of bindings.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// More than the conductor ever has under way.
@@ -63,6 +65,7 @@ const QUEUE_MAX: usize = 256;
 impl Workers {
     pub(super) fn start(
         options: &Options,
+        hang_up: &Arc<Notify>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> (Self, mpsc::Receiver<Done>) {
@@ -70,6 +73,7 @@ impl Workers {
         let worker = |name: &'static str| Worker {
             database: options.database.clone(),
             name,
+            hang_up: Arc::clone(hang_up),
             tasks: tasks.clone(),
             stop: stop.clone(),
             done: done.clone(),
@@ -135,6 +139,8 @@ fn async_channel<T>(bound: usize) -> (mpsc::Sender<T>, Shared<T>) {
 struct Worker {
     database: Database,
     name: &'static str,
+    /// Told when the server takes no sessions: it may be shutting down and waiting for the one that streams.
+    hang_up: Arc<Notify>,
     tasks: TaskTracker,
     stop: CancellationToken,
     done: mpsc::Sender<Done>,
@@ -146,7 +152,7 @@ impl Worker {
         let pauses = ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(5))
+            .with_max_delay(Duration::from_secs(1))
             .without_max_times();
         let mut pauses = pauses.build();
         loop {
@@ -157,10 +163,13 @@ impl Worker {
             match attempt {
                 Ok(client) => return Some(client),
                 Err(error) => {
-                    tracing::debug!(error = %error, worker = self.name, "cannot connect to the database")
+                    tracing::debug!(%error, worker = self.name, "cannot connect to the database");
+                    if error.is_closing_or_opening() {
+                        self.hang_up.notify_waiters();
+                    }
                 }
             }
-            let pause = pauses.next().unwrap_or(Duration::from_secs(5));
+            let pause = pauses.next().unwrap_or(Duration::from_secs(1));
             self.stop
                 .run_until_cancelled(tokio::time::sleep(pause))
                 .await?;
@@ -223,6 +232,11 @@ impl Worker {
 
     async fn look_up(self, mut requests: mpsc::Receiver<Lookup>, publications: Arc<[String]>) {
         while let Some(client) = self.connect().await {
+            // One subscriber's filter must not keep the others' waiting; reading the catalog sets a limit of its own.
+            if let Err(error) = client.batch_execute(LOOKUP_SETTINGS).await {
+                tracing::debug!(%error, "cannot set up the session for look-ups");
+                continue;
+            }
             loop {
                 let Some(Some(lookup)) = self.stop.run_until_cancelled(requests.recv()).await
                 else {

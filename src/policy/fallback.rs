@@ -26,6 +26,10 @@ const COMPOSITE_ROWS: usize = 32;
 /// Prepared statements kept per connection.
 const STATEMENTS_MAX: usize = 256;
 
+/// A generic plan would move the evaluation of stable expressions, and with it which errors are raised
+/// (rls-semantics.md §10). A lock would keep the connection from those who ask about other tables.
+const SESSION: &str = "set plan_cache_mode = force_custom_plan; set lock_timeout = '50ms'";
+
 /// Settings that every question sets for its transaction.
 const SETTINGS: &str = "select pg_catalog.set_config('statement_timeout', $3, true), \
      pg_catalog.set_config('request.jwt.claims', $2, true), pg_catalog.set_config('role', $1, true)";
@@ -59,10 +63,8 @@ impl Asker {
     /// # Errors
     /// The connection is broken, or refuses the session's settings.
     pub async fn new(client: Client) -> Result<Self, AskError> {
-        // A generic plan would move the evaluation of stable expressions, and with it which errors are raised
-        // (rls-semantics.md §10).
         client
-            .batch_execute("set plan_cache_mode = force_custom_plan")
+            .batch_execute(SESSION)
             .await
             .map_err(AskError::Connection)?;
         Ok(Self {
@@ -388,6 +390,7 @@ fn trouble(error: tokio_postgres::Error) -> Result<Trouble, AskError> {
     match error.code() {
         _ if error.is_closed() => Err(AskError::Connection(error)),
         Some(code) if *code == SqlState::QUERY_CANCELED => Ok(Trouble::TimedOut),
+        Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Ok(Trouble::Locked),
         // The server is going down or was told to end this session; the session ends with it.
         Some(code) if code.code().starts_with("57P") || code.code().starts_with("08") => {
             Err(AskError::Connection(error))

@@ -95,4 +95,6 @@ pub enum Trouble {
     Raised(Box<str>),
     /// The statement timeout ended it.
     TimedOut,
+    /// Somebody holds a lock on a table that it reads.
+    Locked,
 }

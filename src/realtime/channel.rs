@@ -212,7 +212,8 @@ impl Channel {
                 if !self.is_joined() {
                     return self.refuse(wire, &Refusal::Initializing);
                 }
-                wire.outputs.push_back(Output::Record(Tally::Resync));
+                wire.outputs
+                    .push_back(Output::Record(Tally::Resync(reason)));
                 let message = format!("Resync required: {reason}");
                 self.system(wire, POSTGRES, Status::Error, &message);
                 wire.end(&self.join_ref, &self.quoted, End::Error);

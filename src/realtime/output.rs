@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::notice::ResyncReason;
 use crate::auth::Claims;
 use crate::routing::RequestedBinding;
 
@@ -65,7 +66,7 @@ pub enum Tally {
     /// A channel was told of an error of this code.
     SystemError(&'static str),
     /// A channel was told to start over.
-    Resync,
+    Resync(ResyncReason),
     /// So many changes were sent.
     Changes(usize),
     /// A message was understood.

@@ -195,6 +195,7 @@ impl Connection {
                     self.past_missing_publication |= self.is_missing_publication(&error);
                     self.fail(&error);
                 }
+                Outcome::Ended(End::HungUp) => info!("the database is shutting down"),
                 Outcome::Ended(End::Assembly(error)) => self.fail(&error),
                 Outcome::Failed(error) => self.fail(&error),
             }

@@ -58,6 +58,9 @@ pub struct Channels {
     pub confirmed: watch::Receiver<Confirmed>,
     /// Asks the server where it is; the answer comes as a [`StreamEvent::Position`] unless a transaction is under way.
     pub poke: Arc<Notify>,
+    /// Lets go of the server, which is shutting down and waits for everything it sent to be confirmed; downstream cannot
+    /// confirm what it can no longer ask the database about. What was handed down in part comes again.
+    pub hang_up: Arc<Notify>,
     /// Ends it all: the last confirmed position is sent first.
     pub cancel: CancellationToken,
     /// Numbers for metrics.
@@ -101,6 +104,8 @@ pub(super) enum End {
     Abandoned,
     /// The guard wants something done to the slot.
     Intervention(Intervention),
+    /// The server is shutting down.
+    HungUp,
     /// The connection is lost.
     Lost(SessionError),
     /// What the server sent makes no sense, or the spool failed.
@@ -202,6 +207,7 @@ impl Stream<'_> {
                 biased;
                 () = self.channels.cancel.cancelled() => return Err(End::Cancelled),
                 Some(intervention) = self.interventions.recv() => return Err(End::Intervention(intervention)),
+                () = self.channels.hang_up.notified() => return Err(End::HungUp),
                 () = self.channels.poke.notified() => ask = true,
                 Ok(()) = self.channels.confirmed.changed() => {}
                 () = tokio::task::yield_now(), if matches!(wait, Wait::Nobody) => {}

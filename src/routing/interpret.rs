@@ -46,6 +46,8 @@ impl From<tokio_postgres::Error> for Trouble {
         let about_state = STATE_CLASSES
             .iter()
             .any(|class| sqlstate.starts_with(class));
+        // Whose value takes too long is told so; trying again would only take as long again.
+        let about_state = about_state && sqlstate != "57014";
         if about_state || matches!(sqlstate, "XX001" | "XX002") {
             return Self::Unavailable(error);
         }

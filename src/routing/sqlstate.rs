@@ -34,6 +34,7 @@ pub(super) fn condition_name(sqlstate: &str) -> &'static str {
         "22001" => "string_data_right_truncation",
         "22024" => "unterminated_c_string",
         "2200F" => "zero_length_character_string",
+        "57014" => "query_canceled",
         "22P01" => "floating_point_exception",
         "22P02" => "invalid_text_representation",
         "22P03" => "invalid_binary_representation",

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::{Server, bearer};
+use super::{Server, bearer, record};
 use crate::clock;
 
 /// Alive: says nothing about the database.
@@ -48,6 +48,7 @@ pub(super) async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMa
             return StatusCode::FORBIDDEN.into_response();
         }
     }
+    record::refresh(&server.metrics, &server.pipeline);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], server.metrics.encode()).into_response()
 }

@@ -1,7 +1,10 @@
-//! What sockets report, into the metrics.
+//! What sockets report and the pipeline counts, into the metrics.
 
-use crate::metrics::{Code, Metrics, Outcome};
-use crate::realtime::Tally;
+use std::sync::atomic::Ordering;
+
+use crate::metrics::{Code, Metrics, Outcome, Reason, raise};
+use crate::pipeline::Handle;
+use crate::realtime::{ResyncReason, Tally};
 
 /// A socket was closed by us.
 pub(super) fn closed(metrics: &Metrics, code: u16) {
@@ -44,12 +47,88 @@ pub(super) fn tally(metrics: &Metrics, tally: Tally) {
             error(code);
         }
         Tally::SystemError(code) => error(code),
-        // The pipeline counts them by reason.
-        Tally::Resync => {}
+        Tally::Resync(reason) => {
+            let reason = Reason {
+                reason: resync_label(reason),
+            };
+            metrics.resyncs.get_or_create(&reason).inc();
+        }
         Tally::Changes(count) => {
             let count = u64::try_from(count).unwrap_or(u64::MAX);
             metrics.channel_db_events.inc_by(count);
         }
         Tally::Message => metrics.channel_events.inc(),
     }
+}
+
+const fn resync_label(reason: ResyncReason) -> &'static str {
+    match reason {
+        ResyncReason::PositionGone => "position_gone",
+        ResyncReason::SlotRecreated => "slot_recreated",
+        ResyncReason::FailedOver => "failed_over",
+        ResyncReason::TransactionTooLarge => "transaction_too_large",
+        ResyncReason::VerdictUnknown => "verdict_unknown",
+        ResyncReason::IdentityChanged => "identity_changed",
+    }
+}
+
+/// Brings what the pipeline counts up to date. Called when somebody reads the metrics; in between they rest.
+pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
+    let (ready, totals) = {
+        let status = pipeline.status.borrow();
+        (status.ready, status.totals)
+    };
+    let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    metrics.ready.set(i64::from(ready));
+    metrics.subscribers.set(gauge(totals.subscribers));
+    metrics.identities.set(gauge(totals.lanes));
+    raise(&metrics.transactions, totals.transactions);
+    raise(&metrics.changes_received, totals.changes);
+    raise(&metrics.changes_delivered, totals.delivered);
+    raise(&metrics.changes_merged, totals.merged);
+    let denied = totals.denied;
+    for (reason, count) in [
+        ("not_visible", denied.not_visible),
+        ("policy_trouble", denied.policy_trouble),
+        ("not_asked", denied.not_asked),
+        ("no_primary_key", denied.no_primary_key),
+        ("no_grant", denied.no_grant),
+        ("delete", denied.delete),
+    ] {
+        raise(
+            &metrics.changes_denied.get_or_create(&Reason { reason }),
+            count,
+        );
+    }
+    for (result, count) in [
+        ("answered", totals.answered),
+        ("raised", totals.raised),
+        ("timed_out", totals.timed_out),
+    ] {
+        raise(&metrics.questions.get_or_create(&Outcome { result }), count);
+    }
+    let (memory, file) = pipeline.log.bytes();
+    let bytes = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
+    metrics.log_bytes.set(bytes(memory));
+    metrics.log_file_bytes.set(bytes(file));
+
+    let replication = &pipeline.replication;
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    raise(
+        &metrics.replication_bytes,
+        read(&replication.received_bytes),
+    );
+    // The first session is no reconnect.
+    let reconnects = read(&replication.sessions).saturating_sub(1);
+    raise(&metrics.replication_reconnects, reconnects);
+    raise(&metrics.replication_epochs, read(&replication.epochs));
+    metrics
+        .replication_lag_bytes
+        .set(gauge(read(&replication.lag_bytes)));
+    metrics
+        .replication_lag_seconds
+        .set(std::time::Duration::from_micros(totals.age_micros).as_secs_f64());
+    metrics
+        .retained_wal_bytes
+        .set(gauge(read(&replication.retained_bytes)));
 }

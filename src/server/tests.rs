@@ -608,3 +608,22 @@ async fn browsers_may_ask_for_broadcasts() {
         assert!(post.ends_with(r#"{"message":"Broadcast is not available yet"}"#));
     }
 }
+
+#[tokio::test]
+async fn counters_of_the_pipeline_never_go_back() {
+    let fixture = start(options()).await;
+    for transactions in [3, 2] {
+        fixture.status.send_modify(|status| {
+            status.totals.transactions = transactions;
+            status.totals.subscribers = transactions;
+        });
+        let metrics = fixture.http("GET /metrics", "").await;
+        let wanted = [
+            "walcast_transactions_total 3\n".to_owned(),
+            format!("realtime_subscriptions_manager_subscribers {transactions}\n"),
+        ];
+        for line in wanted {
+            assert!(metrics.contains(&line), "{metrics}");
+        }
+    }
+}

@@ -62,7 +62,7 @@ const ROLES: &[&str] = &[
 
 /// Loads the catalog of a schema made for it and compares it with what Postgres allows. The session must be the
 /// superuser `postgres`'; creates and replaces the schema `walcast_catalog`, its roles and publications.
-pub async fn check_catalog_against_postgres(client: &Client) {
+pub(crate) async fn check_catalog_against_postgres(client: &Client) {
     client.batch_execute(SETUP).await.unwrap();
     let names = [
         "walcast_catalog".to_owned(),

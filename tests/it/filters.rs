@@ -1,9 +1,7 @@
 //! Filters, selects and wildcards decide as Postgres would (protocol.md §4.4 and §4.5).
 
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
-use walcast::database::Database;
-use walcast::testing::{App, Cluster, Subscriber, user};
+use walcast::testing::{App, Subscriber, user};
 
 use crate::world::{ALICE, all, brief, filtered, start, start_with};
 
@@ -461,25 +459,5 @@ async fn equality_on_a_type_without_it_is_refused() {
     assert!(
         text.starts_with("Unable to subscribe to changes with given parameters."),
         "{text}"
-    );
-}
-
-#[tokio::test]
-async fn filters_decide_as_postgres_decides() {
-    let cluster = Cluster::shared();
-    let database = Database::parse(&cluster.url(&cluster.empty_database())).unwrap();
-    let client = database
-        .connect(&TaskTracker::new(), "filters")
-        .await
-        .unwrap();
-    let outcome = crate::filter_values::check_filters_against_postgres(&client).await;
-    assert!(
-        outcome.differences.is_empty(),
-        "{}",
-        outcome.differences.join("\n")
-    );
-    println!(
-        "{} rows agreed ({} asked), {} filters refused",
-        outcome.agreed, outcome.asked, outcome.refused
     );
 }

@@ -127,6 +127,43 @@ async fn a_thousand_identities_whose_policy_sleeps_delay_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_locked_table_holds_up_its_own_subscribers_only() {
+    let app = start_with(
+        "create table guarded (id int primary key);
+         create table gate (who uuid primary key);
+         insert into gate values ('a0000000-0000-4000-8000-000000000001');
+         alter table guarded enable row level security;
+         create policy \"through the gate\" on guarded for select
+           using (exists (select from gate where who = auth.uid()));
+         grant select on guarded, gate to authenticated;
+         alter publication supabase_realtime add table guarded;",
+    )
+    .await;
+    let mut alice = subscribe(&app, ALICE, "guarded").await;
+    let mut crowd = Vec::new();
+    for n in 0..20 {
+        crowd.push(subscribe(&app, &raising(n), "guarded").await);
+    }
+    let mut bob = subscribe(&app, BOB, "messages").await;
+    let admin = app.session().await;
+    admin
+        .run("begin; lock table gate in access exclusive mode")
+        .await;
+    app.sql("insert into guarded values (1)").await;
+    for _ in 0..10 {
+        app.sql(&say(TALK, "not held up")).await;
+        assert_eq!(contents(&[bob.change().await]), ["not held up"]);
+    }
+    // Longer than any statement of a question may take: to wait for a lock is not to be slow.
+    app.sql("select pg_sleep(3)").await;
+    admin.run("rollback").await;
+    assert_eq!(brief(&[alice.change().await]), ["INSERT 1"]);
+    for outsider in &mut crowd {
+        assert_eq!(app.settled(outsider).await, []);
+    }
+}
+
+#[tokio::test]
 async fn who_never_reads_delays_nobody_and_is_closed_in_the_end() {
     let options = AppOptions {
         schema: SCHEMA,

@@ -6,7 +6,9 @@
     reason = "clippy.toml allows these in #[test] functions; this covers their helpers"
 )]
 
+mod catalog;
 mod clients;
+mod comparison;
 mod delivery;
 mod filter_values;
 mod filters;
@@ -14,6 +16,7 @@ mod harness;
 mod isolation;
 mod operations;
 mod rendering;
+mod subscribe;
 mod values;
 mod visibility;
 mod wire_input;

@@ -10,7 +10,7 @@ use walcast::testing::{
     eventually, join_payload, user,
 };
 
-use crate::world::{ALICE, SCHEMA, TALK, all, brief, contents, say, start, subscribe};
+use crate::world::{ALICE, CAROL, SCHEMA, TALK, all, brief, contents, say, start, subscribe};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_walcast");
 
@@ -656,4 +656,79 @@ async fn many_sockets_and_channels_are_served() {
             assert_eq!(change.payload["data"]["record"]["id"], 1);
         }
     }
+}
+
+/// The number behind a family's name and labels.
+#[track_caller]
+fn figure(metrics: &str, name: &str) -> f64 {
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        .unwrap_or_else(|| panic!("{name} is missing in:\n{metrics}"))
+}
+
+#[tokio::test]
+async fn metrics_tell_what_was_delivered_and_what_withheld() {
+    let app = start().await;
+    let mut alice = subscribe(&app, ALICE, "messages").await;
+    let mut carol = subscribe(&app, CAROL, "messages").await;
+    let before = app.server.get("/metrics").await.unwrap().body;
+    assert_eq!(
+        figure(
+            &before,
+            "walcast_changes_denied_total{reason=\"not_visible\"}"
+        ),
+        0.0
+    );
+    app.sql(&say(TALK, "counted")).await;
+    let fence = app.fence().await;
+    assert_eq!(contents(&alice.until(fence).await), ["counted"]);
+    assert!(carol.until(fence).await.is_empty());
+
+    let after = app.server.get("/metrics").await.unwrap().body;
+    assert_eq!(figure(&after, "walcast_ready"), 1.0);
+    assert_eq!(
+        figure(&after, "realtime_subscriptions_manager_subscribers"),
+        2.0
+    );
+    assert_eq!(figure(&after, "walcast_identities"), 2.0);
+    assert_eq!(figure(&after, "walcast_replication_reconnects_total"), 0.0);
+    assert!(figure(&after, "walcast_log_bytes") > 0.0, "{after}");
+    for (name, least) in [
+        // The message, and the row of the fence.
+        ("walcast_transactions_total", 2.0),
+        ("walcast_changes_received_total", 2.0),
+        // The message to alice, the fence to both.
+        ("walcast_changes_delivered_total", 3.0),
+        ("walcast_changes_denied_total{reason=\"not_visible\"}", 1.0),
+        ("walcast_questions_total{result=\"answered\"}", 2.0),
+        ("realtime_channel_db_events", 3.0),
+        ("walcast_replication_received_bytes_total", 100.0),
+    ] {
+        let risen = figure(&after, name) - figure(&before, name);
+        assert!(risen >= least, "{name} rose by {risen}:\n{after}");
+    }
+
+    // Positions and what the slot retains are looked up every few seconds.
+    eventually("the WAL that the slot retains", || async {
+        let metrics = app.server.get("/metrics").await?.body;
+        (figure(&metrics, "walcast_retained_wal_bytes") > 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_channel_that_must_start_over_is_counted_with_its_reason() {
+    let app = start().await;
+    let mut alice = subscribe(&app, ALICE, "messages").await;
+    drop_slot(&app).await;
+    alice.socket.find(|frame| frame.event == "phx_error").await;
+    let metrics = app.server.get("/metrics").await.unwrap().body;
+    let name = "walcast_resyncs_total{reason=\"slot_recreated\"}";
+    assert_eq!(figure(&metrics, name), 1.0);
+    assert_eq!(figure(&metrics, "walcast_replication_epochs_total"), 1.0);
+    assert_eq!(
+        figure(&metrics, "walcast_replication_reconnects_total"),
+        1.0
+    );
 }

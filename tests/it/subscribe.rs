@@ -29,7 +29,7 @@ const RAISED: &str = "Unable to subscribe to changes with given parameters. An e
 
 /// Checks what each binding is answered. The session must be a superuser's; creates and replaces the schema
 /// `walcast_subscribe`.
-pub async fn check_subscribing(client: &Client) {
+pub(crate) async fn check_subscribing(client: &Client) {
     client.batch_execute(SETUP).await.unwrap();
     let catalog = load(client, &["walcast_subscribe".to_owned()])
         .await

@@ -127,4 +127,12 @@ mod tests {
             10
         );
     }
+
+    #[test]
+    fn the_readme_shows_the_same() {
+        let readme = include_str!("../../../README.md");
+        let snippet = snippet("http://127.0.0.1:4000", "…");
+        assert!(readme.contains(&snippet), "{snippet}");
+        assert!(readme.contains(&insert()), "{}", insert());
+    }
 }

@@ -230,7 +230,8 @@ impl Conductor {
             withhold_deletes: self.rules.withhold_deletes,
         };
         desk.settle(&mut lane);
-        if lane.has_question() {
+        let parked = self.locks.holds(id);
+        if lane.has_question() && !parked {
             match lane.standing.pool(now) {
                 // Errors are answered quickly, but searching for the row that raises takes many questions.
                 Some(Pool::Proven) if lane.raises > 2 => self.make_ready(Pool::New, &mut lane, id),
@@ -246,7 +247,7 @@ impl Conductor {
         } else if self.awaiting_successor.insert(id) && self.poke_not_before.is_none() {
             self.poke_not_before = Some(now);
         }
-        let sound = lane.standing.is_sound();
+        let sound = lane.standing.is_sound() && !parked;
         let full = |rows, bytes| lane.queued_rows > rows || lane.queued_bytes > bytes;
         if sound && full(LANE_ROWS_MAX, LANE_BYTES_MAX) {
             self.full.insert(id);

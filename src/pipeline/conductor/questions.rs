@@ -10,7 +10,7 @@ use crate::policy::{Asked, Trouble};
 use crate::realtime::{Notice, ResyncReason};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Conductor {
     pub(super) fn ask_what_is_ready(&mut self) {
@@ -83,7 +83,16 @@ impl Conductor {
         {
             match asked {
                 None => lane.answer_all(&asking, RowState::Unasked),
-                Some(asked) => self.take_answer(now, lane_id, pool, &asking, asked),
+                Some(asked) if asked.result == Err(Trouble::Locked) => {
+                    lane.answer_all(&asking, RowState::Unasked);
+                    self.locks.park(now, asking.table, lane_id);
+                }
+                Some(asked) => {
+                    self.take_answer(now, lane_id, pool, &asking, asked);
+                    for parked in self.locks.release(asking.table) {
+                        self.check_lane(now, parked);
+                    }
+                }
             }
         }
         self.check_lane(now, lane_id);
@@ -107,10 +116,14 @@ impl Conductor {
             .entry((asking.table, lane.key.identity.role().into()))
             .or_default()
             .record(timed_out);
+        // A question of many rows takes its time, and the next one will have fewer; an identity is slow if a few take long.
+        let few = asking.rows.len() <= FEW_ROWS;
+        let took = if few { asked.took } else { Duration::ZERO };
         match asked.result {
             Ok(answers) => {
+                self.counts.answered = self.counts.answered.saturating_add(1);
                 lane.answer(asking, asked.read_before, &answers);
-                lane.standing.answered(asked.took, &timeouts);
+                lane.standing.answered(took, &timeouts);
                 lane.raises = 0;
                 lane.fit_question(asked.took);
                 let recovered = lane.troubles.remove(&asking.table);
@@ -122,7 +135,7 @@ impl Conductor {
             Err(Trouble::Raised(state)) => {
                 self.counts.raised = self.counts.raised.saturating_add(1);
                 lane.raises = lane.raises.saturating_add(1);
-                lane.standing.answered(asked.took, &timeouts);
+                lane.standing.answered(took, &timeouts);
                 if lane.raises <= CATALOG_RETRIES_MAX && OUTDATED.contains(&&*state) {
                     lane.answer_all(asking, RowState::Unasked);
                     self.load_catalog();
@@ -134,9 +147,11 @@ impl Conductor {
                     self.tell_trouble(lane_id, asking.table, state);
                 }
             }
+            // Its lane was parked.
+            Err(Trouble::Locked) => {}
             Err(Trouble::TimedOut) => {
                 self.counts.timed_out = self.counts.timed_out.saturating_add(1);
-                if asking.rows.len() > FEW_ROWS {
+                if !few {
                     // Many rows take their time; that says nothing about the identity yet.
                     lane.rows_max = (asking.rows.len() / 8).max(1);
                     lane.answer_all(asking, RowState::Unasked);

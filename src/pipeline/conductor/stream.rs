@@ -36,6 +36,8 @@ impl Conductor {
         self.waiting.clear();
         self.waiting_bytes = 0;
         self.continued = None;
+        self.received_part = None;
+        self.unfinished = None;
         self.unended.clear();
         self.unseen.clear();
         self.received = Lsn::ZERO;
@@ -46,7 +48,21 @@ impl Conductor {
         }
     }
 
-    pub(super) fn receive_part(&mut self, part: TransactionPart) {
+    pub(super) fn receive_part(&mut self, mut part: TransactionPart) {
+        // After a reconnect a transaction that was handed down in part comes again from its beginning.
+        let next = match self.received_part {
+            Some((commit, next)) if commit == part.commit.lsn => next,
+            _ => 0,
+        };
+        part.changes.retain(|change| change.order >= next);
+        let next = part
+            .changes
+            .last()
+            .map_or(next, |change| change.order.saturating_add(1));
+        self.received_part = (!part.last).then_some((part.commit.lsn, next));
+        if part.changes.is_empty() && !part.last {
+            return;
+        }
         if part.last {
             self.counts.transactions = self.counts.transactions.saturating_add(1);
             self.received = self.received.max(part.commit.end_lsn);
