@@ -119,6 +119,11 @@ impl Troubled {
 
 async fn measure(app: &App, healthy: &mut Subscriber, inserts: usize) -> Durations {
     let mut durations = Durations::default();
+    // A socket without a sign of life is closed as idle.
+    let reference = healthy.socket.next_reference();
+    (healthy.socket)
+        .send(None, &reference, "phoenix", "heartbeat", &json!({}))
+        .await;
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     for _ in 0..inserts {
         tick.tick().await;

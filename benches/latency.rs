@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio_postgres::{AsyncMessage, NoTls};
 use walcast::testing::{App, AppOptions, Durations, Subscriber, user};
 
@@ -58,9 +59,10 @@ async fn main() {
     });
     listener.batch_execute("listen peer").await.unwrap();
 
-    let arrivals = |mut subscriber: Subscriber| {
+    let mut readers = JoinSet::new();
+    let mut arrivals = |mut subscriber: Subscriber| {
         let (sender, receiver) = tokio::sync::mpsc::channel(1000);
-        tokio::spawn(async move {
+        readers.spawn(async move {
             loop {
                 subscriber.change().await;
                 if sender.send(Instant::now()).await.is_err() {
@@ -106,6 +108,8 @@ async fn main() {
             times.push(arrival.recv().await.unwrap().duration_since(sent));
         }
     }
+    // Before the server ends, which they would take for a failure.
+    readers.shutdown().await;
     println!("latency: INSERT sent to change received, 100 inserts/s of each kind for {SECONDS} s");
     println!("  NOTIFY to a bare client   {of_peer}");
     println!("  walcast, no policy        {of_open}");

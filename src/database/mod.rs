@@ -35,7 +35,7 @@ use url::{Parameters, Place, SslMode};
 pub const SESSION_SETTINGS: &str = "set client_encoding to 'UTF8'; set datestyle to 'ISO'; \
     set intervalstyle to 'postgres'; set timezone to 'UTC'; set extra_float_digits to 1; set bytea_output to 'hex'; \
     set statement_timeout to 0; set lock_timeout to 0; set idle_in_transaction_session_timeout to 0; \
-    set idle_session_timeout to 0; set default_transaction_isolation to 'read committed'";
+    set idle_session_timeout to 0; set jit to off; set default_transaction_isolation to 'read committed'";
 
 /// A database that can be connected to. Cheap to clone; `Debug` leaves the password out.
 #[derive(Clone)]

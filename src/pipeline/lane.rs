@@ -111,6 +111,17 @@ pub(super) enum RowState {
     Refused,
 }
 
+impl ItemRow {
+    pub(super) fn new(change: u32, state: RowState, predicates: Vec<Predicate>) -> Self {
+        Self {
+            change,
+            state,
+            predicates: predicates.into(),
+            truths: Box::default(),
+        }
+    }
+}
+
 impl RowState {
     pub(super) const fn is_open(self) -> bool {
         matches!(self, Self::Unasked | Self::Asked)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::view::View;
 use crate::catalog::Catalog;
@@ -34,7 +34,17 @@ struct Rendered {
     /// Number of this part in the log, once it has a payload.
     number: Option<u64>,
     places: HashMap<(u32, Variant), Option<u32>>,
+    /// Where a payload is written before its length is known.
+    scratch: Vec<u8>,
+    /// What is left of the memory that further payloads are cut from: a part of a thousand changes asks the allocator
+    /// for a few pieces that go together, not for a thousand that leave holes.
+    room: BytesMut,
+    /// Bytes of payloads so far.
+    bytes: usize,
 }
+
+/// Bytes of payloads that are allocated at once.
+const ROOM_BYTES: usize = 64 << 10;
 
 /// In which form a change is announced; equal variants of one change share one payload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -100,7 +110,7 @@ impl Part {
                 payload: (*known)?,
             });
         }
-        let payload = self.render(change, view, &key.1);
+        let payload = self.render(&mut rendered, change, view, &key.1);
         let place = payload.and_then(|payload| rendered.store(log, payload));
         rendered
             .places
@@ -116,11 +126,9 @@ impl Part {
         view: &View,
         variant: &Variant,
     ) -> Option<Place> {
-        let payload = self.render(change, view, variant)?;
-        self.rendered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .store(log, payload)
+        let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        let payload = self.render(&mut rendered, change, view, variant)?;
+        rendered.store(log, payload)
     }
 
     /// The change at `index` with its view.
@@ -129,8 +137,15 @@ impl Part {
         Some((self.changes.get(index)?, self.views.get(index)?.as_ref()?))
     }
 
-    fn render(&self, change: &Change, view: &View, variant: &Variant) -> Option<Bytes> {
-        let mut out = Vec::with_capacity(512);
+    fn render(
+        &self,
+        rendered: &mut Rendered,
+        change: &Change,
+        view: &View,
+        variant: &Variant,
+    ) -> Option<Bytes> {
+        let out = &mut rendered.scratch;
+        out.clear();
         let some = match variant {
             Variant::Full {
                 columns,
@@ -143,34 +158,32 @@ impl Part {
                     old: *old,
                     size_max: CHANGE_BYTES_MAX,
                 };
-                render(
-                    &mut out,
-                    &self.catalog,
-                    &self.commit,
-                    change,
-                    &shape,
-                    *render_as,
-                )
+                render(out, &self.catalog, &self.commit, change, &shape, *render_as)
             }
-            Variant::Withheld(withheld) => render_withheld(
-                &mut out,
-                &self.commit,
-                change,
-                *withheld,
-                RenderAs::AsWritten,
-            ),
+            Variant::Withheld(withheld) => {
+                render_withheld(out, &self.commit, change, *withheld, RenderAs::AsWritten)
+            }
         };
-        some.then(|| {
-            out.shrink_to_fit();
-            out.into()
-        })
+        some.then(|| rendered.cut())
     }
 }
 
 impl Rendered {
     fn store(&mut self, log: &Log, payload: Bytes) -> Option<Place> {
         let part = *self.number.get_or_insert_with(|| log.open());
-        let payload = log.append(part, vec![payload]).ok()?;
+        let payload = log.append(part, payload).ok()?;
         Some(Place { part, payload })
+    }
+
+    /// What was written, in memory that payloads of this part share.
+    fn cut(&mut self) -> Bytes {
+        let length = self.scratch.len();
+        if self.room.capacity() < length {
+            // As much again as there is: the one payload of a small transaction takes its own length.
+            self.room = BytesMut::with_capacity(self.bytes.min(ROOM_BYTES).max(length));
+        }
+        self.bytes = self.bytes.saturating_add(length);
+        self.room.extend_from_slice(&self.scratch);
+        self.room.split().freeze()
     }
 }

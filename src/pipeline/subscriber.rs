@@ -157,6 +157,12 @@ impl Subscriber {
         })
     }
 
+    /// Whether any binding on the table wants this kind of change, whatever its filter.
+    pub(super) fn wants_kind(&self, oid: u32, kind: &ChangeKind) -> bool {
+        self.filters(oid)
+            .any(|(subscription, _)| subscription.wants(kind))
+    }
+
     /// Whether a change matches any binding; predicates that must be asked first are added to `asked`. `any_event`
     /// leaves the action aside: the change may become another one by merging.
     pub(super) fn wants(

@@ -186,7 +186,16 @@ impl Worker {
             if !self.report(Done::Connected).await {
                 return;
             }
-            let statement = match client.prepare(&horizon_query()).await {
+            // Planning the query anew takes several times as long as running it; nothing in its plan depends on the
+            // parameter. Catalogs that change make Postgres plan again by itself.
+            let prepared = match client
+                .batch_execute("set plan_cache_mode = force_generic_plan")
+                .await
+            {
+                Ok(()) => client.prepare(&horizon_query()).await,
+                Err(error) => Err(error),
+            };
+            let statement = match prepared {
                 Ok(statement) => statement,
                 Err(error) => {
                     tracing::warn!(%error, "cannot prepare the snapshot query");

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::question::{Answer, Asked, Expected, Found, Question, Row, Trouble};
 use crate::catalog::{Catalog, Table};
@@ -33,6 +33,11 @@ const SESSION: &str = "set plan_cache_mode = force_custom_plan; set lock_timeout
 /// Settings that every question sets for its transaction.
 const SETTINGS: &str = "select pg_catalog.set_config('statement_timeout', $3, true), \
      pg_catalog.set_config('request.jwt.claims', $2, true), pg_catalog.set_config('role', $1, true)";
+
+/// The end of the WAL: whatever superseded the rows of a question was written before.
+const POSITION: &str = "select pg_catalog.pg_current_wal_insert_lsn()::text";
+/// The same after leaving the transaction, which may have failed.
+const ROLLBACK_POSITION: &str = "rollback; select pg_catalog.pg_current_wal_insert_lsn()::text";
 
 /// A connection that answers questions, one at a time.
 #[derive(Debug)]
@@ -95,27 +100,32 @@ impl Asker {
         timeout: Duration,
     ) -> Result<Asked, AskError> {
         let begun = clock::instant();
-        let result = match self.plan(question, catalog).await {
-            Ok(plan) => self.run(question, plan, timeout).await,
-            Err(error) => Err(error),
+        let (answers, read_before) = match self.plan(question, catalog).await {
+            Ok(plan) => self.run(question, &plan, timeout).await,
+            Err(error) => (Err(error), self.position(POSITION).await),
         };
-        let result = match result {
+        let result = match answers {
             Ok(answers) => Ok(answers),
             Err(error) => Err(trouble(error)?),
         };
-        let position = "select pg_catalog.pg_current_wal_insert_lsn()::text";
-        let row = self
-            .client
-            .query_one(position, &[])
-            .await
-            .map_err(AskError::Connection)?;
-        // An unreadable position counts as the end of all WAL: nothing is then taken for final too early.
-        let read_before = row.get::<_, &str>(0).parse().unwrap_or(Lsn::new(u64::MAX));
         Ok(Asked {
             result,
-            read_before,
+            read_before: read_before.map_err(AskError::Connection)?,
             took: clock::instant().saturating_duration_since(begun),
         })
+    }
+
+    /// Runs `sql`, whose last statement asks for the end of the WAL.
+    async fn position(&self, sql: &str) -> Result<Lsn, tokio_postgres::Error> {
+        let messages = self.client.simple_query(sql).await?;
+        let text = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        // An unreadable position counts as the end of all WAL: nothing is then taken for final too early.
+        Ok(text
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(Lsn::new(u64::MAX)))
     }
 
     /// Prepares what the question needs, outside the transaction.
@@ -182,21 +192,30 @@ impl Asker {
         Ok(statement)
     }
 
-    /// Sends everything at once and reads the answers in order.
+    /// Puts the question, and leaves the transaction also after an error. Then tells the end of the WAL.
     async fn run(
         &mut self,
         question: &Question,
-        steps: Vec<Step>,
+        steps: &[Step],
         timeout: Duration,
-    ) -> Result<Vec<Answer>, tokio_postgres::Error> {
-        let settings = self.prepare(SETTINGS.to_owned()).await?;
-        let answered = self.read(question, &settings, &steps, timeout).await;
-        // Also after an error: the connection must leave the transaction.
-        let left = self.client.batch_execute("rollback").await;
-        let answers = answered?;
-        left.map(|()| answers)
+    ) -> (
+        Result<Vec<Answer>, tokio_postgres::Error>,
+        Result<Lsn, tokio_postgres::Error>,
+    ) {
+        let settings = match self.prepare(SETTINGS.to_owned()).await {
+            Ok(settings) => settings,
+            Err(error) => return (Err(error), self.position(POSITION).await),
+        };
+        let read = self.read(question, &settings, steps, timeout);
+        let leave = self.position(ROLLBACK_POSITION);
+        match steps {
+            // All in one round trip; polled, and thereby sent, in this order.
+            [_single] if !question.confirm_hidden => join(read, leave).await,
+            _ => (read.await, leave.await),
+        }
     }
 
+    /// Sends everything at once and reads the answers in order.
     async fn read(
         &self,
         question: &Question,

@@ -62,7 +62,9 @@ fn options() -> ServerOptions {
 /// Makes part `number` of an empty log.
 fn insert(log: &Log, number: u64, payloads: Vec<Bytes>) {
     while log.open() < number {}
-    log.append(number, payloads).unwrap();
+    for payload in payloads {
+        log.append(number, payload).unwrap();
+    }
 }
 
 async fn start(options: ServerOptions) -> Fixture {

@@ -3,7 +3,7 @@
 //! *io*: a WebSocket.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -63,6 +63,8 @@ pub struct Socket {
     skipped: VecDeque<Frame>,
     references: u64,
     heartbeats: u64,
+    /// When the last one was sent.
+    alive_at: Instant,
 }
 
 impl Socket {
@@ -113,6 +115,7 @@ impl Socket {
                 skipped: VecDeque::new(),
                 references: 0,
                 heartbeats: 0,
+                alive_at: Instant::now(),
             }),
             Err(tungstenite::Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
@@ -255,9 +258,21 @@ impl Socket {
             .expect("the server reads its socket")
     }
 
+    async fn keep_alive(&mut self) {
+        self.alive_at = Instant::now();
+        self.heartbeats = self.heartbeats.saturating_add(1);
+        let reference = format!("alive-{}", self.heartbeats);
+        self.send(None, &reference, "phoenix", "heartbeat", &json!({}))
+            .await;
+    }
+
     async fn read(&mut self, patience: Duration) -> Received {
         let mut waited = Duration::ZERO;
         loop {
+            // As clients do, also while they have much to read.
+            if self.alive_at.elapsed() >= HEARTBEAT {
+                self.keep_alive().await;
+            }
             let Ok(message) = tokio::time::timeout(HEARTBEAT, self.stream.next()).await else {
                 waited = waited.saturating_add(HEARTBEAT);
                 assert!(
@@ -265,10 +280,6 @@ impl Socket {
                     "nothing came; before: {:#?}",
                     self.skipped
                 );
-                self.heartbeats = self.heartbeats.saturating_add(1);
-                let reference = format!("alive-{}", self.heartbeats);
-                self.send(None, &reference, "phoenix", "heartbeat", &json!({}))
-                    .await;
                 continue;
             };
             match message {

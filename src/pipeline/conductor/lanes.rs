@@ -1,6 +1,6 @@
 //! Lanes are entered and left, settled and bounded.
 
-use super::rows::{item_row, lane_policies_apply};
+use super::rows::routed_row;
 use super::{Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX, SLOW_LANE_ROWS_MAX};
 use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
 use crate::pipeline::part::Part;
@@ -163,18 +163,10 @@ impl Conductor {
             self.next_number = number.saturating_add(1);
             let rows = group.iter().filter_map(|(part, index)| {
                 let (change, view) = part.change(*index)?;
-                let mut predicates = Vec::new();
-                let wanted = subscriber.wants(
-                    change,
-                    view,
-                    lane_policies_apply(lane, view),
-                    false,
-                    &mut predicates,
-                );
-                wanted.then(|| item_row(now, lane, change, view, *index, predicates))
+                routed_row(now, lane, &[&*subscriber], change, view, *index, false)
             });
             let rows: Vec<ItemRow> = rows.collect();
-            if !rows.is_empty() {
+            if ends || !rows.is_empty() {
                 let undecided = rows.iter().filter(|row| row.state.is_open()).count();
                 lane.push(
                     &self.keys,

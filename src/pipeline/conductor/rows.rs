@@ -1,12 +1,12 @@
 //! The rows of a part as a lane sees them before Postgres is asked. Plain functions.
 
+use crate::catalog::Access;
 use crate::change::{Change, ChangeKind};
 use crate::pipeline::lane::{ItemRow, Lane, RowState, policies_ask};
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::receives;
 use crate::pipeline::subscriber::{Subscriber, SubscriberId};
 use crate::pipeline::view::{RowKeys, View};
-use crate::policy::Predicate;
 use crate::realtime::payload::Withheld;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -34,55 +34,39 @@ pub(super) fn routed_rows(
             continue;
         };
         let follows = lane.follows_open_row(keys, change, view);
-        let apply = lane_policies_apply(lane, view);
-        let mut predicates = Vec::new();
-        let mut wanted = false;
-        for subscriber in &members {
-            wanted |= subscriber.wants(change, view, apply, follows, &mut predicates);
-        }
-        if wanted {
-            rows.push(item_row(now, lane, change, view, index, predicates));
+        if let Some(row) = routed_row(now, lane, &members, change, view, index, follows) {
+            rows.push(row);
         } else if follows {
-            rows.push(ItemRow {
-                change: index,
-                state: RowState::Tracked,
-                predicates: Box::default(),
-                truths: Box::default(),
-            });
+            rows.push(ItemRow::new(index, RowState::Tracked, Vec::new()));
         }
     }
     rows
 }
 
-pub(super) fn lane_policies_apply(lane: &Lane, view: &View) -> bool {
-    view.table
-        .access
-        .get(lane.key.identity.role())
-        .is_some_and(|access| access.policies_apply)
-}
-
-/// A row as grants alone see it.
-pub(super) fn item_row(
+/// A change as a row for `members`, if any of them wants it. `any_event`: it may become another action by merging.
+pub(super) fn routed_row(
     now: Instant,
     lane: &Lane,
+    members: &[&Subscriber],
     change: &Change,
     view: &View,
     index: u32,
-    predicates: Vec<Predicate>,
-) -> ItemRow {
+    any_event: bool,
+) -> Option<ItemRow> {
     let access = view.table.access.get(lane.key.identity.role());
+    if let Some(withheld) = withheld(change, view, access) {
+        // Told whatever the filter: nobody can say what the row holds (protocol.md §4.6).
+        let wanted = (members.iter()).any(|member| member.wants_kind(view.table.oid, &change.kind));
+        return wanted.then(|| ItemRow::new(index, RowState::Withheld(withheld), Vec::new()));
+    }
+    let apply = access.is_some_and(|access| access.policies_apply);
+    let mut predicates = Vec::new();
+    let mut wanted = false;
+    for member in members {
+        wanted |= member.wants(change, view, apply, any_event, &mut predicates);
+    }
     let state = match &change.kind {
-        ChangeKind::Truncate => RowState::Tracked,
-        ChangeKind::Insert { .. } | ChangeKind::Update { .. }
-            if view.table.primary_key.is_empty() =>
-        {
-            RowState::Withheld(Withheld::NoPrimaryKey)
-        }
-        ChangeKind::Insert { .. } | ChangeKind::Update { .. }
-            if access.is_none_or(|access| !view.key_granted(access)) =>
-        {
-            RowState::Withheld(Withheld::Unauthorized)
-        }
+        ChangeKind::Truncate => return None,
         ChangeKind::Insert { new } | ChangeKind::Update { new, .. }
             if policies_ask(change, view, lane.key.identity.role()) =>
         {
@@ -101,15 +85,23 @@ pub(super) fn item_row(
             RowState::Allowed
         }
     };
-    let predicates = if state == RowState::Unasked {
-        predicates
-    } else {
-        Vec::new()
-    };
-    ItemRow {
-        change: index,
-        state,
-        predicates: predicates.into(),
-        truths: Box::default(),
+    if state != RowState::Unasked {
+        predicates.clear();
+    }
+    wanted.then(|| ItemRow::new(index, state, predicates))
+}
+
+/// Why a new row is announced without its content, if it is (protocol.md §4.6).
+fn withheld(change: &Change, view: &View, access: Option<&Access>) -> Option<Withheld> {
+    match change.kind {
+        ChangeKind::Delete { .. } | ChangeKind::Truncate => None,
+        ChangeKind::Insert { .. } | ChangeKind::Update { .. } => {
+            if view.table.primary_key.is_empty() {
+                Some(Withheld::NoPrimaryKey)
+            } else {
+                let granted = access.is_some_and(|access| view.key_granted(access));
+                (!granted).then_some(Withheld::Unauthorized)
+            }
+        }
     }
 }
