@@ -32,6 +32,9 @@ pub struct Log {
 #[error("the log no longer holds the position")]
 pub struct Gone;
 
+/// Room for parts and places that even the smallest limit leaves.
+const INDEX_BYTES_MIN: usize = 4 << 10;
+
 #[derive(Debug, Default)]
 struct State {
     parts: VecDeque<Part>,
@@ -166,7 +169,7 @@ impl Log {
         let mut state = self.lock();
         // Many small parts in the file leave more behind in memory than they are worth there.
         while (state.memory_bytes.saturating_add(state.file_bytes) > self.limits.bytes_max
-            || state.index_bytes() > self.limits.memory_bytes_max)
+            || state.index_bytes() > self.limits.memory_bytes_max.max(INDEX_BYTES_MIN))
             && state.parts.len() > 1
         {
             state.forget_first();

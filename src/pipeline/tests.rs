@@ -372,6 +372,10 @@ impl Bench {
     }
 
     fn reply(&mut self, ask: &Ask, result: Result<Vec<Answer>, Trouble>) {
+        self.reply_after(Duration::from_millis(1), ask, result);
+    }
+
+    fn reply_after(&mut self, took: Duration, ask: &Ask, result: Result<Vec<Answer>, Trouble>) {
         // Before the rows were read, the next transaction may have begun to commit.
         let read_before = Lsn::new(u64::from(self.next_xid) * 10 + 1);
         self.conductor.handle_answer(
@@ -381,7 +385,7 @@ impl Bench {
             Some(Asked {
                 result,
                 read_before,
-                took: Duration::from_millis(1),
+                took,
             }),
         );
         self.conductor.handle_idle(self.now, ask.pool);
@@ -570,6 +574,27 @@ fn the_row_that_raises_is_found_and_the_others_are_delivered() {
     bench.reply(&bad, Err(Trouble::Raised("22P02".into())));
     let told = format!("{:?}", Notice::PolicyTrouble("22P02".into()));
     assert_eq!(bench.read(1), [told, "INSERT 1 good.".to_owned()]);
+}
+
+#[test]
+fn only_a_question_of_few_rows_tells_that_an_identity_is_slow() {
+    for (rows, pool) in [(10, Pool::Proven), (1, Pool::Quarantine)] {
+        let mut bench = Bench::new();
+        bench.join(1);
+        let inserts = (0..rows).map(|id| insert(id, "one of them")).collect();
+        bench.part(100, MESSAGES, inserts, true);
+        bench.horizon(101);
+        let ask = bench.question();
+        let same = Answer {
+            found: Found::Same,
+            predicates: Box::default(),
+        };
+        let answers = vec![same; ask.question.rows.len()];
+        bench.reply_after(Duration::from_secs(1), &ask, Ok(answers));
+        bench.part(101, MESSAGES, vec![insert(100, "next")], true);
+        bench.horizon(102);
+        assert_eq!(bench.question().pool, pool, "after a question of {rows}");
+    }
 }
 
 #[test]
