@@ -117,9 +117,17 @@ impl Subscriber {
         }
     }
 
-    /// Tells the membership something, after all changes that were decided before.
+    /// Tells the membership something. What ends the subscription comes after all changes that were decided before; the
+    /// rest does not wait for the change that is held back.
     pub(super) fn tell(&mut self, notice: Notice) {
-        self.end_transaction();
+        match notice {
+            Notice::Resync(_) | Notice::Refused(_) => {
+                if let Some(run) = self.held.take() {
+                    self.outbox.push(Posting::Run(run));
+                }
+            }
+            Notice::Subscribed | Notice::PolicyTrouble(_) => {}
+        }
         self.outbox.push(Posting::Notice {
             membership: self.id.membership,
             notice,
