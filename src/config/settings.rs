@@ -75,7 +75,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     open(
         "change_log_memory_bytes_max",
-        "64MiB",
+        "16MiB",
         "Memory for the recent changes that sockets still read.",
     ),
     open(

@@ -36,7 +36,7 @@ fn without_any_source_the_defaults_hold() {
     assert_eq!(config.publications, ["supabase_realtime"]);
     assert_eq!(config.slot, "walcast");
     assert_eq!(config.deletes, Deletes::Key);
-    assert_eq!(config.change_log_memory_bytes_max, 64 << 20);
+    assert_eq!(config.change_log_memory_bytes_max, 16 << 20);
     assert_eq!(config.change_log_bytes_max, 1 << 30);
     assert_eq!(config.spool_bytes_max, 4 << 30);
     assert_eq!(config.retained_wal_bytes_max, 4 << 30);

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::lane::{Lane, LaneId, LaneKey};
 use super::locks::Locks;
+use super::part::memory_of;
 use super::settle::Settled;
 use super::standing::{Breaker, Pool, Timeouts};
 use super::subscriber::{Subscriber, SubscriberId};
@@ -49,8 +50,8 @@ const LANE_ROWS_MAX: usize = 10_000;
 const SLOW_LANE_ROWS_MAX: usize = 4096;
 /// Bytes of the parts that wait in one lane, likewise.
 const LANE_BYTES_MAX: usize = 16 << 20;
-/// Bytes of transactions that may wait for their snapshot before the stream waits.
-const WAITING_BYTES_MAX: usize = 32 << 20;
+/// Bytes of transactions that may wait for their snapshot before the stream waits: what comes in a few milliseconds.
+const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Rows of one lane whose successor may be outstanding.
 const PENDING_MAX: usize = 200_000;
 /// Transactions received and not yet seen in a snapshot, of which subscriptions must hear.
@@ -152,7 +153,7 @@ impl Waiting {
 
     fn size(&self) -> usize {
         match self {
-            Self::Part(part) => part.size.max(1),
+            Self::Part(part) => memory_of(part.size, part.changes.len()),
             Self::Skipped { .. } => 1,
         }
     }
@@ -185,6 +186,7 @@ pub(super) struct Conductor {
     awaiting_successor: BTreeSet<LaneId>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    release: Option<release::Release>,
     /// The transaction that is being received, if somebody is concerned.
     continued: Option<Lsn>,
     /// The transaction that was received in part, and the order of its next change.
@@ -246,6 +248,7 @@ impl Conductor {
             awaiting_successor: BTreeSet::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            release: None,
             continued: None,
             received_part: None,
             unfinished: None,
@@ -343,6 +346,10 @@ impl Conductor {
 
     /// Does whatever has become possible.
     fn advance(&mut self, now: Instant) {
+        // Not everybody has been routed yet what counts as routed below.
+        if self.release.is_some() {
+            return self.ask_what_is_ready();
+        }
         while self.resolving.len() < RESOLVING_MAX && self.has_catalog {
             let Some(resolve) = self.resolve_queue.pop_front() else {
                 break;
@@ -363,6 +370,7 @@ impl Conductor {
         }
         self.take_horizon(now);
         self.expire_pending(now);
+        self.log.settle();
         self.ask_what_is_ready();
         self.confirm();
     }

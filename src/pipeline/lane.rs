@@ -169,6 +169,16 @@ impl Lane {
         }
     }
 
+    /// Whether changes go through it as they come.
+    pub(super) fn keeps_up(&self) -> bool {
+        match self.standing {
+            Standing::Proven => true,
+            // Its table may have no policies, so that it is never asked.
+            Standing::New => self.queue.is_empty(),
+            Standing::Slow { .. } => false,
+        }
+    }
+
     /// Whether a verdict on an earlier version of one of the change's rows is outstanding.
     pub(super) fn follows_open_row(&self, keys: &RowKeys, change: &Change, view: &View) -> bool {
         if self.open.is_empty() && self.pending.is_empty() {

@@ -231,6 +231,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         log: Arc::clone(&log),
         workers,
         done,
+        postponed: None,
         events,
         commands: commands_in,
         confirmed,
@@ -284,6 +285,8 @@ struct Driver {
     log: Arc<Log>,
     workers: Workers,
     done: mpsc::Receiver<Done>,
+    /// Taken from `done` when it could not be handled.
+    postponed: Option<Done>,
     events: mpsc::Receiver<StreamEvent>,
     commands: mpsc::Receiver<Command>,
     confirmed: watch::Sender<Confirmed>,
@@ -322,6 +325,13 @@ impl Driver {
                 Input::Timeout => self.conductor.handle_timeout(clock::instant()),
             }
             self.drain();
+            while self.conductor.is_releasing() {
+                // Lets questions go out and answers come in, also on this very thread.
+                tokio::task::yield_now().await;
+                self.take_answers();
+                self.conductor.go_on(clock::instant());
+                self.drain();
+            }
             self.report();
             burst = burst.saturating_add(1);
             if burst.is_multiple_of(BURST_MAX) {
@@ -342,6 +352,9 @@ impl Driver {
 
     /// Cancel safe: nothing is lost of what was not returned.
     async fn next_input(&mut self, stop: &CancellationToken) -> Input {
+        if let Some(done) = self.postponed.take() {
+            return Input::Done(done);
+        }
         let timeout = self.conductor.next_timeout();
         let wait = async {
             match timeout {
@@ -357,6 +370,20 @@ impl Driver {
             Some(command) = self.commands.recv() => Input::Command(command),
             Ok(()) = self.replication.changed() => Input::Replication,
             Some(event) = self.events.recv(), if self.conductor.wants_stream() => Input::Event(event),
+        }
+    }
+
+    /// Takes what may come in while a snapshot's transactions are being released. Anything else waits for the end.
+    fn take_answers(&mut self) {
+        while self.postponed.is_none()
+            && let Ok(done) = self.done.try_recv()
+        {
+            if matches!(done, Done::Answer { .. } | Done::Idle(_)) {
+                self.take(done);
+                self.drain();
+            } else {
+                self.postponed = Some(done);
+            }
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Part {
     /// The relations of `changes` as the catalog sees them, by index of the change; `None` for tables that are no
     /// longer published.
     pub(super) views: Vec<Option<Arc<View>>>,
-    /// Bytes of WAL messages; at least one, so that limits count every part.
+    /// Bytes of memory, roughly; at least one, so that limits count every part.
     pub(super) size: usize,
     /// No further part of the transaction follows.
     pub(super) last: bool,
@@ -45,6 +45,14 @@ struct Rendered {
 
 /// Bytes of payloads that are allocated at once.
 const ROOM_BYTES: usize = 64 << 10;
+
+/// Memory that changes take whose messages have `bytes`. Rows are often smaller than what describes them.
+pub(super) fn memory_of(bytes: usize, changes: usize) -> usize {
+    changes
+        .saturating_mul(size_of::<Change>())
+        .saturating_add(bytes)
+        .max(1)
+}
 
 /// In which form a change is announced; equal variants of one change share one payload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,9 +85,9 @@ impl Part {
     ) -> Self {
         Self {
             commit: part.commit,
+            size: memory_of(part.size, part.changes.len()),
             changes: part.changes,
             views,
-            size: part.size.max(1),
             last: part.last,
             catalog,
             rendered: Mutex::default(),

@@ -277,6 +277,10 @@ impl Bench {
         };
         self.conductor.handle_horizon(self.now, Some(horizon));
         self.turn();
+        while self.conductor.is_releasing() {
+            self.conductor.go_on(self.now);
+            self.turn();
+        }
     }
 
     /// A snapshot that sees all that was committed so far.
@@ -748,4 +752,26 @@ fn another_epoch_makes_everybody_start_over() {
         bench.read(1),
         [format!("{:?}", Notice::Resync(ResyncReason::SlotRecreated))]
     );
+}
+
+#[test]
+fn a_crowd_is_gone_through_in_pieces_and_everybody_gets_everything_in_order() {
+    const CROWD: u64 = 300;
+    let mut bench = Bench::new();
+    for connection in 1..=CROWD {
+        bench.join(connection);
+    }
+    // The second and the third find lanes that wait for an answer to the first.
+    for row in ["one", "two", "three"] {
+        bench.commit(MESSAGES, insert(1, row));
+        bench.see_all();
+    }
+    while let Some(ask) = bench.asked.pop() {
+        let found = vec![Found::Same; ask.question.rows.len()];
+        bench.answer(&ask, &found);
+    }
+    for connection in 1..=CROWD {
+        let told = ["INSERT 1 one.", "INSERT 1 two.", "INSERT 1 three."];
+        assert_eq!(bench.read(connection), told);
+    }
 }

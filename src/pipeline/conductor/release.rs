@@ -8,7 +8,7 @@ use super::{
 use crate::auth::Claims;
 use crate::catalog::Catalog;
 use crate::change::{Oid, Relation, TransactionPart};
-use crate::pipeline::lane::{Item, LaneId};
+use crate::pipeline::lane::{Item, Lane, LaneId};
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
 use crate::pipeline::view::View;
@@ -16,6 +16,30 @@ use crate::realtime::{Notice, ResyncReason};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Lanes that are gone through at once although they do not keep up; some hundred microseconds.
+const LANES_AT_ONCE: usize = 64;
+
+/// What one snapshot releases, under way.
+#[derive(Debug)]
+pub(super) struct Release {
+    horizon: Horizon,
+    /// Something was released.
+    released: bool,
+    /// Where the part that was routed last must still go.
+    rest: Option<Routing>,
+}
+
+/// A part on its way to lanes.
+#[derive(Debug)]
+pub(super) struct Routing {
+    number: u64,
+    part: Arc<Part>,
+    /// Those that it has not reached.
+    lanes: Vec<LaneId>,
+    /// Lanes that must hear of the transaction's end even if the part does not concern them.
+    unended: BTreeSet<LaneId>,
+}
 
 impl Conductor {
     /// A horizon query came back; `None` if it failed and must be made again.
@@ -34,7 +58,15 @@ impl Conductor {
             {
                 self.load_catalog()
             }
-            Some(horizon) => self.release(now, &horizon),
+            Some(horizon) => {
+                self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
+                self.release = Some(Release {
+                    horizon,
+                    released: false,
+                    rest: None,
+                });
+                return self.go_on(now);
+            }
         }
         self.advance(now);
     }
@@ -101,22 +133,58 @@ impl Conductor {
         self.horizon_pause = self.horizon_pause.saturating_mul(2).min(UNSEEN_PAUSE_MAX);
     }
 
-    pub(super) fn release(&mut self, now: Instant, horizon: &Horizon) {
-        self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
-        let mut released = false;
-        while let Some(waiting) = self
-            .waiting
-            .pop_front_if(|waiting| horizon.snapshot.sees(waiting.commit().xid))
-        {
-            released = true;
+    /// Whether [`Conductor::go_on`] has something to do. Meanwhile only answers may come in, and idle connections.
+    pub(in crate::pipeline) fn is_releasing(&self) -> bool {
+        self.release.is_some()
+    }
+
+    /// Goes on with what a snapshot has released. Interrupts itself after the lanes that keep up, and then after some of
+    /// the others at a time: there may be thousands, and nobody's questions and answers should wait for them.
+    pub(in crate::pipeline) fn go_on(&mut self, now: Instant) {
+        let Some(mut release) = self.release.take() else {
+            return;
+        };
+        loop {
+            if let Some(mut rest) = release.rest.take() {
+                let some = rest.lanes.len().min(LANES_AT_ONCE);
+                let some: Vec<LaneId> = rest.lanes.drain(..some).collect();
+                self.route_to(now, &rest, &some);
+                if !rest.lanes.is_empty() {
+                    release.rest = Some(rest);
+                    self.release = Some(release);
+                    return self.ask_what_is_ready();
+                }
+            }
+            // Part by part: what one snapshot releases of a large transaction may be many times the log's memory.
+            self.log.settle();
+            let snapshot = &release.horizon.snapshot;
+            let Some(waiting) = self
+                .waiting
+                .pop_front_if(|waiting| snapshot.sees(waiting.commit().xid))
+            else {
+                break;
+            };
+            release.released = true;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.size());
             match waiting {
-                Waiting::Part(part) => self.route(now, part),
+                Waiting::Part(part) => release.rest = self.route(now, part),
                 Waiting::Skipped { relations, .. } => self.skip(&relations),
             }
+            if release.rest.is_some() {
+                self.release = Some(release);
+                return self.ask_what_is_ready();
+            }
         }
+        self.end_release(now, &release);
+        self.advance(now);
+    }
+
+    fn end_release(&mut self, now: Instant, release: &Release) {
+        let Release {
+            horizon, released, ..
+        } = release;
         self.horizon_not_before = None;
-        if released || self.waiting.is_empty() {
+        if *released || self.waiting.is_empty() {
             self.horizon_pause = UNSEEN_PAUSE_MIN;
         } else {
             self.pause_horizon(now);
@@ -139,7 +207,6 @@ impl Conductor {
             }
             behind
         });
-        self.log.settle();
     }
 
     /// Subscriptions that were there when the query began are in force from its snapshot on.
@@ -183,8 +250,8 @@ impl Conductor {
         }
     }
 
-    /// Hands a released part to the lanes that it concerns.
-    pub(super) fn route(&mut self, now: Instant, part: TransactionPart) {
+    /// Hands a released part to the lanes that it concerns and that keep up; returns it with the others.
+    pub(super) fn route(&mut self, now: Instant, part: TransactionPart) -> Option<Routing> {
         let views: Vec<Option<Arc<View>>> = part
             .changes
             .iter()
@@ -208,33 +275,53 @@ impl Conductor {
         };
         lanes.extend(&unended);
         self.unfinished = (!part.last).then_some(part.commit.lsn);
-        let number = self.number();
+        let few = lanes.len() <= LANES_AT_ONCE;
+        let keeps_up = |id: &LaneId| few || self.lanes.get(id).is_some_and(Lane::keeps_up);
+        let (first, later) = lanes.into_iter().partition(keeps_up);
+        let first: Vec<LaneId> = first;
+        let routing = Routing {
+            number: self.number(),
+            part,
+            lanes: later,
+            unended,
+        };
+        self.route_to(now, &routing, &first);
+        (!routing.lanes.is_empty()).then_some(routing)
+    }
+
+    fn route_to(&mut self, now: Instant, routing: &Routing, lanes: &[LaneId]) {
+        let Routing {
+            number,
+            part,
+            unended,
+            ..
+        } = routing;
         for id in lanes {
-            let Some(lane) = self.lanes.get_mut(&id) else {
+            let Some(lane) = self.lanes.get_mut(id) else {
                 continue;
             };
-            let rows = routed_rows(now, lane, &self.subscribers, &self.keys, &part, number);
+            let rows = routed_rows(now, lane, &self.subscribers, &self.keys, part, *number);
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.
-            if rows.is_empty() && !unended.contains(&id) {
+            if rows.is_empty() && !unended.contains(id) {
                 continue;
             }
             if !part.last {
-                self.unended.insert(id);
+                self.unended.insert(*id);
             }
             let undecided = rows.iter().filter(|row| row.state.is_open()).count();
             lane.push(
                 &self.keys,
                 Item {
-                    number,
-                    part: Arc::clone(&part),
+                    number: *number,
+                    part: Arc::clone(part),
                     only: None,
                     ends: part.last,
                     rows,
                     undecided,
                 },
             );
-            self.check_lane(now, id);
+            self.check_lane(now, *id);
         }
     }
 
