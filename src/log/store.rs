@@ -35,9 +35,6 @@ pub struct Log {
 #[error("the log no longer holds the position")]
 pub struct Gone;
 
-/// Room for parts and places that even the smallest limit leaves.
-const INDEX_BYTES_MIN: usize = 4 << 10;
-
 #[derive(Debug, Default)]
 struct State {
     parts: VecDeque<Part>,
