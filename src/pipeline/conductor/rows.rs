@@ -33,7 +33,7 @@ pub(super) fn routed_rows(
         let (Some(view), Ok(index)) = (view, u32::try_from(index)) else {
             continue;
         };
-        let follows = lane.follows_open_row(keys, change, view);
+        let follows = lane.follows_open_row(keys, part, index);
         let apply = lane_policies_apply(lane, view);
         let mut predicates = Vec::new();
         let mut wanted = false;
