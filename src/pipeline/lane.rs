@@ -180,11 +180,11 @@ impl Lane {
     }
 
     /// Whether a verdict on an earlier version of one of the change's rows is outstanding.
-    pub(super) fn follows_open_row(&self, keys: &RowKeys, change: &Change, view: &View) -> bool {
+    pub(super) fn follows_open_row(&self, keys: &RowKeys, part: &Part, index: u32) -> bool {
         if self.open.is_empty() && self.pending.is_empty() {
             return false;
         }
-        let (before, after) = row_keys(keys, change, view);
+        let (before, after) = part.row_keys(keys, index);
         let is_open = |key: Option<RowKey>| {
             key.is_some_and(|key| self.open.contains_key(&key) || self.pending.contains_key(&key))
         };
@@ -193,11 +193,7 @@ impl Lane {
 
     pub(super) fn push(&mut self, keys: &RowKeys, item: Item) {
         for row in item.rows.iter().filter(|row| row.state.is_open()) {
-            if let Some(key) = item
-                .part
-                .change(row.change)
-                .and_then(|(change, view)| row_keys(keys, change, view).1)
-            {
+            if let (_, Some(key)) = item.part.row_keys(keys, row.change) {
                 let count = self.open.entry(key).or_default();
                 *count = count.saturating_add(1);
             }
@@ -217,10 +213,7 @@ impl Lane {
         self.queued_bytes = self.queued_bytes.saturating_sub(item.part.size);
         if !self.open.is_empty() {
             for row in &item.rows {
-                let key = item
-                    .part
-                    .change(row.change)
-                    .and_then(|(change, view)| row_keys(keys, change, view).1);
+                let (_, key) = item.part.row_keys(keys, row.change);
                 self.close(key, row.state);
             }
         }

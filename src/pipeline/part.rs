@@ -1,11 +1,12 @@
 //! A piece of a transaction on its way through the lanes, and what has been rendered of it so far.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::view::View;
+use super::lane::row_keys;
+use super::view::{RowKey, RowKeys, View};
 use crate::catalog::Catalog;
 use crate::change::{Change, Commit, TransactionPart};
 use crate::log::Log;
@@ -26,8 +27,13 @@ pub(super) struct Part {
     /// No further part of the transaction follows.
     pub(super) last: bool,
     pub(super) catalog: Arc<Catalog>,
+    /// Rows before and after each change, made at their first use: there may be thousands of lanes that ask.
+    row_keys: OnceLock<Box<[BeforeAfter]>>,
     rendered: Mutex<Rendered>,
 }
+
+/// The row before a change and after it.
+type BeforeAfter = (Option<RowKey>, Option<RowKey>);
 
 #[derive(Debug, Default)]
 struct Rendered {
@@ -90,6 +96,7 @@ impl Part {
             views,
             last: part.last,
             catalog,
+            row_keys: OnceLock::new(),
             rendered: Mutex::default(),
         }
     }
@@ -103,6 +110,7 @@ impl Part {
             size: self.size,
             last: self.last,
             catalog,
+            row_keys: OnceLock::new(),
             rendered: Mutex::default(),
         }
     }
@@ -137,6 +145,23 @@ impl Part {
         let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
         let payload = self.render(&mut rendered, change, view, variant)?;
         rendered.store(log, payload)
+    }
+
+    /// The rows of change `index`, before and after; always made by the same `keys`.
+    pub(super) fn row_keys(&self, keys: &RowKeys, index: u32) -> BeforeAfter {
+        let all = self.row_keys.get_or_init(|| {
+            let changes = self.changes.iter().zip(&self.views);
+            changes
+                .map(|(change, view)| match view {
+                    Some(view) => row_keys(keys, change, view),
+                    None => (None, None),
+                })
+                .collect()
+        });
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| all.get(index).copied())
+            .unwrap_or((None, None))
     }
 
     /// The change at `index` with its view.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::lane::{Item, ItemRow, Lane, Pending, RowState, row_keys};
+use super::lane::{Item, ItemRow, Lane, Pending, RowState};
 use super::part::{Part, Variant};
 use super::subscriber::{Post, Subscriber, SubscriberId};
 use super::view::{RowKeys, View};
@@ -77,10 +77,11 @@ impl Desk<'_> {
         change: &Change,
         view: &Arc<View>,
     ) {
-        let (before, after) = row_keys(self.keys, change, view);
-        let earlier = match before {
-            Some(key) if !lane.pending.is_empty() => lane.pending.remove(&key),
-            _ => None,
+        let earlier = if lane.pending.is_empty() {
+            None
+        } else {
+            let (before, _) = item.part.row_keys(self.keys, row.change);
+            before.and_then(|key| lane.pending.remove(&key))
         };
         match row.state {
             RowState::Allowed | RowState::Answered(Found::Same, _) => {
@@ -106,7 +107,7 @@ impl Desk<'_> {
                     certain: found == Found::Different,
                     table: view.table.oid,
                 };
-                if let Some(key) = after {
+                if let (_, Some(key)) = item.part.row_keys(self.keys, row.change) {
                     lane.pending.insert(key, pending);
                 }
                 if found == Found::Missing {

@@ -33,7 +33,7 @@ pub(super) fn routed_rows(
         let (Some(view), Ok(index)) = (view, u32::try_from(index)) else {
             continue;
         };
-        let follows = lane.follows_open_row(keys, change, view);
+        let follows = lane.follows_open_row(keys, part, index);
         if let Some(row) = routed_row(now, lane, &members, change, view, index, follows) {
             rows.push(row);
         } else if follows {
