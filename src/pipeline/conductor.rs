@@ -63,6 +63,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Resolutions under way at once.
 const RESOLVING_MAX: usize = 16;
 /// Pauses between snapshots while a transaction is not visible yet.
+const UNSEEN_RETRIES: u32 = 3;
 const UNSEEN_PAUSE_MIN: Duration = Duration::from_millis(1);
 const UNSEEN_PAUSE_MAX: Duration = Duration::from_millis(50);
 /// Pause between looks at the catalog while nothing happens: changes without an event trigger are noticed so late.
@@ -206,6 +207,8 @@ pub(super) struct Conductor {
     horizon_ticket: u64,
     horizon_not_before: Option<Instant>,
     horizon_pause: Duration,
+    /// Looks without a pause since something was released.
+    horizon_retries: u32,
     resolve_queue: VecDeque<Resolve>,
     resolving: HashMap<u64, SubscriberId>,
     /// Releases wait until these are resolved against the new catalog.
@@ -260,6 +263,7 @@ impl Conductor {
             horizon_ticket: 0,
             horizon_not_before: None,
             horizon_pause: UNSEEN_PAUSE_MIN,
+            horizon_retries: 0,
             resolve_queue: VecDeque::new(),
             resolving: HashMap::new(),
             resolving_again: HashSet::new(),

@@ -60,7 +60,7 @@ pub(super) enum Standing {
     },
 }
 
-/// Time-outs in quarantine after which the identity is not asked for a while.
+/// Time-outs in quarantine after which the identity is not asked for a while; the first will do where most time out.
 const FAILURES_TO_PAUSE: u32 = 3;
 /// The first such pause; doubles with each further time-out.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
@@ -109,7 +109,7 @@ impl Standing {
     }
 
     /// After a time-out in `pool`. Returns whether that was the last word on the question.
-    pub(super) fn timed_out(&mut self, pool: Pool, now: Instant) -> bool {
+    pub(super) fn timed_out(&mut self, pool: Pool, now: Instant, breaker: Breaker) -> bool {
         match pool {
             Pool::Proven | Pool::New => {
                 *self = Self::Slow {
@@ -120,7 +120,12 @@ impl Standing {
             }
             Pool::Quarantine => {
                 let failures = self.failures().saturating_add(1);
-                let Some(pauses) = failures.checked_sub(FAILURES_TO_PAUSE) else {
+                let tries = if breaker.is_open() {
+                    1
+                } else {
+                    FAILURES_TO_PAUSE
+                };
+                let Some(pauses) = failures.checked_sub(tries) else {
                     *self = Self::Slow {
                         failures,
                         not_before: None,
@@ -174,20 +179,20 @@ mod tests {
         let start = crate::clock::instant();
         let mut standing = Standing::New;
         assert!(
-            !standing.timed_out(Pool::New, start),
+            !standing.timed_out(Pool::New, start, Breaker::default()),
             "one more try, with more time"
         );
         assert_eq!(standing.pool(start), Some(Pool::Quarantine));
-        assert!(!standing.timed_out(Pool::Quarantine, start));
-        assert!(!standing.timed_out(Pool::Quarantine, start));
-        assert!(standing.timed_out(Pool::Quarantine, start));
+        assert!(!standing.timed_out(Pool::Quarantine, start, Breaker::default()));
+        assert!(!standing.timed_out(Pool::Quarantine, start, Breaker::default()));
+        assert!(standing.timed_out(Pool::Quarantine, start, Breaker::default()));
         assert_eq!(standing.pool(start + Duration::from_secs(1)), None);
         assert_eq!(
             standing.pool(start + Duration::from_secs(2)),
             Some(Pool::Quarantine)
         );
         for _ in 0..40 {
-            assert!(standing.timed_out(Pool::Quarantine, start));
+            assert!(standing.timed_out(Pool::Quarantine, start, Breaker::default()));
         }
         assert_eq!(standing.pool(start + PAUSE_MAX), Some(Pool::Quarantine));
         standing.answered(Duration::from_secs(1), &LIMITS);

@@ -113,10 +113,11 @@ impl Conductor {
             return;
         };
         let timed_out = asked.result == Err(Trouble::TimedOut);
-        self.breakers
+        let breaker = (self.breakers)
             .entry((asking.table, lane.key.identity.role().into()))
-            .or_default()
-            .record(timed_out);
+            .or_default();
+        breaker.record(timed_out);
+        let breaker = *breaker;
         // A question of many rows takes its time, and the next one will have fewer; an identity is slow if a few take long.
         let few = asking.rows.len() <= FEW_ROWS;
         let took = if few { asked.took } else { Duration::ZERO };
@@ -156,7 +157,7 @@ impl Conductor {
                     // Many rows take their time; that says nothing about the identity yet.
                     lane.rows_max = (asking.rows.len() / 8).max(1);
                     lane.answer_all(asking, RowState::Unasked);
-                } else if lane.standing.timed_out(pool, now) {
+                } else if lane.standing.timed_out(pool, now, breaker) {
                     lane.answer_all(asking, RowState::Denied);
                     lane.deny_unasked();
                     self.tell_trouble(lane_id, asking.table, QUERY_CANCELED.into());

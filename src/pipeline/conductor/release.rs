@@ -1,9 +1,9 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
-use super::rows::routed_rows;
+use super::rows::{is_denied_unseen, routed_rows};
 use super::{
     CLOSE_LOOK_PAUSE, Conductor, Horizon, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX, UNSEEN_PAUSE_MIN,
-    Waiting,
+    UNSEEN_RETRIES, Waiting,
 };
 use crate::auth::Claims;
 use crate::catalog::Catalog;
@@ -128,7 +128,13 @@ impl Conductor {
         self.advance(now);
     }
 
+    /// The commit is visible within microseconds as a rule, so that a few more looks at once find it sooner than a pause.
     pub(super) fn pause_horizon(&mut self, now: Instant) {
+        if self.horizon_retries < UNSEEN_RETRIES {
+            self.horizon_retries = self.horizon_retries.saturating_add(1);
+            self.horizon_not_before = None;
+            return;
+        }
         self.horizon_not_before = now.checked_add(self.horizon_pause);
         self.horizon_pause = self.horizon_pause.saturating_mul(2).min(UNSEEN_PAUSE_MAX);
     }
@@ -186,6 +192,7 @@ impl Conductor {
         self.horizon_not_before = None;
         if *released || self.waiting.is_empty() {
             self.horizon_pause = UNSEEN_PAUSE_MIN;
+            self.horizon_retries = 0;
         } else {
             self.pause_horizon(now);
         }
@@ -300,6 +307,11 @@ impl Conductor {
             let Some(lane) = self.lanes.get_mut(id) else {
                 continue;
             };
+            if !unended.contains(id) && is_denied_unseen(now, lane, &self.subscribers, part) {
+                let denied = &mut self.counts.settled.denied.not_asked;
+                *denied = denied.saturating_add(1);
+                continue;
+            }
             let rows = routed_rows(now, lane, &self.subscribers, &self.keys, part, *number);
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.
