@@ -131,7 +131,6 @@ pub(super) struct Counts {
     pub(super) raised: u64,
     pub(super) timed_out: u64,
     pub(super) locked: u64,
-    pub(super) resyncs: u64,
 }
 
 /// Something of the stream that waits for its snapshot.

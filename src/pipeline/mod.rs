@@ -131,8 +131,6 @@ pub struct Totals {
     pub timed_out: u64,
     /// Questions that met a lock, and were put again later.
     pub locked: u64,
-    /// Subscribers told to start over.
-    pub resyncs: u64,
     /// Memberships with bindings.
     pub subscribers: u64,
     /// Lanes: distinct identities, roughly.
@@ -459,7 +457,6 @@ impl Driver {
             raised,
             timed_out,
             locked,
-            resyncs,
         } = self.conductor.counts();
         let (subscribers, lanes) = self.conductor.sizes();
         let (memory, file) = self.log.bytes();
@@ -476,7 +473,6 @@ impl Driver {
             raised,
             timed_out,
             locked,
-            resyncs,
             subscribers: count(subscribers),
             lanes: count(lanes),
             log_memory_bytes: count(memory),

@@ -188,7 +188,6 @@ impl Conductor {
     pub(super) fn resync(&mut self, id: SubscriberId, reason: ResyncReason) {
         if let Some(subscriber) = self.subscribers.get_mut(&id) {
             subscriber.tell(Notice::Resync(reason));
-            self.counts.resyncs = self.counts.resyncs.saturating_add(1);
         }
         self.remove(id);
     }

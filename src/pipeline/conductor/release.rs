@@ -99,9 +99,6 @@ impl Conductor {
         let before = std::mem::replace(&mut self.catalog, Arc::clone(&catalog));
         let first = !std::mem::replace(&mut self.has_catalog, true);
         self.views.clear();
-        for resolve in &mut self.resolve_queue {
-            resolve.catalog = Arc::clone(&catalog);
-        }
         let outdated = |subscriber: &&Subscriber| {
             let resolved = matches!(subscriber.phase, Phase::Joining | Phase::Live)
                 || self.resolving.contains_key(&subscriber.ticket);
