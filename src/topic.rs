@@ -33,6 +33,12 @@ impl Topic {
         }
     }
 
+    /// The topic of a sub-topic, which is what HTTP requests and rows of `realtime.messages` name; `None` if it is empty.
+    #[must_use]
+    pub fn of_sub_topic(sub_topic: &str) -> Option<Self> {
+        (!sub_topic.is_empty()).then(|| Self(format!("{PREFIX}{sub_topic}").into()))
+    }
+
     /// The wire form, with the prefix.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -44,6 +50,15 @@ impl Topic {
     pub fn sub_topic(&self) -> &str {
         self.0.get(PREFIX.len()..).unwrap_or_default()
     }
+}
+
+/// A topic and its privacy class: public and private channels of one name are separate worlds (protocol.md §5.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Room {
+    /// The topic.
+    pub topic: Topic,
+    /// Whether its members joined privately.
+    pub private: bool,
 }
 
 impl fmt::Display for Topic {

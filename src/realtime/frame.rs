@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::output::Frame;
+
 /// Longest ref, in bytes of JSON text. What binary headers can carry, plus quotes; channels keep theirs.
 const REF_BYTES_MAX: usize = 257;
 
@@ -397,6 +399,13 @@ pub fn postgres_changes(
         ),
     };
     out
+}
+
+/// A `presence_diff` message; `payload` is a JSON object.
+#[must_use]
+pub fn presence_diff(version: Version, topic: &QuotedTopic, payload: &str) -> Frame {
+    let refs = (&Ref::null(), &Ref::null());
+    Frame::SharedText(encode(version, refs, topic, "presence_diff", payload).into())
 }
 
 fn encode(

@@ -2,6 +2,7 @@
 //!
 //! A socket takes frames and notices and gives frames and requests. It knows no network, clock or database.
 
+mod broadcast;
 mod channel;
 mod credentials;
 #[cfg(any(test, feature = "testing"))]
@@ -14,16 +15,19 @@ mod output;
 pub mod payload;
 mod refusal;
 mod render;
+mod request;
 mod socket;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
+pub use broadcast::{Broadcast, Content};
 #[cfg(any(test, feature = "testing"))]
 pub use exercise::exercise;
 pub use frame::Version;
 pub use input::{Input, Now};
-pub use notice::{Notice, ResyncReason};
-pub use output::{Frame, Output, Tally};
+pub use notice::{Notice, PresenceDiff, PresenceState, ResyncReason};
+pub use output::{Frame, Output, Receives, RoomRequest, Tally};
+pub use request::{Answer, Ask, AskError, Extension, Stored, StoredData};
 pub use socket::{Limits, Socket};

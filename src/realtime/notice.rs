@@ -1,10 +1,34 @@
 //! What the pipeline tells a channel besides changes. Notices keep their place among the changes.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
-/// Something that a channel with bindings is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use super::broadcast::Broadcast;
+use super::frame::{QuotedTopic, Version};
+use super::output::Frame;
+use super::request::{Answer, AskError};
+use crate::topic::Topic;
+
+/// Something that a channel is told.
+#[derive(Clone, Debug)]
 pub enum Notice {
+    /// Somebody said something in the channel's room.
+    Broadcast(Arc<Broadcast>),
+    /// Who is present has changed.
+    PresenceDiff(Arc<PresenceDiff>),
+    /// Who is present: everything that earlier diffs said, and nothing that a later one will.
+    PresenceState(PresenceState),
+    /// The answer to the `Ask` output with this ticket.
+    Answered {
+        /// Of the question.
+        ticket: u32,
+        /// What the database said.
+        answer: Result<Answer, AskError>,
+    },
+    /// Policies or grants may have changed: permissions are to be looked at again.
+    Recheck,
+    /// Broadcasts from the database flow, or (false) did not begin to in time.
+    ReplicationReady(bool),
     /// The bindings are in force: every change that commits after this was sent arrives. Comes once per subscribe,
     /// once per new token, and again when the set of tables behind a binding changes.
     Subscribed,
@@ -16,6 +40,59 @@ pub enum Notice {
     /// Policies raise or time out for this identity, with this SQLSTATE; its changes of the table are withheld.
     PolicyTrouble(Box<str>),
 }
+
+/// Who came and who left, encoded once per protocol version.
+#[derive(Debug)]
+pub struct PresenceDiff {
+    topic: QuotedTopic,
+    /// `{"joins":{…},"leaves":{…}}`.
+    payload: Box<str>,
+    /// Keys that came or left, for counting.
+    events: u32,
+    v1: OnceLock<Frame>,
+    v2: OnceLock<Frame>,
+}
+
+impl PresenceDiff {
+    /// `payload` is the JSON object of protocol.md §6.3; `events` counts the metas in it.
+    #[must_use]
+    pub fn new(topic: &Topic, payload: String, events: u32) -> Self {
+        Self {
+            topic: QuotedTopic::new(topic.as_str()),
+            payload: payload.into(),
+            events,
+            v1: OnceLock::new(),
+            v2: OnceLock::new(),
+        }
+    }
+
+    /// Metas that came or left.
+    #[must_use]
+    pub fn events(&self) -> u32 {
+        self.events
+    }
+
+    /// Bytes that it keeps in memory, roughly.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// The frame for a receiver of this version. Cheap after the first call.
+    #[must_use]
+    pub fn frame(&self, version: Version) -> Frame {
+        let cell = match version {
+            Version::V1 => &self.v1,
+            Version::V2 => &self.v2,
+        };
+        cell.get_or_init(|| super::frame::presence_diff(version, &self.topic, &self.payload))
+            .clone()
+    }
+}
+
+/// Who is present, as the JSON object of protocol.md §6.3: `{KEY:{"metas":[…]}}`. Shared by all who are told at once.
+#[derive(Clone, Debug)]
+pub struct PresenceState(pub Arc<str>);
 
 /// Why a channel must start over; the text is part of the wire (protocol.md §11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

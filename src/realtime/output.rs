@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
+use super::broadcast::Broadcast;
 use super::notice::ResyncReason;
+use super::request::Ask;
 use crate::auth::Claims;
 use crate::routing::RequestedBinding;
+use crate::topic::Room;
 
 /// What to do, in this order.
 #[derive(Clone, Debug)]
@@ -36,6 +40,33 @@ pub enum Output {
         /// Number of the membership.
         membership: u32,
     },
+    /// Do something in the membership's room.
+    Room {
+        /// Number of the membership.
+        membership: u32,
+        /// Which room.
+        room: Arc<Room>,
+        /// What to do.
+        request: RoomRequest,
+    },
+    /// Ask the database about the membership's topic; answered by [`super::Notice::Answered`].
+    Ask {
+        /// Number of the membership.
+        membership: u32,
+        /// Comes back with the answer.
+        ticket: u32,
+        /// As whom.
+        claims: Arc<Claims>,
+        /// About which room.
+        room: Arc<Room>,
+        /// What.
+        ask: Ask,
+    },
+    /// Tell the membership once broadcasts from the database flow: [`super::Notice::ReplicationReady`].
+    AwaitReplication {
+        /// Number of the membership.
+        membership: u32,
+    },
     /// Close the socket after what was sent. No frame follows.
     Close {
         /// The WebSocket close code (protocol.md §2.7).
@@ -47,11 +78,49 @@ pub enum Output {
     Record(Tally),
 }
 
+/// What a membership does in its room.
+#[derive(Clone, Debug)]
+pub enum RoomRequest {
+    /// Become a member, or receive something else from now on. Nothing said before reaches it.
+    Enter(Receives),
+    /// Be a member no longer; what it tracks is gone.
+    Leave,
+    /// Say something; the sender hears it as well if it asked to.
+    Say {
+        /// What.
+        message: Arc<Broadcast>,
+        /// Also to the sender.
+        to_self: bool,
+    },
+    /// Be present as `key` with this JSON object, which replaces what was tracked before.
+    Track {
+        /// The presence key.
+        key: Arc<str>,
+        /// A JSON object.
+        payload: Box<RawValue>,
+    },
+    /// Be present no longer.
+    Untrack,
+    /// Be told who is present, in [`super::Notice::PresenceState`], and of what changes from then on.
+    State,
+}
+
+/// What a member is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receives {
+    /// Broadcasts.
+    pub broadcasts: bool,
+    /// Presence diffs.
+    pub presence: bool,
+}
+
 /// A frame to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Text.
     Text(String),
+    /// Text that others are sent as well; always UTF-8.
+    SharedText(Bytes),
     /// Binary.
     Binary(Bytes),
 }

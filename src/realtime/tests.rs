@@ -67,6 +67,10 @@ impl Conversation {
         std::iter::from_fn(|| self.socket.poll_output())
             .filter_map(|output| match output {
                 Output::Send(Frame::Text(text)) => Some(text),
+                Output::Room { .. } | Output::Ask { .. } | Output::AwaitReplication { .. } => None,
+                Output::Send(Frame::SharedText(bytes)) => {
+                    Some(String::from_utf8(bytes.to_vec()).unwrap())
+                }
                 Output::Send(Frame::Binary(_)) => panic!("nothing is sent as binary yet"),
                 Output::Subscribe {
                     membership,

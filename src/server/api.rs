@@ -25,7 +25,7 @@ pub(super) async fn ready(State(server): State<Arc<Server>>) -> (StatusCode, Str
     if server.shutdown.draining.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".into());
     }
-    let status = server.pipeline.status.borrow().clone();
+    let status = server.services.pipeline.status.borrow().clone();
     let code = if status.ready {
         StatusCode::OK
     } else {
@@ -48,7 +48,7 @@ pub(super) async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMa
             return StatusCode::FORBIDDEN.into_response();
         }
     }
-    record::refresh(&server.metrics, &server.pipeline);
+    record::refresh(&server.metrics, &server.services.pipeline);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], server.metrics.encode()).into_response()
 }
@@ -69,7 +69,7 @@ pub(super) async fn tenant_health(
     if !verified {
         return StatusCode::FORBIDDEN.into_response();
     }
-    let ready = server.pipeline.status.borrow().ready;
+    let ready = server.services.pipeline.status.borrow().ready;
     let data = json!({
         "healthy": ready,
         "db_connected": ready,

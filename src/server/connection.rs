@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::{Stream as _, StreamExt as _};
 use tokio::sync::OwnedSemaphorePermit;
@@ -26,8 +26,10 @@ use super::record;
 use crate::auth::Claims;
 use crate::clock;
 use crate::log::{Outbox, Posting, Run};
+use crate::messages::{Reply, Request};
 use crate::pipeline::Command;
 use crate::realtime::{Frame, Input, Notice, Now, Output, Socket, Version};
+use crate::rooms::MemberId;
 
 /// Payloads that are read from the log at once, and so at most kept by a socket that does not move.
 const PAYLOADS_MAX: u32 = 32;
@@ -133,7 +135,7 @@ impl Connection {
             Arc::clone(&server.options.verifier),
             own,
         );
-        let commands = Commands::new(server.pipeline.commands.clone());
+        let commands = Commands::new(server.services.pipeline.commands.clone());
         Self {
             server,
             number: accepted.number,
@@ -233,6 +235,10 @@ impl Connection {
         while let Some(output) = self.socket.poll_output() {
             match output {
                 Output::Send(Frame::Text(text)) => self.outbound.push(Message::Text(text.into())),
+                Output::Send(Frame::SharedText(bytes)) => match Utf8Bytes::try_from(bytes) {
+                    Ok(text) => self.outbound.push(Message::Text(text)),
+                    Err(error) => debug!(%error, "frame is not UTF-8"),
+                },
                 Output::Send(Frame::Binary(bytes)) => self.outbound.push(Message::Binary(bytes)),
                 Output::Subscribe {
                     membership,
@@ -258,6 +264,43 @@ impl Connection {
                     self.commands.push(Command::Unsubscribe {
                         connection,
                         membership,
+                    });
+                }
+                Output::Room {
+                    membership,
+                    room,
+                    request,
+                } => {
+                    let member = MemberId {
+                        connection,
+                        membership,
+                    };
+                    self.server
+                        .services
+                        .rooms
+                        .handle(member, &self.outbox, &room, request);
+                }
+                Output::Ask {
+                    membership,
+                    ticket,
+                    claims,
+                    room,
+                    ask,
+                } => self.server.services.messages.ask(Request {
+                    claims,
+                    headers: Arc::from("{}"),
+                    room,
+                    ask,
+                    reply: Reply::Channel {
+                        outbox: Arc::clone(&self.outbox),
+                        membership,
+                        ticket,
+                    },
+                }),
+                Output::AwaitReplication { membership } => {
+                    self.outbox.push(Posting::Notice {
+                        membership,
+                        notice: Notice::ReplicationReady(false),
                     });
                 }
                 Output::Close { code, reason } => self.end = Some(End::Close(code, reason)),
@@ -286,6 +329,7 @@ impl Connection {
     fn read(&mut self, run: Run) {
         match self
             .server
+            .services
             .pipeline
             .log
             .read(run.part, run.first, run.count)

@@ -26,9 +26,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::auth::Verifier;
+use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::pipeline;
 use crate::realtime::Limits;
+use crate::rooms::Rooms;
 use crate::shutdown::Shutdown;
 
 /// What the operator decides.
@@ -66,10 +68,21 @@ impl ServerOptions {
     }
 }
 
+/// What sockets and HTTP requests are served with.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// Row changes.
+    pub pipeline: pipeline::Handle,
+    /// Broadcasts and presence.
+    pub rooms: Rooms,
+    /// Permissions, replay and storage of private topics.
+    pub messages: Messages,
+}
+
 /// What all connections share.
 struct Server {
     options: ServerOptions,
-    pipeline: pipeline::Handle,
+    services: Services,
     shutdown: Shutdown,
     metrics: Arc<Metrics>,
     /// One permit per socket.
@@ -84,7 +97,7 @@ struct Server {
 pub async fn serve(
     listener: TcpListener,
     options: ServerOptions,
-    pipeline: pipeline::Handle,
+    services: Services,
     shutdown: Shutdown,
     metrics: Arc<Metrics>,
 ) {
@@ -96,7 +109,7 @@ pub async fn serve(
             options.sockets_max.min(Semaphore::MAX_PERMITS),
         )),
         options,
-        pipeline,
+        services,
         shutdown,
         metrics,
         connection_next: AtomicU64::new(1),

@@ -14,13 +14,15 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use super::{ServerOptions, serve};
+use super::{ServerOptions, Services, serve};
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
 use crate::clock;
 use crate::log::{self, Log, Outbox, Posting, Run};
+use crate::messages::{Messages, Request};
 use crate::metrics::Metrics;
 use crate::pipeline::{Command, Handle, Status};
 use crate::realtime::{Limits, Notice};
+use crate::rooms::Rooms;
 use crate::shutdown::Shutdown;
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
@@ -35,6 +37,8 @@ struct Fixture {
     status: watch::Sender<Status>,
     shutdown: Shutdown,
     metrics: Arc<Metrics>,
+    /// What sockets ask about private topics.
+    questions: mpsc::Receiver<Request>,
 }
 
 impl Drop for Fixture {
@@ -82,13 +86,18 @@ async fn start(options: ServerOptions) -> Fixture {
         status: receiver,
         replication: Arc::default(),
     };
+    let (messages, questions) = Messages::new();
     let log = Arc::clone(&handle.log);
     let shutdown = Shutdown::new();
     let metrics = Arc::new(Metrics::new());
     let serving = serve(
         listener,
         options,
-        handle,
+        Services {
+            pipeline: handle,
+            rooms: Rooms::new(),
+            messages,
+        },
         shutdown.clone(),
         Arc::clone(&metrics),
     );
@@ -100,6 +109,7 @@ async fn start(options: ServerOptions) -> Fixture {
         status,
         shutdown,
         metrics,
+        questions,
     }
 }
 

@@ -1,0 +1,117 @@
+//! The table `realtime.messages` (*io*): who may read and write a private topic, what is replayed, what is stored
+//! (protocol.md §5.6, §5.7, §7.5).
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Claims;
+use crate::database::Database;
+use crate::log::Outbox;
+use crate::realtime::{Answer, Ask, AskError, Notice};
+use crate::topic::Room;
+
+/// A question about a room.
+#[derive(Debug)]
+pub struct Request {
+    /// As whom.
+    pub claims: Arc<Claims>,
+    /// `request.headers`: a JSON object (protocol.md §7.5).
+    pub headers: Arc<str>,
+    /// About which room.
+    pub room: Arc<Room>,
+    /// What.
+    pub ask: Ask,
+    /// Who wants to know.
+    pub reply: Reply,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub enum Reply {
+    /// To a channel, as [`Notice::Answered`].
+    Channel {
+        /// The socket's outbox.
+        outbox: Arc<Outbox<Notice>>,
+        /// The membership on that socket.
+        membership: u32,
+        /// Of the question.
+        ticket: u32,
+    },
+    /// To an HTTP request.
+    Once(oneshot::Sender<Result<Answer, AskError>>),
+}
+
+/// What sockets and HTTP requests need.
+#[derive(Clone, Debug)]
+pub struct Messages {
+    requests: mpsc::Sender<Request>,
+}
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database.
+    pub database: Database,
+    /// Connections that ask.
+    pub connections: usize,
+}
+
+/// Questions that may wait.
+const REQUESTS_MAX: usize = 1024;
+
+impl Messages {
+    /// A handle, and where its questions arrive.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<Request>) {
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        (Self { requests }, waiting)
+    }
+
+    /// Asks; answers that it cannot if too many wait.
+    pub fn ask(&self, request: Request) {
+        if let Err(
+            mpsc::error::TrySendError::Full(request) | mpsc::error::TrySendError::Closed(request),
+        ) = self.requests.try_send(request)
+        {
+            request.reply.send(Err(AskError::Overloaded));
+        }
+    }
+}
+
+impl Reply {
+    /// Answers.
+    pub(crate) fn send(self, answer: Result<Answer, AskError>) {
+        match self {
+            Self::Channel {
+                outbox,
+                membership,
+                ticket,
+            } => outbox.push(crate::log::Posting::Notice {
+                membership,
+                notice: Notice::Answered { ticket, answer },
+            }),
+            // The request may have ended meanwhile.
+            Self::Once(sender) => drop(sender.send(answer)),
+        }
+    }
+}
+
+/// Starts the tasks; they end when `stop` is cancelled.
+#[must_use]
+pub fn start(options: &Options, tasks: &TaskTracker, stop: &CancellationToken) -> Messages {
+    let (messages, mut waiting) = Messages::new();
+    let stop = stop.clone();
+    let _connections = options.connections;
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(request) = waiting.recv() => request.reply.send(Err(AskError::NotInstalled)),
+            }
+        }
+    });
+    messages
+}

@@ -1,0 +1,115 @@
+//! What a channel asks about `realtime.messages`: permissions, replay, persistence (protocol.md §5.6, §5.7, §7.5).
+
+use bytes::Bytes;
+
+/// The two values of `realtime.messages.extension` that policies tell apart; storing asks for a third.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extension {
+    /// Broadcasts.
+    Broadcast,
+    /// Presence.
+    Presence,
+}
+
+impl Extension {
+    /// The value of the column.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Broadcast => "broadcast",
+            Self::Presence => "presence",
+        }
+    }
+}
+
+/// A question of one channel about its sub-topic.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// May it receive? Presence is looked at only if asked for.
+    Read {
+        /// Whether presence is wanted.
+        presence: bool,
+    },
+    /// May it send?
+    Write(Extension),
+    /// The newest stored broadcasts.
+    Replay {
+        /// Milliseconds since 1970; older rows are left out.
+        since: i64,
+        /// 1 to 25.
+        limit: u8,
+    },
+    /// Store a broadcast that was delivered already.
+    Persist {
+        /// The event.
+        event: Box<str>,
+        /// The payload.
+        data: StoredData,
+        /// 1 to 259,200.
+        ttl_seconds: u32,
+    },
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Ask::Read`].
+    Read {
+        /// Broadcasts may be received.
+        broadcast: bool,
+        /// Presence may be received.
+        presence: bool,
+    },
+    /// To [`Ask::Write`].
+    Write(bool),
+    /// To [`Ask::Replay`]: oldest first, in the order of their commits.
+    Replayed(Vec<Stored>),
+    /// To [`Ask::Persist`]: the id of the row; `None` where no policy allows it.
+    Persisted(Option<Box<str>>),
+}
+
+/// A broadcast that was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The row's id.
+    pub id: Box<str>,
+    /// The event.
+    pub event: Box<str>,
+    /// The payload.
+    pub data: StoredData,
+}
+
+/// The payload of a stored broadcast.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredData {
+    /// JSON text.
+    Json(Bytes),
+    /// Raw bytes.
+    Binary(Bytes),
+}
+
+/// Why there is no answer. Texts and codes are those of protocol.md §3.7, §5.2, §5.5 and §7.4.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// A policy raised; the text is Postgres's.
+    #[error("{0}")]
+    Policy(Box<str>),
+    /// A policy took too long, or the query was cancelled.
+    #[error("the query was cancelled")]
+    Cancelled,
+    /// `realtime.messages` has no partition for today.
+    #[error("realtime.messages has no partition for now; run walcast setup")]
+    MissingPartition,
+    /// `realtime.messages` is not installed; run `walcast setup`.
+    #[error("realtime.messages is not installed; run walcast setup")]
+    NotInstalled,
+    /// The database cannot be reached.
+    #[error("the database cannot be reached")]
+    Unreachable,
+    /// The database has no connection left.
+    #[error("the database has no connection left")]
+    TooManyConnections,
+    /// More questions wait than may.
+    #[error("too many questions wait")]
+    Overloaded,
+}
