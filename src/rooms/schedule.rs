@@ -102,3 +102,74 @@ pub async fn run(rooms: Rooms, stop: CancellationToken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use serde_json::value::RawValue;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::log::Outbox;
+    use crate::realtime::{Notice, Receives, RoomRequest};
+    use crate::rooms::MemberId;
+    use crate::topic::{Room, Topic};
+
+    fn track(key: &str) -> RoomRequest {
+        RoomRequest::Track {
+            key: key.into(),
+            payload: RawValue::from_string("{}".to_owned()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_is_due_first_comes_first() {
+        let (schedule, now) = (Schedule::default(), clock::instant());
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        for (at, thing) in [(20, "b"), (10, "a"), (20, "c")] {
+            schedule.add(after(at), thing);
+        }
+        assert_eq!(schedule.take(after(9)), None);
+        assert_eq!(schedule.next(), Some(after(10)));
+        let taken: Vec<&str> = std::iter::from_fn(|| schedule.take(after(20))).collect();
+        assert_eq!(taken, ["a", "b", "c"]);
+        assert_eq!(schedule.next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_sends_what_is_due_and_ends() {
+        let (rooms, outbox) = (Rooms::new(), Arc::new(Outbox::<Notice>::new()));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(run(rooms.clone(), stop.clone()));
+        let room = Arc::new(Room {
+            topic: Topic::of_sub_topic("a").unwrap(),
+            private: false,
+        });
+        let member = MemberId {
+            connection: 1,
+            membership: 1,
+        };
+        let everything = Receives {
+            broadcasts: true,
+            presence: true,
+        };
+        for request in [
+            RoomRequest::Enter(everything),
+            track("told at once"),
+            track("told later"),
+        ] {
+            // The task is asleep, without anything to wait for, when the window opens.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            rooms.handle(clock::instant(), member, &outbox, &room, request);
+        }
+        assert!(outbox.pop(1).is_some());
+        assert!(outbox.pop(1).is_none());
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert!(outbox.pop(1).is_some());
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+}

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::meta::Refs;
 use super::presence::window;
@@ -567,25 +565,6 @@ fn a_burst_of_joins_makes_few_diffs() {
         .sum();
     assert_eq!(u64::from(joined), JOINS);
     assert!(heard.len() < 20, "{} diffs", heard.len());
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_task_sends_what_is_due_and_ends() {
-    let mut world = World::new();
-    let a = room("a", false);
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    tasks.spawn(super::run(world.rooms.clone(), stop.clone()));
-    world.now = crate::clock::instant();
-    world.enter(&a, &[1, 2]);
-    world.track(1, &a, "k", "{}");
-    world.track(2, &a, "k", "{}");
-    assert_eq!(world.take(2).len(), 1);
-    tokio::time::sleep(window(2)).await;
-    tokio::task::yield_now().await;
-    assert_eq!(world.take(2).len(), 1);
-    stop.cancel();
-    tasks.close();
-    tasks.wait().await;
 }
 
 #[test]
