@@ -29,7 +29,7 @@ use crate::realtime;
 use crate::replication::assembler::SpoolOptions;
 use crate::replication::slot::SlotOptions;
 use crate::replication::status::ReplicationState;
-use crate::rooms::Rooms;
+use crate::rooms::{self, Rooms};
 use crate::server::{self, ServerOptions, Services};
 use crate::shutdown::Shutdown;
 
@@ -91,6 +91,10 @@ pub(super) async fn run(
 
     let shutdown = Shutdown::new();
     let rooms = Rooms::new();
+    // Sockets that leave are told of to those that are still there.
+    shutdown
+        .pipeline_tasks
+        .spawn(rooms::run(rooms.clone(), shutdown.pipeline.clone()));
     let handle = pipeline::start(
         pipeline_options(config, database.clone(), rooms.clone()),
         &shutdown.pipeline_tasks,

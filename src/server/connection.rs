@@ -275,10 +275,8 @@ impl Connection {
                         connection,
                         membership,
                     };
-                    self.server
-                        .services
-                        .rooms
-                        .handle(member, &self.outbox, &room, request);
+                    let rooms = &self.server.services.rooms;
+                    rooms.handle(clock::instant(), member, &self.outbox, &room, request);
                 }
                 Output::Ask {
                     membership,

@@ -22,7 +22,7 @@ use crate::messages::{Messages, Request};
 use crate::metrics::Metrics;
 use crate::pipeline::{Command, Handle, Status};
 use crate::realtime::{Limits, Notice};
-use crate::rooms::Rooms;
+use crate::rooms::{self, Rooms};
 use crate::shutdown::Shutdown;
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
@@ -90,12 +90,15 @@ async fn start(options: ServerOptions) -> Fixture {
     let log = Arc::clone(&handle.log);
     let shutdown = Shutdown::new();
     let metrics = Arc::new(Metrics::new());
+    let rooms = Rooms::new();
+    let flushing = rooms::run(rooms.clone(), shutdown.pipeline.clone());
+    shutdown.pipeline_tasks.spawn(flushing);
     let serving = serve(
         listener,
         options,
         Services {
             pipeline: handle,
-            rooms: Rooms::new(),
+            rooms,
             messages,
         },
         shutdown.clone(),
