@@ -29,7 +29,6 @@ use tokio::sync::Semaphore;
 #[cfg(feature = "testing")]
 pub use self::broadcast::exercise as exercise_broadcast;
 use crate::auth::Verifier;
-use crate::clock;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::pipeline;
@@ -52,7 +51,7 @@ pub struct ServerOptions {
     pub frame_bytes_max: usize,
     /// Bytes of a broadcast's payload, sent over HTTP (protocol.md §8.1).
     pub payload_bytes_max: usize,
-    /// Messages per second that a token's subject may not reach over HTTP, on average over a minute; 0 for no limit
+    /// Messages per second that a token's subject may not reach over HTTP, on average over up to a minute; 0 for no limit
     /// (protocol.md §8.1).
     pub messages_per_second_max: u32,
     /// How long a refused upgrade is kept waiting, so that guessing is slow (protocol.md §1.3).
@@ -123,7 +122,7 @@ pub async fn serve(
         sockets: Arc::new(Semaphore::new(
             options.sockets_max.min(Semaphore::MAX_PERMITS),
         )),
-        rates: broadcast::Rates::new(options.messages_per_second_max, clock::instant()),
+        rates: broadcast::Rates::new(options.messages_per_second_max),
         bodies: broadcast::space(),
         options,
         services,

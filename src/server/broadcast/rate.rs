@@ -1,9 +1,9 @@
-//! How many messages a token's subject may send (protocol.md §8.1): an average over the last minute, in steps of five
-//! seconds.
+//! How many messages a token's subject may send (protocol.md §8.1): an average over the last minute, or over the time since
+//! the subject began, in steps of five seconds.
 //!
-//! Requests go in with the time, yes or no comes out. An identity that sends nothing for a minute is forgotten.
+//! Requests go in with the time, yes or no comes out. A subject that sends nothing for a minute is forgotten.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::auth::Claims;
 
 const BUCKETS: usize = 12;
 const BUCKET: Duration = Duration::from_secs(5);
-const WINDOW_SECONDS: u32 = 60;
+const WINDOW: Duration = Duration::from_secs(60);
 /// Subjects told apart; what is beyond shares one count.
 const SUBJECTS_MAX: usize = 100_000;
 
@@ -84,7 +84,6 @@ impl Rate {
 pub(in crate::server) struct Rates {
     /// Messages per second that are too many; 0 for no limit, and then nothing is kept.
     limit: u32,
-    begin: Instant,
     /// ≤ [`SUBJECTS_MAX`] and one.
     subjects: Mutex<HashMap<Subject, Window>>,
 }
@@ -93,10 +92,9 @@ pub(in crate::server) struct Rates {
 type Subject = (Box<str>, Option<Box<str>>);
 
 impl Rates {
-    pub(in crate::server) fn new(limit: u32, now: Instant) -> Self {
+    pub(in crate::server) fn new(limit: u32) -> Self {
         Self {
             limit,
-            begin: now,
             subjects: Mutex::default(),
         }
     }
@@ -118,63 +116,68 @@ impl Rates {
         if self.limit == 0 {
             return Ok(rate);
         }
-        let bucket = now.saturating_duration_since(self.begin).as_secs() / BUCKET.as_secs();
         let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
         let mut subject = (claims.role.clone(), claims.subject.clone());
         if subjects.len() >= SUBJECTS_MAX && !subjects.contains_key(&subject) {
-            subjects.retain(|_, window| window.is_fresh(bucket));
+            subjects.retain(|_, window| !window.is_idle(now));
             if subjects.len() >= SUBJECTS_MAX {
                 subject = (Box::default(), None);
             }
         }
-        let window = subjects.entry(subject).or_default();
-        window.advance(bucket);
-        rate.rolling = window.sum() / WINDOW_SECONDS;
+        let window = subjects.entry(subject).or_insert_with(|| Window::new(now));
+        rate.rolling = window.average(now);
         rate.admit(count).map_err(|why| (rate, why))?;
-        window.count(u32::try_from(count).unwrap_or(u32::MAX));
+        window.add(now, u32::try_from(count).unwrap_or(u32::MAX));
         Ok(rate)
     }
 }
 
 /// The last minute of one subject.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Window {
-    /// The newest first.
-    counts: [u32; BUCKETS],
-    /// Number of the newest bucket.
-    newest: u64,
+    /// When the newest bucket began.
+    begin: Instant,
+    /// The newest first; 1 to [`BUCKETS`] of them.
+    counts: VecDeque<u32>,
 }
 
 impl Window {
-    fn is_fresh(&self, bucket: u64) -> bool {
-        let age = usize::try_from(bucket.saturating_sub(self.newest));
-        age.is_ok_and(|age| age < BUCKETS)
-    }
-
-    fn advance(&mut self, bucket: u64) {
-        if !self.is_fresh(bucket) {
-            self.counts = [0; BUCKETS];
-            self.newest = bucket;
-        }
-        while self.newest < bucket {
-            self.counts.rotate_right(1);
-            self.newest = self.newest.saturating_add(1);
-            if let Some(newest) = self.counts.first_mut() {
-                *newest = 0;
-            }
+    fn new(now: Instant) -> Self {
+        Self {
+            begin: now,
+            counts: VecDeque::from([0]),
         }
     }
 
-    fn count(&mut self, count: u32) {
-        if let Some(newest) = self.counts.first_mut() {
+    fn is_idle(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.begin) >= WINDOW
+    }
+
+    fn advance(&mut self, now: Instant) {
+        if self.is_idle(now) {
+            *self = Self::new(now);
+        }
+        while now.saturating_duration_since(self.begin) >= BUCKET {
+            self.begin += BUCKET;
+            self.counts.truncate(BUCKETS.saturating_sub(1));
+            self.counts.push_front(0);
+        }
+    }
+
+    fn add(&mut self, now: Instant, count: u32) {
+        self.advance(now);
+        if let Some(newest) = self.counts.front_mut() {
             *newest = newest.saturating_add(count);
         }
     }
 
-    fn sum(&self) -> u32 {
-        self.counts
-            .iter()
-            .fold(0, |sum, count| sum.saturating_add(*count))
+    /// Per second, rounded down; the newest bucket counts whole.
+    fn average(&mut self, now: Instant) -> u32 {
+        self.advance(now);
+        let sum: u64 = self.counts.iter().copied().map(u64::from).sum();
+        let buckets = u64::try_from(self.counts.len()).unwrap_or(1);
+        let seconds = buckets.saturating_mul(BUCKET.as_secs()).max(1);
+        u32::try_from(sum / seconds).unwrap_or(u32::MAX)
     }
 }
 
@@ -218,35 +221,62 @@ mod tests {
     #[test]
     fn a_minute_is_counted_and_then_forgotten() {
         let begin = clock::instant();
-        let rates = Rates::new(2, begin);
+        let rates = Rates::new(2);
         let seconds = |seconds| begin + Duration::from_secs(seconds);
         let one = claims(Some("one"));
         let rolling = |now| match rates.admit(&one, 0, now) {
             Ok(rate) | Err((rate, _)) => rate.rolling,
         };
-        for now in 0..30 {
-            assert!(rates.admit(&one, 2, seconds(now)).is_ok());
+        for _ in 0..10 {
+            assert!(rates.admit(&one, 1, seconds(0)).is_ok());
         }
-        assert_eq!(rolling(seconds(30)), 1);
-        for now in 30..60 {
-            for _ in 0..2 {
-                assert!(rates.admit(&one, 1, seconds(now)).is_ok());
-            }
-        }
-        let refused = rates.admit(&one, 1, seconds(59)).unwrap_err();
+        // Ten in five seconds are two per second.
+        let refused = rates.admit(&one, 1, seconds(4)).unwrap_err();
         assert_eq!((refused.0.rolling, refused.1), (2, TooMany::Messages));
-        assert!(rates.admit(&claims(None), 1, seconds(59)).is_ok());
-        assert_eq!(rolling(seconds(59)), 2);
-        assert_eq!(rolling(seconds(64)), 1);
-        assert_eq!(rolling(seconds(130)), 0);
-        assert!(rates.admit(&one, 2, seconds(130)).is_ok());
+        assert!(rates.admit(&claims(None), 1, seconds(4)).is_ok());
+        // The same in ten are one.
+        assert_eq!(rolling(seconds(5)), 1);
+        assert!(rates.admit(&one, 1, seconds(9)).is_ok());
+        assert_eq!(rolling(seconds(10)), 0);
+        for _ in 0..52 {
+            assert!(rates.admit(&one, 1, seconds(55)).is_ok());
+        }
+        // 63 in a minute, of which ten are then too old.
+        assert_eq!(rolling(seconds(59)), 1);
+        assert_eq!(rolling(seconds(60)), 0);
+        assert_eq!(rolling(seconds(114)), 0);
+        for _ in 0..7 {
+            assert!(rates.admit(&one, 1, seconds(114)).is_ok());
+        }
+        assert_eq!(rolling(seconds(114)), 0);
+        // After a minute without any it begins anew, and five are one per second.
+        for _ in 0..5 {
+            assert!(rates.admit(&one, 1, seconds(200)).is_ok());
+        }
+        assert_eq!(rolling(seconds(200)), 1);
     }
 
     #[test]
     fn nothing_is_kept_without_a_limit() {
         let now = clock::instant();
-        let rates = Rates::new(0, now);
+        let rates = Rates::new(0);
         assert!(rates.admit(&claims(None), 1_000_000, now).is_ok());
         assert!(rates.subjects.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn there_is_a_limit_to_what_is_kept() {
+        let now = clock::instant();
+        let rates = Rates::new(1);
+        let admit = |name: &str, now| rates.admit(&claims(Some(name)), 1, now).is_ok();
+        for number in 0..SUBJECTS_MAX {
+            assert!(admit(&number.to_string(), now));
+        }
+        // The others share what one may send.
+        let others = (0..100).filter(|number| admit(&format!("other {number}"), now));
+        assert_eq!(others.count(), 5);
+        assert_eq!(rates.subjects.lock().unwrap().len(), SUBJECTS_MAX + 1);
+        assert!(admit("late", now + WINDOW));
+        assert_eq!(rates.subjects.lock().unwrap().len(), 1);
     }
 }
