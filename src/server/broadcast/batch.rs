@@ -81,11 +81,6 @@ pub(super) struct MessageErrors {
 }
 
 /// Every field has a list of texts on the wire; there is never more than one.
-#[expect(
-    clippy::ref_option,
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
 pub(super) fn listed<S: Serializer>(
     text: &Option<&'static str>,
     serializer: S,
