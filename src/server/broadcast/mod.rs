@@ -1,7 +1,7 @@
 //! Sending over HTTP (protocol.md §5.4, §5.5, §5.7).
 //!
 //! A request is checked in this order: its token, how much its subject has sent, its form, its permission. Only then is
-//! anything said, and what is said is what [`crate::realtime::Broadcast`] makes of it. Holds nothing between requests.
+//! anything said, as a [`crate::realtime::Broadcast`]. Between requests only the count of what subjects have sent is kept.
 
 mod answer;
 mod batch;
@@ -76,15 +76,12 @@ impl Endpoint {
 /// `POST /api/broadcast`.
 pub(super) async fn batch(State(server): State<Arc<Server>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let (rate, answer) = match enter(&server, &parts.headers) {
+    let (rate, answer) = match enter(&server, Endpoint::Batch, &parts.headers) {
         Ok((claims, rate)) => {
             let answer = send_batch(&server, &parts, claims, body).await;
             (Some(rate), answer)
         }
-        Err(Stopped::Unknown) => (None, Err(Answer::unauthorized())),
-        Err(Stopped::TooMany(rate, why)) => {
-            (Some(rate), Err(Answer::too_many(Endpoint::Batch, why)))
-        }
+        Err((rate, answer)) => (rate, Err(answer)),
     };
     respond(&server, Endpoint::Batch, answer, rate)
 }
@@ -96,7 +93,7 @@ pub(super) async fn single(
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let (rate, answer) = match enter(&server, &parts.headers) {
+    let (rate, answer) = match enter(&server, Endpoint::Single, &parts.headers) {
         Ok((claims, rate)) => {
             let answer = match path {
                 Ok(Path(place)) => send_single(&server, &parts, claims, place, body).await,
@@ -104,31 +101,25 @@ pub(super) async fn single(
             };
             (Some(rate), answer)
         }
-        Err(Stopped::Unknown) => (None, Err(Answer::unauthorized())),
-        Err(Stopped::TooMany(rate, why)) => {
-            (Some(rate), Err(Answer::too_many(Endpoint::Single, why)))
-        }
+        Err((rate, answer)) => (rate, Err(answer)),
     };
     respond(&server, Endpoint::Single, answer, rate)
 }
 
-/// Why a request is not even read.
-enum Stopped {
-    /// No token, or one that is not accepted.
-    Unknown,
-    /// The subject has sent too much already.
-    TooMany(Rate, TooMany),
-}
-
-/// Whose request it is, and where they stand.
-fn enter(server: &Server, headers: &HeaderMap) -> Result<(Arc<Claims>, Rate), Stopped> {
-    let token = bearer::token_or_key(headers).ok_or(Stopped::Unknown)?;
+/// Whose request it is and where they stand, or the answer to a request that is not even read.
+fn enter(
+    server: &Server,
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+) -> Result<(Arc<Claims>, Rate), (Option<Rate>, Answer)> {
     let verifier = &server.options.verifier;
-    let claims = verifier
-        .verify(token, clock::unix_seconds())
-        .map_err(|_refused| Stopped::Unknown)?;
-    let rate = admit(server, &claims, 0).map_err(|(rate, why)| Stopped::TooMany(rate, why))?;
-    Ok((claims, rate))
+    let claims = bearer::token_or_key(headers)
+        .and_then(|token| verifier.verify(token, clock::unix_seconds()).ok())
+        .ok_or_else(|| (None, Answer::unauthorized()))?;
+    match admit(server, &claims, 0) {
+        Ok(rate) => Ok((claims, rate)),
+        Err((rate, why)) => Err((Some(rate), Answer::too_many(endpoint, why))),
+    }
 }
 
 /// Counts `count` messages of a subject if it may send them; 0 asks whether it may send any.
