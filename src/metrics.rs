@@ -75,6 +75,15 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
+/// The label of a family by HTTP endpoint and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Request {
+    /// From a closed set; never a path.
+    pub endpoint: &'static str,
+    /// From a closed set.
+    pub status: &'static str,
+}
+
 /// All metrics. Handles are shared and may be written from anywhere.
 #[derive(Debug)]
 pub struct Metrics {
@@ -101,6 +110,8 @@ pub struct Metrics {
     pub channel_errors: Family<Code, Plain>,
     /// Messages received from clients.
     pub channel_events: Plain,
+    /// Requests to send broadcasts over HTTP.
+    pub broadcast_requests: Family<Request, Counter>,
     /// Change frames written to sockets.
     pub channel_db_events: Plain,
     /// Bytes read from sockets, framing included.
@@ -178,6 +189,7 @@ impl Metrics {
             channel_joined: Family::default(),
             channel_errors: Family::default(),
             channel_events: Plain::default(),
+            broadcast_requests: Family::default(),
             channel_db_events: Plain::default(),
             input_bytes: Plain::default(),
             output_bytes: Plain::default(),
@@ -214,6 +226,7 @@ impl Metrics {
         to.register("phoenix_channel_joined_total", "Joins by outcome", self.channel_joined.clone());
         to.register("realtime_channel_error", "Join errors and system errors by code", self.channel_errors.clone());
         to.register("realtime_channel_events", "Messages received from clients", self.channel_events.clone());
+        to.register("walcast_broadcast_requests", "Requests to send broadcasts over HTTP, by endpoint and status", self.broadcast_requests.clone());
         to.register("realtime_channel_db_events", "Change frames written to sockets", self.channel_db_events.clone());
         to.register("realtime_channel_input_bytes", "Bytes read from sockets", self.input_bytes.clone());
         to.register("realtime_channel_output_bytes", "Bytes written to sockets", self.output_bytes.clone());

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::metrics::{Code, Metrics, Outcome, Reason, raise};
+use axum::http::StatusCode;
+
+use crate::metrics::{Code, Metrics, Outcome, Reason, Request, raise};
 use crate::pipeline::Handle;
 use crate::realtime::{ResyncReason, Tally};
 
@@ -23,6 +25,32 @@ fn close_label(code: u16) -> &'static str {
         1009 => "1009",
         1012 => "1012",
         1013 => "1013",
+        _ => "other",
+    }
+}
+
+/// A request to send over HTTP was answered.
+pub(super) fn broadcast_request(metrics: &Metrics, endpoint: &'static str, status: StatusCode) {
+    let label = Request {
+        endpoint,
+        status: status_label(status),
+    };
+    metrics.broadcast_requests.get_or_create(&label).inc();
+}
+
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        202 => "202",
+        400 => "400",
+        401 => "401",
+        403 => "403",
+        408 => "408",
+        413 => "413",
+        415 => "415",
+        422 => "422",
+        429 => "429",
+        500 => "500",
+        503 => "503",
         _ => "other",
     }
 }
