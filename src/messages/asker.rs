@@ -41,7 +41,8 @@ const VISIBLE: &str = "select id = $1::text::uuid, id = $2::text::uuid from real
 const INSERT: &str = "insert into realtime.messages (topic, extension, inserted_at, updated_at) \
      values ($1, $2, pg_catalog.now() at time zone 'utc', pg_catalog.now() at time zone 'utc')";
 
-const REPLAY: &str = "select id::text, event, payload, binary_payload from walcast.replay_messages($1, $2, $3)";
+const REPLAY: &str =
+    "select id::text, event, payload, binary_payload from walcast.replay_messages($1, $2, $3)";
 
 const STORE: &str = "select walcast.store_message($1, $2, $3, $4, $5)::text";
 
@@ -120,7 +121,10 @@ impl Asker {
         &mut self,
         request: &Request,
     ) -> Result<Result<Answer, AskError>, Gone> {
-        let patience = self.timeout.saturating_mul(2).saturating_add(Duration::from_secs(1));
+        let patience = self
+            .timeout
+            .saturating_mul(2)
+            .saturating_add(Duration::from_secs(1));
         let asked = tokio::time::timeout(patience, self.answer(request))
             .await
             .map_err(|_elapsed| Gone)?;
@@ -197,7 +201,8 @@ impl Asker {
             Err(failed) => return Err(failed),
         };
         let sees = |column: usize| {
-            (rows.iter()).any(|row| matches!(row.try_get::<_, Option<bool>>(column), Ok(Some(true))))
+            (rows.iter())
+                .any(|row| matches!(row.try_get::<_, Option<bool>>(column), Ok(Some(true))))
         };
         Ok(Answer::Read {
             broadcast: sees(0),
@@ -243,11 +248,7 @@ impl Asker {
         let settings = self.prepare(SETTINGS).await?;
         let role = self.prepare(ROLE).await?;
         let claims = &request.claims;
-        let (topic, json, name) = (
-            request.room.topic.sub_topic(),
-            &*claims.json,
-            &*claims.role,
-        );
+        let (topic, json, name) = (request.room.topic.sub_topic(), &*claims.json, &*claims.role);
         // "none" is no role: it would be the login.
         let name = if name == "none" { "" } else { name };
         let subject = claims.subject.as_deref().unwrap_or_default();
@@ -292,12 +293,7 @@ impl Asker {
     }
 
     /// Whether the channel may read was asked before.
-    async fn replay(
-        &mut self,
-        request: &Request,
-        since: i64,
-        limit: u8,
-    ) -> Result<Answer, Failed> {
+    async fn replay(&mut self, request: &Request, since: i64, limit: u8) -> Result<Answer, Failed> {
         let replay = self.prepare(REPLAY).await?;
         let topic = request.room.topic.sub_topic();
         let (since, limit) = (since.clamp(0, SINCE_MAX), i32::from(limit));

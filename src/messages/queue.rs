@@ -185,19 +185,15 @@ impl<T> Queue<T> {
         }
         self.waiting = self.waiting.saturating_sub(gone.len());
         let lines = &self.lines;
-        self.turns.retain(|who| {
-            lines
-                .get(who)
-                .is_some_and(|line| !line.waiting.is_empty())
-        });
+        self.turns
+            .retain(|who| lines.get(who).is_some_and(|line| !line.waiting.is_empty()));
         self.lines
             .retain(|_who, line| line.under_way > 0 || !line.waiting.is_empty());
         gone
     }
 
     fn forget_if_idle(&mut self, who: &Who) {
-        if (self.lines.get(who))
-            .is_some_and(|line| line.under_way == 0 && line.waiting.is_empty())
+        if (self.lines.get(who)).is_some_and(|line| line.under_way == 0 && line.waiting.is_empty())
         {
             self.lines.remove(who);
         }

@@ -73,9 +73,7 @@ pub(super) async fn look(client: &Client) -> Result<Vec<Line>, Error> {
     .await?
     {
         let text = "table realtime.messages does not exist: no private channels, no broadcasts from the database";
-        return Ok(vec![
-            Line::new(Mark::Warning, text).remedy("walcast setup"),
-        ]);
+        return Ok(vec![Line::new(Mark::Warning, text).remedy("walcast setup")]);
     }
     let mut lines = Vec::new();
     for lack in LACKS {
