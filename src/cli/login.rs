@@ -29,6 +29,7 @@ pub(super) async fn needs(
     let quoted = quote_identifier(login);
     let mut needs = memberships(client, login, &quoted).await?;
     needs.extend(own_schema(client, login, &quoted).await?);
+    needs.extend(messages_schema(client, login, &quoted).await?);
     needs.extend(message_functions(client, login, &quoted).await?);
     needs.extend(tables(client, login, &quoted, publications).await?);
     Ok(needs)
@@ -104,6 +105,26 @@ async fn own_schema(
         grant: format!(
             "grant usage on schema walcast to {quoted}; grant select, insert, update, delete on walcast.slots to {quoted};"
         ),
+    }))
+}
+
+/// Names are looked up by the login before it becomes a subscriber. Where it inherits nothing it needs this itself.
+async fn messages_schema(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Option<Need>, tokio_postgres::Error> {
+    let row = client
+        .query_opt(
+            "select pg_catalog.has_schema_privilege($1, n.oid, 'usage') \
+             from pg_catalog.pg_namespace as n where n.nspname = 'realtime'",
+            &[&login],
+        )
+        .await?;
+    Ok(row.map(|row| Need {
+        what: format!("{login}: USAGE on schema realtime"),
+        held: row.get(0),
+        grant: format!("grant usage on schema realtime to {quoted};"),
     }))
 }
 

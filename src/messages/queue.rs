@@ -109,32 +109,35 @@ impl<T> Queue<T> {
 
     /// The next request that may be asked; [`Self::done`] must follow.
     pub(super) fn take(&mut self, now: Instant) -> Option<Taken<T>> {
-        for _turn in 0..self.turns.len() {
-            let who = self.turns.pop_front()?;
-            let is_slow = self.slow.get(&who).is_some_and(|until| now < *until);
-            let Some(line) = self.lines.get_mut(&who) else {
-                continue;
-            };
-            let may = if is_slow {
-                line.under_way == 0 && self.under_way_slow < self.shares.under_way_slow_max
-            } else {
-                line.under_way < self.shares.under_way_each_max
-            };
-            let item = if may { line.waiting.pop_front() } else { None };
-            if !line.waiting.is_empty() {
-                self.turns.push_back(who.clone());
-            }
-            if let Some((_since, item)) = item {
-                line.under_way = line.under_way.saturating_add(1);
-                if is_slow {
-                    line.under_way_slow = line.under_way_slow.saturating_add(1);
-                    self.under_way_slow = self.under_way_slow.saturating_add(1);
-                }
-                self.waiting = self.waiting.saturating_sub(1);
-                return Some(Taken { who, item });
-            }
+        // Who may not ask yet keeps its place.
+        let place = self.turns.iter().position(|who| self.may_ask(now, who))?;
+        let who = self.turns.remove(place)?;
+        let is_slow = self.is_slow(now, &who);
+        let line = self.lines.get_mut(&who)?;
+        let (_since, item) = line.waiting.pop_front()?;
+        if !line.waiting.is_empty() {
+            self.turns.push_back(who.clone());
         }
-        None
+        self.waiting = self.waiting.saturating_sub(1);
+        line.under_way = line.under_way.saturating_add(1);
+        if is_slow {
+            line.under_way_slow = line.under_way_slow.saturating_add(1);
+            self.under_way_slow = self.under_way_slow.saturating_add(1);
+        }
+        Some(Taken { who, item })
+    }
+
+    fn is_slow(&self, now: Instant, who: &Who) -> bool {
+        self.slow.get(who).is_some_and(|until| now < *until)
+    }
+
+    fn may_ask(&self, now: Instant, who: &Who) -> bool {
+        let under_way = self.lines.get(who).map_or(0, |line| line.under_way);
+        if self.is_slow(now, who) {
+            under_way == 0 && self.under_way_slow < self.shares.under_way_slow_max
+        } else {
+            under_way < self.shares.under_way_each_max
+        }
     }
 
     /// A request that was taken has been answered, or was put back.
@@ -171,6 +174,7 @@ impl<T> Queue<T> {
         self.remove(|_since| true)
     }
 
+    /// Takes out the oldest of each line as long as `goes` says so.
     fn remove(&mut self, goes: impl Fn(Instant) -> bool) -> Vec<T> {
         let mut gone = Vec::new();
         for line in self.lines.values_mut() {
