@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::{Queue, Shares, Taken, Who};
+use super::queue::{Queue, Share, Shares, Taken, Who};
 use super::{Options, REQUESTS_MAX, Request};
 use crate::clock;
 use crate::realtime::AskError;
@@ -47,11 +47,16 @@ pub(super) struct Waiting {
 
 impl Desk {
     pub(super) fn new(options: &Options) -> Self {
-        let half = options.connections.div_ceil(2).max(1);
         let queue = Queue::new(Shares {
             waiting_max: REQUESTS_MAX,
-            waiting_each_max: REQUESTS_MAX / 4,
-            under_way_each_max: half,
+            person: Share {
+                waiting_max: REQUESTS_MAX / 4,
+                under_way_max: options.connections.div_ceil(2).max(1),
+            },
+            crowd: Share {
+                waiting_max: REQUESTS_MAX / 4 * 3,
+                under_way_max: options.connections.saturating_sub(1).max(1),
+            },
             under_way_slow_max: (options.connections / 2).max(1),
             slow: options.timeout / 2,
             memory: Duration::from_secs(60),

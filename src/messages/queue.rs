@@ -30,16 +30,25 @@ impl Who {
 pub(super) struct Shares {
     /// Requests that wait, together.
     pub(super) waiting_max: usize,
-    /// Requests of one identity that wait.
-    pub(super) waiting_each_max: usize,
-    /// Questions of one identity that are under way.
-    pub(super) under_way_each_max: usize,
+    /// Of one person.
+    pub(super) person: Share,
+    /// Of those without a subject, who are many and cannot be told apart.
+    pub(super) crowd: Share,
     /// Questions of slow identities that are under way, together.
     pub(super) under_way_slow_max: usize,
     /// What counts as slow.
     pub(super) slow: Duration,
     /// How long an identity counts as slow after its last question.
     pub(super) memory: Duration,
+}
+
+/// What one identity may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    /// Requests that wait.
+    pub(super) waiting_max: usize,
+    /// Questions that are under way.
+    pub(super) under_way_max: usize,
 }
 
 /// Identities that are remembered as slow.
@@ -92,10 +101,9 @@ impl<T> Queue<T> {
 
     /// Puts a request at the end of its identity's line; gives it back if too many wait.
     pub(super) fn push(&mut self, now: Instant, who: Who, item: T) -> Result<(), T> {
+        let share = self.share(&who);
         let line = self.lines.entry(who.clone()).or_default();
-        if self.waiting >= self.shares.waiting_max
-            || line.waiting.len() >= self.shares.waiting_each_max
-        {
+        if self.waiting >= self.shares.waiting_max || line.waiting.len() >= share.waiting_max {
             self.forget_if_idle(&who);
             return Err(item);
         }
@@ -127,6 +135,14 @@ impl<T> Queue<T> {
         Some(Taken { who, item })
     }
 
+    fn share(&self, who: &Who) -> Share {
+        if who.subject.is_some() {
+            self.shares.person
+        } else {
+            self.shares.crowd
+        }
+    }
+
     fn is_slow(&self, now: Instant, who: &Who) -> bool {
         self.slow.get(who).is_some_and(|until| now < *until)
     }
@@ -136,7 +152,7 @@ impl<T> Queue<T> {
         if self.is_slow(now, who) {
             under_way == 0 && self.under_way_slow < self.shares.under_way_slow_max
         } else {
-            under_way < self.shares.under_way_each_max
+            under_way < self.share(who).under_way_max
         }
     }
 
@@ -221,8 +237,14 @@ mod tests {
 
     const SHARES: Shares = Shares {
         waiting_max: 6,
-        waiting_each_max: 4,
-        under_way_each_max: 2,
+        person: Share {
+            waiting_max: 4,
+            under_way_max: 2,
+        },
+        crowd: Share {
+            waiting_max: 5,
+            under_way_max: 3,
+        },
         under_way_slow_max: 1,
         slow: Duration::from_secs(1),
         memory: Duration::from_secs(60),
@@ -287,6 +309,21 @@ mod tests {
             queue.push(later, who("ann"), item).unwrap();
         }
         assert_eq!(items(&mut queue, later), [5, 6]);
+    }
+
+    #[test]
+    fn those_without_a_subject_have_a_larger_share() {
+        let now = clock::instant();
+        let mut queue = Queue::new(SHARES);
+        let crowd = Who {
+            role: "anon".into(),
+            subject: None,
+        };
+        for item in 1..=5 {
+            queue.push(now, crowd.clone(), item).unwrap();
+        }
+        assert_eq!(queue.push(now, crowd.clone(), 6), Err(6));
+        assert_eq!(items(&mut queue, now), [1, 2, 3]);
     }
 
     #[test]

@@ -392,6 +392,10 @@ async fn setup_changes_nothing_the_second_time_and_nothing_that_others_made() {
 #[tokio::test]
 async fn partitions_are_kept_ahead_and_dropped() {
     let world = World::start().await;
+    // From here on nobody looks after them but the test.
+    world.stop.cancel();
+    world.tasks.close();
+    world.tasks.wait().await;
     let admin = &world.app.admin;
     let names = "select string_agg(to_date(right(inhrelid::regclass::text, 10), 'YYYY_MM_DD') - (now() at time zone 'utc')::date,
                  ' ' order by inhrelid::regclass::text) from pg_inherits where inhparent = 'realtime.messages'::regclass"
@@ -447,6 +451,16 @@ async fn partitions_are_kept_ahead_and_dropped() {
     admin.run("set timezone = 'Pacific/Kiritimati'").await;
     assert_eq!(world.text(keep).await, "");
     assert_eq!(world.text(&names).await, "-10 -3 -1 0 1 2 3");
+    // A server does it when it starts.
+    admin
+        .run("do $$ begin execute 'drop table realtime.messages_' || to_char((now() at time zone 'utc')::date + 2, 'YYYY_MM_DD'); end $$")
+        .await;
+    let server = Questions::on(&world.app.cluster().url(&world.app.database));
+    eventually("the partition", || async {
+        (world.text(&names).await == "-10 -3 -1 0 1 2 3").then_some(())
+    })
+    .await;
+    server.end().await;
     world.end().await;
 }
 
