@@ -104,6 +104,7 @@ pub(super) async fn run(
         &messages::Options {
             database: database.clone(),
             connections: config.question_connections,
+            timeout: messages::TIMEOUT_DEFAULT,
         },
         &shutdown.pipeline_tasks,
         &shutdown.pipeline,

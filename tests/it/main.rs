@@ -14,6 +14,7 @@ mod filter_values;
 mod filters;
 mod harness;
 mod isolation;
+mod messages;
 mod operations;
 mod rendering;
 mod subscribe;
