@@ -77,6 +77,9 @@ pub(super) struct Memory {
     pub(super) wal_end: Lsn,
     /// Highest position that was ever confirmed.
     pub(super) confirmed: Lsn,
+    /// A transaction was handed down in part. When it comes again it must be made of the same changes, because downstream
+    /// goes on by their order.
+    pub(super) torn: bool,
 }
 
 impl Memory {
@@ -86,6 +89,7 @@ impl Memory {
         position: Lsn::ZERO,
         wal_end: Lsn::ZERO,
         confirmed: Lsn::ZERO,
+        torn: false,
     };
 
     /// Commits that start at or before this position need not come again. A crash of the server may set the slot back
@@ -157,6 +161,12 @@ impl Stream<'_> {
                 Ok(()) => End::Lost(error),
                 Err(end) => end,
             },
+            End::Intervention(intervention) if !intervention.gives_up_changes() => {
+                match self.drain().await {
+                    Ok(()) => End::Intervention(intervention),
+                    Err(end) => end,
+                }
+            }
             End::Cancelled => {
                 // What downstream confirmed up to the last moment spares the next start that much.
                 self.take_confirmed();
@@ -302,6 +312,7 @@ impl Stream<'_> {
             | StreamEvent::Interrupted => None,
         };
         if let Some((commit, last)) = done {
+            self.memory.torn = !last;
             // Before it is sent: a keepalive must not confirm what downstream has only begun with.
             self.progress.hand_down(commit.end_lsn);
             if last {
@@ -333,7 +344,12 @@ impl Stream<'_> {
                 tokio::select! {
                     biased;
                     () = self.channels.cancel.cancelled() => return Err(End::Cancelled),
-                    Some(intervention) = self.interventions.recv() => return Err(End::Intervention(intervention)),
+                    Some(intervention) = self.interventions.recv() => {
+                        // The others only begin another session, which follows anyhow; the guard asks again if need be.
+                        if intervention.gives_up_changes() {
+                            return Err(End::Intervention(intervention));
+                        }
+                    }
                     room = self.channels.events.reserve() => drop(room.map_err(|_closed| End::Abandoned)?),
                 }
             }
