@@ -91,8 +91,9 @@ pub(super) async fn run(
 
     let shutdown = Shutdown::new();
     let rooms = Rooms::new();
+    let metrics = Arc::new(Metrics::new());
     let handle = pipeline::start(
-        pipeline_options(config, database.clone(), rooms.clone()),
+        pipeline_options(config, database.clone(), rooms.clone(), &metrics),
         &shutdown.pipeline_tasks,
         &shutdown.pipeline,
     );
@@ -114,7 +115,7 @@ pub(super) async fn run(
             messages,
         },
         shutdown.clone(),
-        Arc::new(Metrics::new()),
+        metrics,
     ));
 
     let outcome = tokio::select! {
@@ -235,7 +236,12 @@ pub(super) fn slot_options(config: &Config) -> SlotOptions {
     }
 }
 
-fn pipeline_options(config: &Config, database: Database, rooms: Rooms) -> pipeline::Options {
+fn pipeline_options(
+    config: &Config,
+    database: Database,
+    rooms: Rooms,
+    metrics: &Metrics,
+) -> pipeline::Options {
     let directory = config
         .spool_directory
         .clone()
@@ -259,6 +265,8 @@ fn pipeline_options(config: &Config, database: Database, rooms: Rooms) -> pipeli
         connections_quarantine: config.question_connections_quarantine,
         statement_timeout: config.question_timeout,
         withhold_deletes: config.deletes == Deletes::Withhold,
+        broadcast_bytes_max: pipeline::BROADCAST_BYTES_MAX,
+        broadcast_latency: metrics.broadcast_latency.clone(),
     }
 }
 

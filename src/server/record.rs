@@ -100,6 +100,20 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
             count,
         );
     }
+    raise(&metrics.broadcasts_from_database, totals.broadcasts);
+    let unsendable = totals.unsendable;
+    for (reason, count) in [
+        ("empty_topic", unsendable.empty_topic),
+        ("too_large", unsendable.too_large),
+        ("unreadable", unsendable.unreadable),
+    ] {
+        raise(
+            &metrics
+                .broadcasts_unsendable
+                .get_or_create(&Reason { reason }),
+            count,
+        );
+    }
     for (result, count) in [
         ("answered", totals.answered),
         ("raised", totals.raised),
