@@ -155,6 +155,8 @@ pub struct Metrics {
     pub replication_epochs: Counter,
     /// 1 while changes flow, else 0.
     pub ready: Gauge,
+    /// 1 while broadcasts from the database flow, else 0.
+    pub broadcasts_ready: Gauge,
     /// Bytes of payloads in memory.
     pub log_bytes: Gauge,
     /// Bytes of payloads that memory had no room for.
@@ -207,6 +209,7 @@ impl Metrics {
             retained_wal_bytes: Gauge::default(),
             replication_reconnects: Counter::default(),
             ready: Gauge::default(),
+            broadcasts_ready: Gauge::default(),
             broadcasts_from_database: Counter::default(),
             broadcasts_unsendable: Family::default(),
             broadcast_latency: Histogram::new(LATENCY_BUCKETS),
@@ -257,6 +260,7 @@ impl Metrics {
         to.register("walcast_replication_epochs", "Times that positions began anew", self.replication_epochs.clone());
         to.register_with_unit("walcast_replication_received", "Received from Postgres while streaming", Unit::Bytes, self.replication_bytes.clone());
         to.register("walcast_ready", "1 while changes flow", self.ready.clone());
+        to.register("walcast_broadcasts_ready", "1 while broadcasts from the database flow", self.broadcasts_ready.clone());
         to.register_with_unit("walcast_log", "Payloads in memory", Unit::Bytes, self.log_bytes.clone());
         to.register_with_unit("walcast_log_file", "Payloads that memory had no room for", Unit::Bytes, self.log_file_bytes.clone());
     }

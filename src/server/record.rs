@@ -74,12 +74,13 @@ const fn resync_label(reason: ResyncReason) -> &'static str {
 
 /// Brings what the pipeline counts up to date. Called when somebody reads the metrics; in between they rest.
 pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
-    let (ready, totals) = {
+    let (ready, broadcasts, totals) = {
         let status = pipeline.status.borrow();
-        (status.ready, status.totals)
+        (status.ready, status.broadcasts, status.totals)
     };
     let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     metrics.ready.set(i64::from(ready));
+    metrics.broadcasts_ready.set(i64::from(broadcasts));
     metrics.subscribers.set(gauge(totals.subscribers));
     metrics.identities.set(gauge(totals.lanes));
     raise(&metrics.transactions, totals.transactions);
