@@ -193,13 +193,17 @@ impl Connection {
                 Err(outcome) => outcome,
             };
             self.publications.send_replace(InForce::default());
+            self.status
+                .send_if_modified(|status| std::mem::take(&mut status.messages));
             if self.channels.counters.sessions.load(Ordering::Relaxed) != sessions {
                 pauses = self::pauses();
             }
+            let mut at_once = false;
             match outcome {
                 Outcome::Ended(End::Cancelled | End::Abandoned) => return,
                 Outcome::Ended(End::Intervention(intervention)) => {
-                    self.intervene(intervention).await
+                    at_once = intervention.concerns_messages();
+                    self.intervene(intervention).await;
                 }
                 Outcome::Ended(End::Lost(error))
                 | Outcome::Failed(ReplicationError::Session(error))
@@ -209,6 +213,7 @@ impl Connection {
                     self.messages_held_back = true;
                     // The list must change whatever was handed down.
                     self.memory.torn = false;
+                    at_once = true;
                 }
                 Outcome::Ended(End::Lost(error)) => {
                     self.past_missing_publication |= self.is_missing_publication(&error);
@@ -217,6 +222,11 @@ impl Connection {
                 Outcome::Ended(End::HungUp) => info!("the database is shutting down"),
                 Outcome::Ended(End::Assembly(error)) => self.fail(&error),
                 Outcome::Failed(error) => self.fail(&error),
+            }
+            // Nobody else should notice that broadcasts come or go. Does not repeat itself: the next session's list is
+            // another one.
+            if at_once {
+                continue;
             }
             if !self.pause(pauses.next().unwrap_or(RETRY_MAX)).await {
                 return;
@@ -282,11 +292,9 @@ impl Connection {
             .fetch_add(1, Ordering::Relaxed);
         let epoch = self.memory.epoch;
         let messages = in_force.messages || self.slot.is_configured(MESSAGES_PUBLICATION);
+        let messages_from = messages.then_some(in_force.messages_from);
         info!(%epoch, %from, slot = self.slot.name, messages, "streaming");
         self.publications.send_replace(in_force);
-        self.status.send_if_modified(|status| {
-            std::mem::replace(&mut status.messages, messages) != messages
-        });
         // Downstream may be busy for longer than the server waits, so the loop that gives feedback sends this too.
         self.told_interrupted = false;
         self.set_state(ReplicationState::Streaming);
@@ -297,6 +305,9 @@ impl Connection {
             memory: &mut self.memory,
             channels: &mut self.channels,
             interventions: &mut self.interventions,
+            messages_from,
+            status: &self.status,
+            blocked: None,
         };
         let end = stream.run(StreamEvent::Started { epoch, from }).await;
         session.close().await;
@@ -462,17 +473,17 @@ impl Connection {
         client: &Client,
         configured: Vec<Publication>,
     ) -> Result<InForce, SlotError> {
-        let mut messages_oid = None;
-        if !self.slot.is_configured(MESSAGES_PUBLICATION) {
-            messages_oid = messages::look(client, &self.slot).await?.oid;
-            if !self.memory.torn {
-                self.reads_messages = messages_oid.is_some() && !self.messages_held_back;
-            }
+        let look = messages::look(client, &self.slot).await?;
+        if !self.memory.torn {
+            self.reads_messages = look.oid.is_some()
+                && !self.messages_held_back
+                && !self.slot.is_configured(MESSAGES_PUBLICATION);
         }
         Ok(InForce {
             configured,
             messages: self.reads_messages,
-            messages_oid,
+            messages_oid: look.oid,
+            messages_from: look.end,
         })
     }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::change::Oid;
+use crate::change::{Lsn, Oid};
 use crate::database::Database;
 
 use super::messages::{self, Look, MESSAGES_PUBLICATION, Sighting};
@@ -93,6 +93,11 @@ impl Intervention {
             Self::Restart | Self::TakeMessages | Self::LeaveMessages => false,
         }
     }
+
+    /// Whether it is about the publication of `realtime.messages` only.
+    pub(super) const fn concerns_messages(self) -> bool {
+        matches!(self, Self::TakeMessages | Self::LeaveMessages)
+    }
 }
 
 /// The publications that a session reads.
@@ -104,6 +109,8 @@ pub(super) struct InForce {
     pub(super) messages: bool,
     /// That publication as it was at the session's beginning.
     pub(super) messages_oid: Option<Oid>,
+    /// Where the WAL ended then: whoever has come so far knows that the publication can be read.
+    pub(super) messages_from: Lsn,
 }
 
 /// What one look says.

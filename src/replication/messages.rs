@@ -22,8 +22,9 @@ pub(super) struct Look {
     xmin: u64,
     /// The first transaction that had not begun.
     xmax: u64,
-    /// Read after the snapshot was taken: what the snapshot sees committed before it.
-    end: Lsn,
+    /// The end of the flushed WAL, read after the snapshot was taken: what the snapshot sees committed before it, except
+    /// with `synchronous_commit = off`; then the stream may fail once more, and goes on without.
+    pub(super) end: Lsn,
 }
 
 /// Looks once, in one snapshot.
@@ -33,7 +34,7 @@ pub(super) struct Look {
 pub(super) async fn look(client: &Client, options: &SlotOptions) -> Result<Look, SlotError> {
     let sql = "select (select p.oid from pg_catalog.pg_publication as p where p.pubname = $1::text), \
         pg_catalog.pg_snapshot_xmin(s.snapshot)::text, pg_catalog.pg_snapshot_xmax(s.snapshot)::text, \
-        pg_catalog.pg_current_wal_insert_lsn()::text \
+        pg_catalog.pg_current_wal_flush_lsn()::text \
         from (select pg_catalog.pg_current_snapshot() as snapshot) as s";
     let row = client
         .query_one(sql, &[&MESSAGES_PUBLICATION])

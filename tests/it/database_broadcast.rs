@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use walcast::testing::{App, PUBLISHABLE_KEY, Server, Session, Socket, Version, eventually};
+use walcast::testing::{
+    App, AppOptions, PUBLISHABLE_KEY, Server, Session, Socket, Version, eventually,
+};
 
 use crate::world::{ALICE, SCHEMA, brief, subscribe};
 
@@ -37,6 +39,16 @@ const PUBLICATION: &str = "
 /// A server whose database has [`TABLE`], and what `more` says.
 async fn start(more: &str) -> App {
     App::start(BINARY, &format!("{SCHEMA}{TABLE}{more}")).await
+}
+
+/// The same on a cluster of its own, whose other slots a large transaction does not keep waiting.
+async fn start_private(more: &str) -> App {
+    let options = AppOptions {
+        schema: &format!("{SCHEMA}{TABLE}{more}"),
+        environment: &[],
+        private: Some(&[]),
+    };
+    App::start_with(BINARY, &options).await
 }
 
 fn speak(topic: &str, payload: &str) -> String {
@@ -124,7 +136,7 @@ async fn rows_are_said_in_whichever_name_they_are_published() {
 #[tokio::test]
 async fn a_large_transaction_of_broadcasts_holds_nobody_up() {
     const ROWS: u64 = 100_000;
-    let app = start(PUBLICATION).await;
+    let app = start_private(PUBLICATION).await;
     until_flows(&app).await;
     let mut alice = subscribe(&app, ALICE, "notes").await;
     app.sql(&format!(
@@ -171,7 +183,9 @@ async fn assert_undisturbed(app: &App, alice: &mut walcast::testing::Subscriber,
     assert!(alice.told.is_empty(), "{:?}", alice.told);
     let epochs = figure(&app.server, "walcast_replication_epochs_total").await;
     assert_eq!(epochs, 0);
-    assert!(!app.server.log().contains("start over"));
+    let log = app.server.log();
+    assert!(!log.contains("start over"), "{log}");
+    assert!(!log.contains("not ready: "), "{log}");
 }
 
 #[tokio::test]
@@ -224,6 +238,36 @@ async fn a_publication_dropped_and_made_again_under_writes_disturbs_nobody() {
     stop.cancel();
     let last = writer.await.unwrap();
     assert_undisturbed(&app, &mut alice, last).await;
+}
+
+/// A session that ends in the middle of a transaction goes on in it, by the order of its changes; with another list of
+/// publications that order is another one.
+#[tokio::test]
+async fn a_publication_dropped_during_a_large_transaction_tears_nothing() {
+    const ROWS: u64 = 300_000;
+    let app = start_private(PUBLICATION).await;
+    until_flows(&app).await;
+    let mut alice = subscribe(&app, ALICE, "notes").await;
+    app.sql(&format!(
+        "insert into realtime.messages (topic, event, private, payload)
+         select 'a', 'e', false, '{{}}' from generate_series(1, 1000);
+         insert into notes select n, 'a', 1 from generate_series(1, {ROWS}) as n"
+    ))
+    .await;
+    let _first = alice.change().await;
+    app.sql("drop publication supabase_realtime_messages_publication")
+        .await;
+    for expected in 2..=ROWS {
+        let change = alice.change().await;
+        assert_eq!(change.record()["id"].as_u64(), Some(expected));
+        assert_eq!(change.last, expected == ROWS);
+    }
+    eventually("the loss", || async { (!flows(&app).await).then_some(()) }).await;
+    let next = ROWS + 1;
+    app.sql(&format!("insert into notes values ({next}, 'a', 1)"))
+        .await;
+    assert_eq!(alice.change().await.record()["id"].as_u64(), Some(next));
+    assert_eq!(said(&app).await, 1000);
 }
 
 #[tokio::test]
