@@ -297,7 +297,9 @@ fn demand_for_messages(
 ) -> Option<Intervention> {
     if in_force.messages {
         sighting.forget();
-        (look.oid != in_force.messages_oid).then_some(Intervention::LeaveMessages)
+        // A session that went on within a torn transaction may have begun without it.
+        (look.oid.is_none() || look.oid != in_force.messages_oid)
+            .then_some(Intervention::LeaveMessages)
     } else {
         sighting
             .is_safe(look, slot.confirmed_flush)
@@ -332,6 +334,32 @@ mod tests {
         check(100, 100, Judgement::Demand(Intervention::Advance));
         check(500, 100, Judgement::Demand(Intervention::Advance));
         check(200, 99, Judgement::Demand(Intervention::Recreate));
+    }
+
+    #[test]
+    fn the_publication_of_messages_is_left_when_it_goes_and_taken_when_it_is_safe() {
+        let mut sighting = Sighting::default();
+        let mut demand = |messages, began_with, found, confirmed| {
+            let in_force = InForce {
+                messages,
+                messages_oid: began_with,
+                ..InForce::default()
+            };
+            let slot = SlotState {
+                confirmed_flush: Some(Lsn::new(confirmed)),
+                ..SlotState::default()
+            };
+            demand_for_messages(&in_force, &Look::quiet(found, 100), &slot, &mut sighting)
+        };
+        assert_eq!(demand(true, Some(1), Some(1), 0), None);
+        let leave = Some(Intervention::LeaveMessages);
+        assert_eq!(demand(true, Some(1), None, 0), leave);
+        assert_eq!(demand(true, Some(1), Some(2), 0), leave);
+        assert_eq!(demand(true, None, None, 0), leave);
+        assert_eq!(demand(false, None, None, 100), None);
+        assert_eq!(demand(false, None, Some(2), 99), None);
+        let take = Some(Intervention::TakeMessages);
+        assert_eq!(demand(false, None, Some(2), 100), take);
     }
 
     #[test]

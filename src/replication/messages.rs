@@ -27,6 +27,19 @@ pub(super) struct Look {
     pub(super) end: Lsn,
 }
 
+#[cfg(test)]
+impl Look {
+    /// While no transaction is open.
+    pub(super) fn quiet(oid: Option<Oid>, end: u64) -> Self {
+        Self {
+            oid,
+            xmin: 10,
+            xmax: 10,
+            end: Lsn::new(end),
+        }
+    }
+}
+
 /// Looks once, in one snapshot.
 ///
 /// # Errors
