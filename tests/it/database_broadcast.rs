@@ -16,7 +16,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_walcast");
 const TABLE: &str = "
     create schema if not exists realtime;
     create table if not exists realtime.messages (
-        id uuid not null default gen_random_uuid(), topic text, extension text, payload jsonb, binary_payload bytea,
+        id uuid not null default gen_random_uuid(), topic text not null, extension text not null, payload jsonb, binary_payload bytea,
         event text, private boolean default false, inserted_at timestamp not null default now(),
         updated_at timestamp not null default now(), skip_broadcast boolean not null default false,
         expires_at timestamp, primary key (id, inserted_at)
@@ -106,18 +106,19 @@ async fn rows_are_said_in_whichever_name_they_are_published() {
     until_said(&app, 2).await;
     app.sql(
         "create table realtime.of_another_name partition of realtime.messages for values from ('2100-01-01') to ('2100-01-02');
-         insert into realtime.messages (topic, event, private, payload, inserted_at)
-         values ('a', 'e', true, '{}', '2100-01-01')",
+         insert into realtime.messages (topic, extension, event, private, payload, inserted_at)
+         values ('a', 'broadcast', 'e', true, '{}', '2100-01-01')",
     )
     .await;
     until_said(&app, 3).await;
     app.sql(
-        "insert into realtime.messages (topic, event, private, payload, skip_broadcast) values
-           ('a', 'e', true, '{}', true), (null, 'e', true, '{}', false), ('a', null, true, '{}', false),
-           ('a', 'e', null, '{}', false), ('a', 'e', true, null, false), ('', 'e', true, '{}', false);
+        "insert into realtime.messages (topic, extension, event, private, payload, skip_broadcast) values
+           ('a', 'broadcast', 'e', true, '{}', true), ('a', 'broadcast', null, true, '{}', false),
+           ('a', 'broadcast', 'e', null, '{}', false), ('a', 'broadcast', 'e', true, null, false),
+           ('', 'broadcast', 'e', true, '{}', false);
          update realtime.messages set topic = 'b';
          delete from realtime.messages;
-         insert into realtime.messages (topic, event, private, binary_payload) values ('a', 'e', true, '\\x00ff')",
+         insert into realtime.messages (topic, extension, event, private, binary_payload) values ('a', 'broadcast', 'e', true, '\\x00ff')",
     )
     .await;
     until_said(&app, 4).await;
@@ -140,8 +141,8 @@ async fn a_large_transaction_of_broadcasts_holds_nobody_up() {
     until_flows(&app).await;
     let mut alice = subscribe(&app, ALICE, "notes").await;
     app.sql(&format!(
-        "insert into realtime.messages (topic, event, private, payload)
-         select 'a', 'e', false, jsonb_build_object('n', n, 'text', repeat('x', 200)) from generate_series(1, {ROWS}) as n"
+        "insert into realtime.messages (topic, extension, event, private, payload)
+         select 'a', 'broadcast', 'e', false, jsonb_build_object('n', n, 'text', repeat('x', 200)) from generate_series(1, {ROWS}) as n"
     ))
     .await;
     app.sql("insert into notes values (1, 'after it', 1)").await;
@@ -249,8 +250,8 @@ async fn a_publication_dropped_during_a_large_transaction_tears_nothing() {
     until_flows(&app).await;
     let mut alice = subscribe(&app, ALICE, "notes").await;
     app.sql(&format!(
-        "insert into realtime.messages (topic, event, private, payload)
-         select 'a', 'e', false, '{{}}' from generate_series(1, 1000);
+        "insert into realtime.messages (topic, extension, event, private, payload)
+         select 'a', 'broadcast', 'e', false, '{{}}' from generate_series(1, 1000);
          insert into notes select n, 'a', 1 from generate_series(1, {ROWS}) as n"
     ))
     .await;
@@ -311,9 +312,9 @@ async fn sockets_hear_what_the_database_says_in_commit_order() {
     );
     let id = "c2f10000-0000-4000-8000-000000000000";
     app.sql(&format!(
-        "insert into realtime.messages (id, topic, event, private, payload) values
-           ('{id}', 'room', 'INSERT', false, '{{\"n\": 1}}'), (default, 'room', 'INSERT', true, '{{\"n\": 2}}'),
-           (default, 'other', 'INSERT', false, '{{\"n\": 3}}'), (default, 'room', 'INSERT', false, '{{\"n\": 4}}')"
+        "insert into realtime.messages (id, topic, extension, event, private, payload) values
+           ('{id}', 'room', 'broadcast', 'INSERT', false, '{{\"n\": 1}}'), (default, 'room', 'broadcast', 'INSERT', true, '{{\"n\": 2}}'),
+           (default, 'other', 'broadcast', 'INSERT', false, '{{\"n\": 3}}'), (default, 'room', 'broadcast', 'INSERT', false, '{{\"n\": 4}}')"
     ))
     .await;
     let first = socket.find(|frame| frame.event == "broadcast").await;
