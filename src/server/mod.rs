@@ -5,6 +5,7 @@
 
 mod accept;
 mod api;
+mod awaiting;
 mod bearer;
 mod broadcast;
 mod commands;

@@ -102,12 +102,13 @@ const fn resync_label(reason: ResyncReason) -> &'static str {
 
 /// Brings what the pipeline counts up to date. Called when somebody reads the metrics; in between they rest.
 pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
-    let (ready, totals) = {
+    let (ready, broadcasts, totals) = {
         let status = pipeline.status.borrow();
-        (status.ready, status.totals)
+        (status.ready, status.broadcasts, status.totals)
     };
     let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     metrics.ready.set(i64::from(ready));
+    metrics.broadcasts_ready.set(i64::from(broadcasts));
     metrics.subscribers.set(gauge(totals.subscribers));
     metrics.identities.set(gauge(totals.lanes));
     raise(&metrics.transactions, totals.transactions);
@@ -125,6 +126,20 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
     ] {
         raise(
             &metrics.changes_denied.get_or_create(&Reason { reason }),
+            count,
+        );
+    }
+    raise(&metrics.broadcasts_from_database, totals.broadcasts);
+    let unsendable = totals.unsendable;
+    for (reason, count) in [
+        ("empty_topic", unsendable.empty_topic),
+        ("too_large", unsendable.too_large),
+        ("unreadable", unsendable.unreadable),
+    ] {
+        raise(
+            &metrics
+                .broadcasts_unsendable
+                .get_or_create(&Reason { reason }),
             count,
         );
     }

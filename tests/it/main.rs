@@ -9,6 +9,7 @@
 mod catalog;
 mod clients;
 mod comparison;
+mod database_broadcast;
 mod delivery;
 mod filter_values;
 mod filters;
