@@ -444,6 +444,18 @@ pub fn user_broadcast(
     Some(out.into())
 }
 
+/// A `presence_state` message; `payload` is a JSON object.
+#[must_use]
+pub fn presence_state(
+    version: Version,
+    join_ref: &Ref,
+    topic: &QuotedTopic,
+    payload: &str,
+) -> String {
+    let refs = (join_ref, &Ref::null());
+    encode(version, refs, topic, "presence_state", payload)
+}
+
 /// A `presence_diff` message; `payload` is a JSON object.
 #[must_use]
 pub fn presence_diff(version: Version, topic: &QuotedTopic, payload: &str) -> Frame {

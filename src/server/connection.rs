@@ -2,7 +2,8 @@
 //!
 //! Inbound frames and notices go in, one at a time; what comes out is sent, or asked of the pipeline. Changes are taken
 //! from the log at the pace of the peer: a little is under way, the rest waits in the log. A peer that takes nothing
-//! for a set time, or whose place in the log is gone, is closed as slow; a large transaction alone closes nobody.
+//! for a set time, whose place in the log is gone, or for whom more broadcasts wait than may, is closed as slow; a large
+//! transaction alone closes nobody.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,6 +20,7 @@ use tokio::{join, select};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::Server;
+use super::awaiting::Awaiting;
 use super::commands::Commands;
 use super::meter::Written;
 use super::output::Outbound;
@@ -28,7 +30,7 @@ use crate::clock;
 use crate::log::{Outbox, Posting, Run};
 use crate::messages::{Reply, Request};
 use crate::pipeline::Command;
-use crate::realtime::{Frame, Input, Notice, Now, Output, Socket, Version};
+use crate::realtime::{Frame, Input, Notice, Now, Opening, Output, Socket, Version};
 use crate::rooms::MemberId;
 
 /// Payloads that are read from the log at once, and so at most kept by a socket that does not move.
@@ -45,6 +47,8 @@ pub(super) struct Accepted {
     pub(super) version: Version,
     pub(super) token: Arc<str>,
     pub(super) claims: Arc<Claims>,
+    /// The handshake's `x-*` headers, as a JSON object.
+    pub(super) headers: Arc<str>,
     pub(super) written: Written,
     pub(super) permit: OwnedSemaphorePermit,
 }
@@ -92,6 +96,8 @@ enum Event {
     End(End),
     /// Something is in the outbox.
     Posted,
+    /// The pipeline's status changed while somebody waits for it.
+    Status,
     Timer,
     Drain,
 }
@@ -112,6 +118,8 @@ struct Connection {
     outbound: Outbound,
     reading: Option<Reading>,
     commands: Commands,
+    awaiting: Awaiting,
+    headers: Arc<str>,
     end: Option<End>,
     drained: bool,
     /// Counted among the sockets with channels.
@@ -127,14 +135,16 @@ fn now() -> Now {
 
 impl Connection {
     fn new(server: Arc<Server>, accepted: &Accepted, websocket: WebSocket) -> Self {
-        let own = (Arc::clone(&accepted.token), Arc::clone(&accepted.claims));
-        let socket = Socket::new(
-            now(),
-            accepted.version,
-            server.options.limits,
-            Arc::clone(&server.options.verifier),
-            own,
-        );
+        let opening = Opening {
+            version: accepted.version,
+            limits: server.options.limits,
+            verifier: Arc::clone(&server.options.verifier),
+            subjects: Arc::clone(&server.subjects),
+            seed: rand::random(),
+            token: Arc::clone(&accepted.token),
+            claims: Arc::clone(&accepted.claims),
+        };
+        let socket = Socket::new(now(), opening);
         let commands = Commands::new(server.services.pipeline.commands.clone());
         Self {
             server,
@@ -145,6 +155,8 @@ impl Connection {
             outbound: Outbound::new(accepted.written.clone()),
             reading: None,
             commands,
+            awaiting: Awaiting::default(),
+            headers: Arc::clone(&accepted.headers),
             end: None,
             drained: false,
             counted: false,
@@ -168,6 +180,7 @@ impl Connection {
             }
             let room = self.outbound.room() > 0;
             let drained = self.drained;
+            let mut awaiting = std::mem::take(&mut self.awaiting);
             let event = select! {
                 biased;
                 () = shutdown.dropping.cancelled() => Event::End(End::Drop),
@@ -175,9 +188,12 @@ impl Connection {
                 () = timer.as_mut() => Event::Timer,
                 event = poll_fn(|cx| self.poll_network(cx)) => event,
                 () = outbox.wait(), if room => Event::Posted,
+                () = awaiting.changed(), if !awaiting.is_empty() => Event::Status,
             };
+            self.awaiting = awaiting;
             match event {
                 Event::Flushed | Event::Posted => {}
+                Event::Status => self.tell_replication(),
                 Event::Frame(message) => self.receive(&message),
                 Event::End(end) => return end,
                 Event::Timer => self.handle_timeout(),
@@ -193,6 +209,7 @@ impl Connection {
         let now = now();
         self.socket.handle_timeout(now);
         self.take_outputs();
+        self.tell_replication();
         let stall = self.server.options.stall_timeout;
         let stalled = self.outbound.stalled_since(now.instant);
         if stalled.is_some_and(|since| since + stall <= now.instant) {
@@ -208,7 +225,7 @@ impl Connection {
             .outbound
             .stalled_since(now)
             .map(|since| since + options.stall_timeout);
-        let deadline = [self.socket.next_timeout(), stall]
+        let deadline = [self.socket.next_timeout(), stall, self.awaiting.deadline()]
             .into_iter()
             .flatten()
             .min();
@@ -226,8 +243,20 @@ impl Connection {
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        self.socket.handle(now(), input);
+        self.handle_at(now(), input);
+    }
+
+    fn handle_at(&mut self, now: Now, input: Input<'_>) {
+        self.socket.handle(now, input);
         self.take_outputs();
+    }
+
+    /// Tells channels whether broadcasts from the database flow, once that is known or has taken too long.
+    fn tell_replication(&mut self) {
+        for (membership, ready) in self.awaiting.take(clock::instant()) {
+            let notice = Notice::ReplicationReady(ready);
+            self.handle(Input::Notice { membership, notice });
+        }
     }
 
     fn take_outputs(&mut self) {
@@ -288,7 +317,7 @@ impl Connection {
                     ask,
                 } => self.server.services.messages.ask(Request {
                     claims,
-                    headers: Arc::from("{}"),
+                    headers: Arc::clone(&self.headers),
                     room,
                     ask,
                     reply: Reply::Channel {
@@ -298,10 +327,8 @@ impl Connection {
                     },
                 }),
                 Output::AwaitReplication { membership } => {
-                    self.outbox.push(Posting::Notice {
-                        membership,
-                        notice: Notice::ReplicationReady(false),
-                    });
+                    let status = &self.server.services.pipeline.status;
+                    self.awaiting.add(membership, clock::instant(), status);
                 }
                 Output::Close { code, reason } => self.end = Some(End::Close(code, reason)),
                 Output::Record(tally) => record::tally(&self.server.metrics, tally),
@@ -309,21 +336,27 @@ impl Connection {
         }
     }
 
-    /// Takes postings while there is room: changes from the log, notices as they are.
+    /// Takes postings while there is room: changes from the log, notices as they are. What fits goes out in one flush.
     fn fill(&mut self) {
+        if self.outbox.has_overflowed() {
+            self.end = Some(End::SLOW);
+        }
+        // Many notices, one look at the clocks.
+        let now = now();
         while self.end.is_none() && self.outbound.room() > 0 {
             if let Some(reading) = self.reading.take() {
-                self.send_changes(reading);
+                self.send_changes(now, reading);
                 continue;
             }
             match self.outbox.pop(PAYLOADS_MAX) {
-                None => return,
+                None => break,
                 Some(Posting::Notice { membership, notice }) => {
-                    self.handle(Input::Notice { membership, notice });
+                    self.handle_at(now, Input::Notice { membership, notice });
                 }
                 Some(Posting::Run(run)) => self.read(run),
             }
         }
+        record::deliveries(&self.server.metrics, self.socket.take_deliveries());
     }
 
     fn read(&mut self, run: Run) {
@@ -349,7 +382,7 @@ impl Connection {
     }
 
     /// Sends as many payloads as there is room for, and at least one: a frame of any size fits.
-    fn send_changes(&mut self, reading: Reading) {
+    fn send_changes(&mut self, now: Now, reading: Reading) {
         let mut room = self.outbound.room();
         let rest = reading.payloads.get(reading.next..).unwrap_or_default();
         let fitting = rest
@@ -362,12 +395,13 @@ impl Connection {
             .count();
         let (fit, later) = rest.split_at_checked(fitting).unwrap_or((rest, &[]));
         let done = later.is_empty();
-        self.handle(Input::Changes {
+        let changes = Input::Changes {
             membership: reading.run.membership,
             ids: &reading.run.ids,
             payloads: fit,
             last: reading.run.last && done,
-        });
+        };
+        self.handle_at(now, changes);
         if !done {
             let next = reading.next.saturating_add(fitting);
             self.reading = Some(Reading { next, ..reading });

@@ -5,6 +5,7 @@
 
 mod accept;
 mod api;
+mod awaiting;
 mod bearer;
 mod commands;
 mod connection;
@@ -29,7 +30,7 @@ use crate::auth::Verifier;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::pipeline;
-use crate::realtime::Limits;
+use crate::realtime::{Limits, Subjects};
 use crate::rooms::Rooms;
 use crate::shutdown::Shutdown;
 
@@ -88,6 +89,8 @@ struct Server {
     /// One permit per socket.
     sockets: Arc<Semaphore>,
     connection_next: AtomicU64,
+    /// Whom sockets share their limits with.
+    subjects: Arc<Subjects>,
 }
 
 /// Accepts connections until [`Shutdown::accepting`] is cancelled. Connections and sockets run on
@@ -113,6 +116,7 @@ pub async fn serve(
         shutdown,
         metrics,
         connection_next: AtomicU64::new(1),
+        subjects: Subjects::new(),
     });
     accept::accept(listener, &server, router(Arc::clone(&server))).await;
 }
