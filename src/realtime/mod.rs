@@ -28,7 +28,7 @@ mod tests;
 pub use broadcast::{Broadcast, Content};
 pub use code::{AckError, ErrorCode, markdown as errors_markdown};
 #[cfg(any(test, feature = "testing"))]
-pub use exercise::exercise;
+pub use exercise::{exercise, exercise_broadcast};
 pub use frame::Version;
 pub use input::{Input, Now};
 pub use notice::{Notice, PresenceDiff, PresenceState, ResyncReason};
