@@ -103,6 +103,8 @@ pub struct Socket {
     /// Not later than the first time of a channel.
     channels_timeout: Option<Instant>,
     rates: Rates,
+    /// Of the last join, so that its counts outlive the channel.
+    subject: Option<Arc<Subject>>,
     closed: bool,
 }
 
@@ -125,6 +127,7 @@ impl Socket {
             deliveries: Deliveries::default(),
             channels_timeout: None,
             rates: Rates::default(),
+            subject: None,
             closed: false,
         }
     }
@@ -392,7 +395,9 @@ impl Socket {
             subject: self.limits.joins.subject,
             ..PerSecond::default()
         };
-        if !self.admit_join(now, of_subject, subject.as_deref()) {
+        let admitted = self.admit_join(now, of_subject, subject.as_deref());
+        self.subject = subject;
+        if !admitted {
             return Err(Refusal::TooManyJoins);
         }
         if join.replay.is_some() && !join.private {
