@@ -4,6 +4,7 @@
 //! private channel, for what is to be replayed, and until the bindings are in force: SUBSCRIBED means that every later
 //! commit arrives.
 
+mod bindings;
 mod broadcasts;
 mod permission;
 mod presence;
@@ -11,12 +12,11 @@ mod presence;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use crate::auth::{Claims, TokenError};
 use crate::routing::RequestedBinding;
 use crate::topic::{Room, Topic};
 
+use self::bindings::Subscription;
 use self::permission::{Cause, Private};
 use self::presence::Presence;
 use super::code::ErrorCode;
@@ -40,19 +40,6 @@ pub(super) enum Fate {
     Lives,
     /// It ended, and the client was told.
     Ended,
-}
-
-/// How far the bindings are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subscription {
-    /// There are none.
-    None,
-    /// Asked for and not yet answered.
-    Asked,
-    /// In force.
-    Live,
-    /// Refused. New claims ask again: a client that joins before it has its user's token is refused for `anon` first.
-    Refused,
 }
 
 #[derive(Debug)]
@@ -249,74 +236,11 @@ impl Channel {
                 Fate::Lives
             }
             Notice::ReplicationReady(ready) => self.tell_replication(wire, ready),
-            // Of a subscription that has ended meanwhile.
-            _ if self.subscription == Subscription::None => Fate::Lives,
-            Notice::Subscribed => {
-                self.subscription = Subscription::Live;
-                self.identified = false;
-                let first = self.accept(wire);
-                self.system(wire, POSTGRES, Status::Ok, "Subscribed to PostgreSQL");
-                if let Some(state) = self.trouble.take() {
-                    self.policy_trouble(wire, &state);
-                }
-                if first {
-                    self.follow_up(wire);
-                }
-                Fate::Lives
-            }
-            Notice::Refused(text) => self.refused(wire, text),
-            Notice::Resync(reason) => {
-                self.subscription = Subscription::None;
-                self.depart(wire);
-                if !self.is_joined() {
-                    return self.refuse(wire, &Refusal::Initializing);
-                }
-                wire.push(Output::Record(Tally::Resync(reason)));
-                let message = format!("Resync required: {reason}");
-                self.system(wire, POSTGRES, Status::Error, &message);
-                wire.end(&self.join_ref, &self.quoted, End::Error);
-                Fate::Ended
-            }
-            Notice::PolicyTrouble(state) => {
-                if self.is_joined() {
-                    self.policy_trouble(wire, &state);
-                } else {
-                    self.trouble = Some(state);
-                }
-                Fate::Lives
-            }
+            Notice::Subscribed
+            | Notice::Refused(_)
+            | Notice::Resync(_)
+            | Notice::PolicyTrouble(_) => self.pipeline_notice(wire, notice),
         }
-    }
-
-    /// Changes, in order. `last`: the last of them is the last of its transaction for this channel.
-    pub(super) fn changes(
-        &mut self,
-        wire: &mut Wire<'_>,
-        ids: &str,
-        payloads: &[Bytes],
-        last: bool,
-    ) -> Fate {
-        if !self.is_joined() || self.subscription != Subscription::Live {
-            return Fate::Lives;
-        }
-        if self.expire_late(wire) == Fate::Ended {
-            return Fate::Ended;
-        }
-        for (index, payload) in payloads.iter().enumerate() {
-            let Ok(data) = std::str::from_utf8(payload) else {
-                return self.notice(wire, Notice::Resync(super::ResyncReason::VerdictUnknown));
-            };
-            let last = last && index.saturating_add(1) == payloads.len();
-            wire.send(frame::postgres_changes(
-                wire.version,
-                &self.quoted,
-                ids,
-                data,
-                last,
-            ));
-        }
-        wire.push(Output::Record(Tally::Changes(payloads.len())));
-        Fate::Lives
     }
 
     /// An `access_token` event; `token` is no API key.
@@ -384,17 +308,6 @@ impl Channel {
         if let Phase::Joining { stage, .. } = &mut self.phase {
             *stage = next;
         }
-    }
-
-    fn subscribe(&mut self, wire: &mut Wire<'_>, grace: bool) {
-        self.subscription = Subscription::Asked;
-        self.identified = false;
-        wire.push(Output::Subscribe {
-            membership: self.membership,
-            claims: Arc::clone(self.credentials.claims()),
-            bindings: self.bindings.clone(),
-            grace,
-        });
     }
 
     /// Ends the bindings and leaves the room.
@@ -504,30 +417,6 @@ impl Channel {
         }
     }
 
-    fn refused(&mut self, wire: &mut Wire<'_>, text: String) -> Fate {
-        if self.identified {
-            self.subscribe(wire, false);
-            return Fate::Lives;
-        }
-        self.subscription = Subscription::Refused;
-        if let Phase::Joining { wait: Some(_), .. } = self.phase {
-            return self.refuse(wire, &Refusal::Configuration(text));
-        }
-        let first = self.accept(wire);
-        self.system(wire, POSTGRES, Status::Error, &text);
-        wire.count(ErrorCode::UnableToSubscribeToPostgres);
-        if first {
-            self.follow_up(wire);
-        }
-        Fate::Lives
-    }
-
-    fn policy_trouble(&self, wire: &mut Wire<'_>, state: &str) {
-        let message = format!("Row-level security check failed ({state})");
-        self.system(wire, POSTGRES, Status::Error, &message);
-        wire.count(ErrorCode::RlsPolicyError);
-    }
-
     fn apply(&mut self, wire: &mut Wire<'_>, token: Arc<str>) -> Fate {
         let claims = match wire.verifier.verify(&token, wire.now.unix) {
             Ok(claims) => claims,
@@ -606,6 +495,3 @@ impl Channel {
         wire.send(text);
     }
 }
-
-/// The extension of the system messages about changes.
-const POSTGRES: &str = "postgres_changes";

@@ -131,10 +131,10 @@ fn answer(ask: &Ask, which: u64) -> Result<Answer, AskError> {
         (0, _) => Err(AskError::Cancelled),
         (1, _) => Err(AskError::Policy("no".into())),
         (_, Ask::Read { presence }) => Ok(Answer::Read {
-            broadcast: which % 7 > 0,
-            presence: *presence && which % 3 > 0,
+            broadcast: !which.is_multiple_of(7),
+            presence: *presence && !which.is_multiple_of(3),
         }),
-        (_, Ask::Write(_)) => Ok(Answer::Write(which % 7 > 0)),
+        (_, Ask::Write(_)) => Ok(Answer::Write(!which.is_multiple_of(7))),
         (2, Ask::Replay { .. }) => Ok(Answer::Replayed(Vec::new())),
         (_, Ask::Replay { .. }) => Ok(Answer::Replayed(vec![
             stored(1, StoredData::Json(Bytes::from_static(b"{}"))),
@@ -232,9 +232,10 @@ fn converse(version: Version, verifier: Arc<Verifier>, begin: Instant, data: &[u
                     let answer = answer(&ask, asked.wrapping_mul(0x9e37_79b9).rotate_right(7));
                     (membership, vec![Notice::Answered { ticket, answer }])
                 }
-                Output::AwaitReplication { membership } => {
-                    (membership, vec![Notice::ReplicationReady(asked % 2 == 0)])
-                }
+                Output::AwaitReplication { membership } => (
+                    membership,
+                    vec![Notice::ReplicationReady(asked.is_multiple_of(2))],
+                ),
                 _ => continue,
             };
             for notice in notices {

@@ -126,20 +126,22 @@ pub enum Counted {
     PresenceEvents,
 }
 
-/// What somebody does; made when it is first needed.
+/// What somebody does; each made when it is first needed, for there is one of these per socket and channel.
 #[derive(Debug, Default)]
-pub(super) struct Rates(Option<Box<[Rate; 3]>>);
+pub(super) struct Rates {
+    messages: Option<Box<Rate>>,
+    joins: Option<Box<Rate>>,
+    presence_events: Option<Box<Rate>>,
+}
 
 impl Rates {
     fn of(&mut self, counted: Counted, now: Instant) -> &mut Rate {
-        let [messages, joins, presence] = &mut **self
-            .0
-            .get_or_insert_with(|| Box::new(std::array::from_fn(|_| Rate::new(now))));
-        match counted {
-            Counted::Messages => messages,
-            Counted::Joins => joins,
-            Counted::PresenceEvents => presence,
-        }
+        let rate = match counted {
+            Counted::Messages => &mut self.messages,
+            Counted::Joins => &mut self.joins,
+            Counted::PresenceEvents => &mut self.presence_events,
+        };
+        rate.get_or_insert_with(|| Box::new(Rate::new(now)))
     }
 
     fn reaches(&mut self, counted: Counted, now: Instant, limit: u32) -> bool {
