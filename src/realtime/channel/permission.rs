@@ -18,6 +18,9 @@ use crate::realtime::refusal::{self, Refusal};
 use crate::realtime::request::{Answer, Ask, AskError, Extension};
 use crate::realtime::wire::Wire;
 
+/// When a question that was not answered is put again.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// Why the permission to read is asked for; a later one is the stricter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
@@ -106,15 +109,22 @@ impl Private {
         ticket
     }
 
-    /// Between three quarters of the interval and all of it, so that channels which joined together do not ask together.
     fn plan_recheck(&mut self, wire: &Wire<'_>) {
+        self.recheck_at = self.later(wire, wire.limits.recheck_interval);
+    }
+
+    /// There was no answer: the next question comes sooner.
+    fn retry_recheck(&mut self, wire: &Wire<'_>) {
+        let soon = self.later(wire, wire.limits.recheck_interval.min(RETRY));
+        self.recheck_at = self.recheck_at.min(soon);
+    }
+
+    /// Between three quarters of this time and all of it, so that channels which joined together do not ask together.
+    fn later(&mut self, wire: &Wire<'_>, time: Duration) -> Instant {
         self.jitter = scramble(self.jitter);
-        let interval = wire.limits.recheck_interval;
-        let millis = u64::try_from(interval.as_millis())
-            .unwrap_or(u64::MAX)
-            .max(4);
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(4);
         let early = self.jitter.checked_rem(millis / 4).unwrap_or_default();
-        self.recheck_at = wire.now.instant + Duration::from_millis(millis.saturating_sub(early));
+        wire.now.instant + Duration::from_millis(millis.saturating_sub(early))
     }
 
     fn write(&mut self, extension: Extension) -> &mut Write {
@@ -275,6 +285,9 @@ impl Channel {
         cause: Cause,
         answer: Result<Answer, AskError>,
     ) -> Fate {
+        let Some(private) = &mut self.private else {
+            return Fate::Lives;
+        };
         let sub_topic: Box<str> = self.room.topic.sub_topic().into();
         let unauthorized = Refusal::Unauthorized {
             sub_topic: sub_topic.clone(),
@@ -291,6 +304,7 @@ impl Channel {
             Err(AskError::Policy(_)) => Read::default(),
             Err(_) if cause == Cause::Recheck => {
                 wire.count(ErrorCode::UnableToSetPolicies);
+                private.retry_recheck(wire);
                 return self.reread(wire);
             }
             Err(error) => {
@@ -300,9 +314,6 @@ impl Channel {
             }
             // An answer to another question.
             Ok(_) => return Fate::Lives,
-        };
-        let Some(private) = &mut self.private else {
-            return Fate::Lives;
         };
         let before = std::mem::replace(&mut private.read, read);
         let wants_replay = matches!(

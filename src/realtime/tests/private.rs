@@ -669,6 +669,21 @@ fn permissions_are_looked_at_again_by_and_by() {
 }
 
 #[test]
+fn a_recheck_that_fails_is_repeated_soon() {
+    joined("{}")
+        .at(1)
+        .notice(1, Notice::Recheck, &["ask 1.2 as anon: read"])
+        .answer(2, Err(AskError::Overloaded), &[])
+        .at(4)
+        .timeout(&[])
+        .at(6)
+        .timeout(&["ask 1.3 as anon: read"])
+        .answer(3, read(true, false), &[])
+        .at(40)
+        .timeout(&[]);
+}
+
+#[test]
 fn an_unanswered_recheck_is_not_put_twice() {
     joined("{}")
         .check(Input::Control, &[])
