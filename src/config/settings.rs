@@ -107,7 +107,7 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "payload_bytes_max",
         "3000500",
-        "Bytes of the payload of a broadcast or of tracked presence.",
+        "Bytes of the payload of a broadcast or of tracked presence; a WebSocket frame may have 5,000,000 whatever this says.",
     ),
     open(
         "messages_per_second_per_socket_max",
