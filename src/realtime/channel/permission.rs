@@ -39,6 +39,14 @@ struct Read {
     presence: bool,
 }
 
+/// A question about reading that is open.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    ticket: u32,
+    cause: Cause,
+    since: Instant,
+}
+
 /// Whether something may be sent.
 #[derive(Debug, Default)]
 struct Write {
@@ -53,7 +61,7 @@ pub(super) struct Private {
     ticket_next: u32,
     read: Read,
     /// The question that is open.
-    reading: Option<(u32, Cause)>,
+    reading: Option<Reading>,
     /// Policies changed while it was open.
     read_again: bool,
     broadcast: Write,
@@ -179,18 +187,25 @@ impl Channel {
             return;
         };
         let mut cause = cause;
-        if let Some((_, open)) = private.reading {
-            if cause == Cause::Recheck {
-                // Its answer may be older than what has changed.
+        let now = wire.now.instant;
+        if let Some(open) = private.reading {
+            // A question that was lost must not keep a permission alive.
+            let lost = open.since + wire.limits.recheck_interval <= now;
+            if cause == Cause::Recheck && !lost {
+                // The answer may be older than what has changed.
                 private.read_again = true;
                 return;
             }
-            cause = cause.max(open);
+            cause = cause.max(open.cause);
         }
         private.read_again = false;
         let ticket = self.ask(wire, Ask::Read { presence });
         if let Some(private) = &mut self.private {
-            private.reading = Some((ticket, cause));
+            private.reading = Some(Reading {
+                ticket,
+                cause,
+                since: now,
+            });
         }
     }
 
@@ -259,11 +274,11 @@ impl Channel {
         let Some(private) = &mut self.private else {
             return Fate::Lives;
         };
-        if let Some((asked, cause)) = private.reading
-            && asked == ticket
+        if let Some(reading) = private.reading
+            && reading.ticket == ticket
         {
             private.reading = None;
-            return self.read_answered(wire, cause, answer);
+            return self.read_answered(wire, reading.cause, answer);
         }
         for extension in [Extension::Broadcast, Extension::Presence] {
             let write = private.write(extension);

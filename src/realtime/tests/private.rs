@@ -684,18 +684,17 @@ fn a_recheck_that_fails_is_repeated_soon() {
 }
 
 #[test]
-fn an_unanswered_recheck_is_not_put_twice() {
-    joined("{}")
-        .check(Input::Control, &[])
+fn an_unanswered_recheck_is_put_again_after_a_while() {
+    let mut conversation = joined("{}");
+    conversation
+        .at(1)
+        .notice(1, Notice::Recheck, &["ask 1.2 as anon: read"])
         .at(59)
-        .check(Input::Control, &[])
+        .notice(1, Notice::Recheck, &[])
         .at(61)
-        .timeout(&["ask 1.2 as anon: read"])
+        .notice(1, Notice::Recheck, &["ask 1.3 as anon: read"])
+        .answer(2, read(false, false), &[])
+        .answer(3, read(true, false), &[])
         .check(Input::Control, &[])
-        .at(119)
-        .timeout(&[])
-        .check(Input::Control, &[])
-        .at(130)
-        .timeout(&[])
-        .answer(2, read(true, false), &["ask 1.3 as anon: read"]);
+        .hear(json("e", "{}"), None, &[FRAME]);
 }
