@@ -113,7 +113,7 @@ pub struct Metrics {
     pub channel_joins: Plain,
     /// Joins by outcome.
     pub channel_joined: Family<Outcome, Plain>,
-    /// Join errors and system errors by code.
+    /// What went wrong for channels, by code (docs/errors.md).
     pub channel_errors: Family<Code, Plain>,
     /// Messages received from clients.
     pub channel_events: Plain,
@@ -121,6 +121,10 @@ pub struct Metrics {
     pub broadcast_requests: Family<Request, Counter>,
     /// Change frames written to sockets.
     pub channel_db_events: Plain,
+    /// Broadcast frames written to sockets.
+    pub broadcasts_delivered: Counter,
+    /// Metas that came or left, each time that a socket was told.
+    pub channel_presence_events: Plain,
     /// Bytes read from sockets, framing included.
     pub input_bytes: Plain,
     /// Bytes written to sockets, framing included.
@@ -207,6 +211,8 @@ impl Metrics {
             channel_events: Plain::default(),
             broadcast_requests: Family::default(),
             channel_db_events: Plain::default(),
+            broadcasts_delivered: Counter::default(),
+            channel_presence_events: Plain::default(),
             input_bytes: Plain::default(),
             output_bytes: Plain::default(),
             subscribers: Gauge::default(),
@@ -248,6 +254,8 @@ impl Metrics {
         to.register("realtime_channel_events", "Messages received from clients", self.channel_events.clone());
         to.register("walcast_broadcast_requests", "Requests to send broadcasts over HTTP, by endpoint and status", self.broadcast_requests.clone());
         to.register("realtime_channel_db_events", "Change frames written to sockets", self.channel_db_events.clone());
+        to.register("walcast_broadcasts_delivered", "Broadcast frames written to sockets", self.broadcasts_delivered.clone());
+        to.register("realtime_channel_presence_events", "Presence metas that came or left, each time that a socket was told", self.channel_presence_events.clone());
         to.register("realtime_channel_input_bytes", "Bytes read from sockets", self.input_bytes.clone());
         to.register("realtime_channel_output_bytes", "Bytes written to sockets", self.output_bytes.clone());
     }

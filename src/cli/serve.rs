@@ -25,7 +25,7 @@ use crate::log;
 use crate::messages;
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Status};
-use crate::realtime;
+use crate::realtime::{self, PerSecond};
 use crate::replication::assembler::SpoolOptions;
 use crate::replication::slot::SlotOptions;
 use crate::replication::status::ReplicationState;
@@ -270,7 +270,7 @@ fn pipeline_options(
         connections_quarantine: config.question_connections_quarantine,
         statement_timeout: config.question_timeout,
         withhold_deletes: config.deletes == Deletes::Withhold,
-        broadcast_bytes_max: pipeline::BROADCAST_BYTES_MAX,
+        broadcast_bytes_max: config.payload_bytes_max,
         broadcast_latency: metrics.broadcast_latency.clone(),
     }
 }
@@ -289,6 +289,24 @@ fn server_options(config: &Config, verifier: Arc<crate::auth::Verifier>) -> Serv
     ServerOptions {
         limits: realtime::Limits {
             channels_max: config.channels_per_socket_max,
+            payload_bytes_max: config.payload_bytes_max,
+            messages: PerSecond {
+                socket: config.messages_per_second_per_socket_max,
+                channel: config.messages_per_second_per_channel_max,
+                subject: config.messages_per_second_per_subject_max,
+            },
+            joins: PerSecond {
+                socket: config.joins_per_second_per_socket_max,
+                channel: 0,
+                subject: config.joins_per_second_per_subject_max,
+            },
+            presence_events: PerSecond {
+                socket: config.presence_events_per_second_per_socket_max,
+                channel: config.presence_events_per_second_per_channel_max,
+                subject: config.presence_events_per_second_per_subject_max,
+            },
+            presence_calls_max: config.presence_calls_max,
+            recheck_interval: config.permission_recheck_interval,
             ..realtime::Limits::default()
         },
         metrics_secret: config

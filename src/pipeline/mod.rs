@@ -185,9 +185,6 @@ const TIMEOUT_PROVEN: Duration = Duration::from_millis(500);
 /// Time limit of a question to an identity that was not asked before.
 const TIMEOUT_NEW: Duration = Duration::from_millis(150);
 
-/// Bytes of the payload of a broadcast (protocol.md §8.1).
-pub const BROADCAST_BYTES_MAX: usize = 3_000_500;
-
 /// Prefix of the messages that the event triggers of `walcast setup` write (sql/event_triggers.sql).
 const CATALOG_MESSAGE: &str = "walcast";
 

@@ -2,7 +2,8 @@
 //!
 //! Inbound frames and notices go in, one at a time; what comes out is sent, or asked of the pipeline. Changes are taken
 //! from the log at the pace of the peer: a little is under way, the rest waits in the log. A peer that takes nothing
-//! for a set time, or whose place in the log is gone, is closed as slow; a large transaction alone closes nobody.
+//! for a set time, whose place in the log is gone, or for whom more broadcasts wait than may, is closed as slow; a large
+//! transaction alone closes nobody.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -29,7 +30,7 @@ use crate::clock;
 use crate::log::{Outbox, Posting, Run};
 use crate::messages::{Reply, Request};
 use crate::pipeline::Command;
-use crate::realtime::{Frame, Input, Notice, Now, Output, Socket, Version};
+use crate::realtime::{Frame, Input, Notice, Now, Opening, Output, Socket, Version};
 use crate::rooms::MemberId;
 
 /// Payloads that are read from the log at once, and so at most kept by a socket that does not move.
@@ -46,6 +47,8 @@ pub(super) struct Accepted {
     pub(super) version: Version,
     pub(super) token: Arc<str>,
     pub(super) claims: Arc<Claims>,
+    /// The handshake's `x-*` headers, as a JSON object.
+    pub(super) headers: Arc<str>,
     pub(super) written: Written,
     pub(super) permit: OwnedSemaphorePermit,
 }
@@ -117,6 +120,7 @@ struct Connection {
     commands: Commands,
     /// Who waits for broadcasts from the database.
     awaiting: Awaiting,
+    headers: Arc<str>,
     end: Option<End>,
     drained: bool,
     /// Counted among the sockets with channels.
@@ -132,14 +136,16 @@ fn now() -> Now {
 
 impl Connection {
     fn new(server: Arc<Server>, accepted: &Accepted, websocket: WebSocket) -> Self {
-        let own = (Arc::clone(&accepted.token), Arc::clone(&accepted.claims));
-        let socket = Socket::new(
-            now(),
-            accepted.version,
-            server.options.limits,
-            Arc::clone(&server.options.verifier),
-            own,
-        );
+        let opening = Opening {
+            version: accepted.version,
+            limits: server.options.limits,
+            verifier: Arc::clone(&server.options.verifier),
+            subjects: Arc::clone(&server.subjects),
+            seed: rand::random(),
+            token: Arc::clone(&accepted.token),
+            claims: Arc::clone(&accepted.claims),
+        };
+        let socket = Socket::new(now(), opening);
         let commands = Commands::new(server.services.pipeline.commands.clone());
         Self {
             server,
@@ -151,6 +157,7 @@ impl Connection {
             reading: None,
             commands,
             awaiting: Awaiting::default(),
+            headers: Arc::clone(&accepted.headers),
             end: None,
             drained: false,
             counted: false,
@@ -252,7 +259,11 @@ impl Connection {
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        self.socket.handle(now(), input);
+        self.handle_at(now(), input);
+    }
+
+    fn handle_at(&mut self, now: Now, input: Input<'_>) {
+        self.socket.handle(now, input);
         self.take_outputs();
     }
 
@@ -312,7 +323,7 @@ impl Connection {
                     ask,
                 } => self.server.services.messages.ask(Request {
                     claims,
-                    headers: Arc::from("{}"),
+                    headers: Arc::clone(&self.headers),
                     room,
                     ask,
                     reply: Reply::Channel {
@@ -333,21 +344,27 @@ impl Connection {
         }
     }
 
-    /// Takes postings while there is room: changes from the log, notices as they are.
+    /// Takes postings while there is room: changes from the log, notices as they are. What fits goes out in one flush.
     fn fill(&mut self) {
+        if self.outbox.has_overflowed() {
+            self.end = Some(End::SLOW);
+        }
+        // Many notices, one look at the clocks.
+        let now = now();
         while self.end.is_none() && self.outbound.room() > 0 {
             if let Some(reading) = self.reading.take() {
-                self.send_changes(reading);
+                self.send_changes(now, reading);
                 continue;
             }
             match self.outbox.pop(PAYLOADS_MAX) {
-                None => return,
+                None => break,
                 Some(Posting::Notice { membership, notice }) => {
-                    self.handle(Input::Notice { membership, notice });
+                    self.handle_at(now, Input::Notice { membership, notice });
                 }
                 Some(Posting::Run(run)) => self.read(run),
             }
         }
+        record::deliveries(&self.server.metrics, self.socket.take_deliveries());
     }
 
     fn read(&mut self, run: Run) {
@@ -373,7 +390,7 @@ impl Connection {
     }
 
     /// Sends as many payloads as there is room for, and at least one: a frame of any size fits.
-    fn send_changes(&mut self, reading: Reading) {
+    fn send_changes(&mut self, now: Now, reading: Reading) {
         let mut room = self.outbound.room();
         let rest = reading.payloads.get(reading.next..).unwrap_or_default();
         let fitting = rest
@@ -386,12 +403,13 @@ impl Connection {
             .count();
         let (fit, later) = rest.split_at_checked(fitting).unwrap_or((rest, &[]));
         let done = later.is_empty();
-        self.handle(Input::Changes {
+        let changes = Input::Changes {
             membership: reading.run.membership,
             ids: &reading.run.ids,
             payloads: fit,
             last: reading.run.last && done,
-        });
+        };
+        self.handle_at(now, changes);
         if !done {
             let next = reading.next.saturating_add(fitting);
             self.reading = Some(Reading { next, ..reading });

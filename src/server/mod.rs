@@ -33,7 +33,7 @@ use crate::auth::Verifier;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::pipeline;
-use crate::realtime::Limits;
+use crate::realtime::{Limits, Subjects};
 use crate::rooms::Rooms;
 use crate::shutdown::Shutdown;
 
@@ -50,11 +50,6 @@ pub struct ServerOptions {
     pub sockets_max: usize,
     /// Bytes of a message from a client; longer ones close with 1009 (protocol.md §1.2).
     pub frame_bytes_max: usize,
-    /// Bytes of a broadcast's payload, sent over HTTP (protocol.md §8.1).
-    pub payload_bytes_max: usize,
-    /// Messages per second that a token's subject may not reach over HTTP, on average over up to a minute; 0 for no limit
-    /// (protocol.md §8.1).
-    pub messages_per_second_max: u32,
     /// How long a refused upgrade is kept waiting, so that guessing is slow (protocol.md §1.3).
     pub refusal_delay: Duration,
     /// A socket that takes no byte for this long while some are waiting is closed with 1013.
@@ -71,8 +66,6 @@ impl ServerOptions {
             metrics_secret: None,
             sockets_max: 100_000,
             frame_bytes_max: 5_000_000,
-            payload_bytes_max: 3_000_500,
-            messages_per_second_max: 0,
             refusal_delay: Duration::from_secs(2),
             stall_timeout: Duration::from_secs(30),
         }
@@ -103,6 +96,8 @@ struct Server {
     rates: broadcast::Rates,
     /// The space for what HTTP requests bring.
     bodies: Semaphore,
+    /// Whom sockets share their limits with.
+    subjects: Arc<Subjects>,
 }
 
 /// Accepts connections until [`Shutdown::accepting`] is cancelled. Connections and sockets run on
@@ -123,13 +118,14 @@ pub async fn serve(
         sockets: Arc::new(Semaphore::new(
             options.sockets_max.min(Semaphore::MAX_PERMITS),
         )),
-        rates: broadcast::Rates::new(options.messages_per_second_max),
+        rates: broadcast::Rates::new(options.limits.messages.subject),
         bodies: broadcast::space(),
         options,
         services,
         shutdown,
         metrics,
         connection_next: AtomicU64::new(1),
+        subjects: Subjects::new(),
     });
     accept::accept(listener, &server, router(Arc::clone(&server))).await;
 }

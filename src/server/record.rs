@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 
 use crate::metrics::{Code, Metrics, Outcome, Reason, Request, raise};
 use crate::pipeline::Handle;
-use crate::realtime::{ResyncReason, Tally};
+use crate::realtime::{Deliveries, ErrorCode, ResyncReason, Tally};
 
 /// A socket was closed by us.
 pub(super) fn closed(metrics: &Metrics, code: u16) {
@@ -61,8 +61,8 @@ pub(super) fn tally(metrics: &Metrics, tally: Tally) {
         let outcome = Outcome { result };
         metrics.channel_joined.get_or_create(&outcome).inc();
     };
-    let error = |code| {
-        let code = Code { code };
+    let error = |code: ErrorCode| {
+        let code = Code { code: code.name() };
         metrics.channel_errors.get_or_create(&code).inc();
     };
     match tally {
@@ -74,7 +74,7 @@ pub(super) fn tally(metrics: &Metrics, tally: Tally) {
             joined("error");
             error(code);
         }
-        Tally::SystemError(code) => error(code),
+        Tally::Error(code) => error(code),
         Tally::Resync(reason) => {
             let reason = Reason {
                 reason: resync_label(reason),
@@ -86,6 +86,21 @@ pub(super) fn tally(metrics: &Metrics, tally: Tally) {
             metrics.channel_db_events.inc_by(count);
         }
         Tally::Message => metrics.channel_events.inc(),
+    }
+}
+
+/// What a socket was sent.
+pub(super) fn deliveries(metrics: &Metrics, deliveries: Deliveries) {
+    let Deliveries {
+        broadcasts,
+        presence_events,
+    } = deliveries;
+    // The counters are shared by all sockets: most turns have nothing to add.
+    if broadcasts > 0 {
+        metrics.broadcasts_delivered.inc_by(broadcasts);
+    }
+    if presence_events > 0 {
+        metrics.channel_presence_events.inc_by(presence_events);
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -21,9 +22,10 @@ use crate::log::{self, Log, Outbox, Posting, Run};
 use crate::messages::{Messages, Request};
 use crate::metrics::Metrics;
 use crate::pipeline::{Command, Handle, Status};
-use crate::realtime::{Limits, Notice};
+use crate::realtime::{Answer, Ask, Broadcast, Content, Limits, Notice};
 use crate::rooms::{self, Rooms};
 use crate::shutdown::Shutdown;
+use crate::topic::Topic;
 
 pub(super) const SECRET: &str = "a secret of at least thirty-two bytes";
 pub(super) const KEY: &str = "sb_publishable_test";
@@ -232,6 +234,96 @@ async fn changes_follow_the_join_reply() {
     assert_eq!(fixture.metrics.channel_db_events.count(), 2);
     client.close(None).await.unwrap();
     assert_eq!(fixture.command().await.0, "unsubscribe 1");
+}
+
+#[tokio::test]
+async fn questions_bring_the_headers_along_and_hold_up_nobody() {
+    let mut fixture = start(options()).await;
+    let mut request = fixture.url().into_client_request().unwrap();
+    for (name, value) in [("x-team", "red\"s"), ("other", "no")] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let long = "x".repeat(5000).parse().unwrap();
+    request.headers_mut().insert("x-long", long);
+    let (mut client, _response) = connect_async(request).await.unwrap();
+    say(
+        &mut client,
+        r#"["1","1","realtime:a","phx_join",{"config":{"private":true}}]"#,
+    )
+    .await;
+    let question = timeout(PATIENCE, fixture.questions.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&*question.headers, r#"{"x-team":"red\"s"}"#);
+    assert_eq!(&*question.claims.role, "anon");
+    assert!(question.room.private);
+    assert!(matches!(question.ask, Ask::Read { presence: true }));
+    say(&mut client, HEARTBEAT).await;
+    assert_eq!(hear(&mut client).await, HEARTBEAT_REPLY);
+    question.reply.send(Ok(Answer::Read {
+        broadcast: false,
+        presence: false,
+    }));
+    assert!(hear(&mut client).await.contains("Unauthorized: "));
+    assert!(
+        fixture
+            .metrics
+            .encode()
+            .contains(r#"realtime_channel_error{code="Unauthorized"} 1"#)
+    );
+}
+
+#[tokio::test]
+async fn a_burst_of_broadcasts_arrives_whole_and_in_order() {
+    const COUNT: usize = 10_000;
+    let mut fixture = start(options()).await;
+    let mut client = fixture.connect().await;
+    let outbox = fixture.join(&mut client).await;
+    let topic = Topic::parse("realtime:a").unwrap();
+    for number in 0..COUNT {
+        let content = Content::Json {
+            event: "e".into(),
+            data: number.to_string().into(),
+        };
+        let message = Broadcast::new(topic.clone(), content, None);
+        outbox.push(notice(Notice::Broadcast(Arc::new(message))));
+    }
+    for number in 0..COUNT {
+        match timeout(PATIENCE, client.next()).await.unwrap() {
+            Some(Ok(Message::Binary(bytes))) => {
+                let expected = format!("realtime:ae{number}");
+                assert_eq!(&bytes[..5], [4, 10, 1, 0, 1]);
+                assert_eq!(&bytes[5..], expected.as_bytes());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fixture.metrics.broadcasts_delivered.get(), 10_000);
+}
+
+#[tokio::test]
+async fn who_waits_for_replication_is_told() {
+    let fixture = start(options()).await;
+    let mut client = fixture.connect().await;
+    let join = |topic: &str| {
+        format!(
+            r#"["1","1","realtime:{topic}","phx_join",{{"config":{{"broadcast":{{"replication_ready":true}},"presence":{{"enabled":false}}}}}}]"#
+        )
+    };
+    say(&mut client, &join("a")).await;
+    assert!(hear(&mut client).await.contains(r#""status":"ok""#));
+    say(&mut client, HEARTBEAT).await;
+    assert_eq!(hear(&mut client).await, HEARTBEAT_REPLY);
+    fixture
+        .status
+        .send_modify(|status| status.broadcasts = true);
+    let established = "Replication connection established";
+    assert!(hear(&mut client).await.contains(established));
+    // Once it flows, who asks is told at once.
+    say(&mut client, &join("b")).await;
+    assert!(hear(&mut client).await.contains(r#""status":"ok""#));
+    assert!(hear(&mut client).await.contains(established));
 }
 
 #[tokio::test]

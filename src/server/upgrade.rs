@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts as _, Query, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::select;
@@ -26,6 +26,11 @@ use crate::realtime::Version;
 const READ_BUFFER_BYTES: usize = 4 * 1024;
 /// Outbound frames are gathered up to this before they are handed to the kernel.
 const WRITE_BUFFER_BYTES: usize = 32 * 1024;
+
+/// Longest value of a header that policies can read (protocol.md §8.1).
+const HEADER_BYTES_MAX: usize = 4096;
+/// Most bytes of all of them: a socket keeps them for as long as it lives.
+const HEADERS_BYTES_MAX: usize = 16 * 1024;
 
 /// A request that becomes no socket.
 struct Refused {
@@ -64,6 +69,7 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
         version,
         token,
         claims,
+        headers: extra_headers(&parts.headers),
         written: parts
             .extensions
             .get::<Written>()
@@ -82,6 +88,28 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
             connection::run(server, accepted, websocket).await;
             drop(tracked);
         })
+}
+
+/// The `x-*` headers as the JSON object that policies read (protocol.md §7.5). What is no text or too long is left out; of
+/// equal names the last counts.
+fn extra_headers(headers: &HeaderMap) -> Arc<str> {
+    let mut object = serde_json::Map::new();
+    let mut bytes = 0_usize;
+    for (name, value) in headers {
+        let Ok(value) = value.to_str() else {
+            continue;
+        };
+        if !name.as_str().starts_with("x-") || value.len() > HEADER_BYTES_MAX {
+            continue;
+        }
+        bytes = bytes
+            .saturating_add(name.as_str().len())
+            .saturating_add(value.len());
+        if bytes <= HEADERS_BYTES_MAX {
+            object.insert(name.as_str().to_owned(), value.into());
+        }
+    }
+    serde_json::Value::Object(object).to_string().into()
 }
 
 /// Checks the token and takes one of the places.

@@ -161,7 +161,7 @@ async fn send_batch(
     let (bytes, _share) = body::read(body, &server.bodies).await?;
     let limits = BatchLimits {
         messages_max: BATCH_MESSAGES_MAX,
-        payload_bytes_max: server.options.payload_bytes_max,
+        payload_bytes_max: server.options.limits.payload_bytes_max,
         topic_bytes_max: server.options.limits.topic_bytes_max,
     };
     let messages = compute(bytes.len(), move || parse_batch(&bytes, limits))
@@ -281,7 +281,7 @@ fn check(
         "" => Err(batch::BLANK),
         _ => batch::parse_topic(&topic, server.options.limits.topic_bytes_max),
     };
-    let is_large = single::size(&data) > server.options.payload_bytes_max;
+    let is_large = single::size(&data) > server.options.limits.payload_bytes_max;
     let payload = is_large.then_some(batch::TOO_LARGE);
     match (topic, payload, single::event_error(&event), wishes) {
         (Ok(topic), None, None, Ok(wishes)) => Ok(Single {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::auth::{Grant, mint};
 use crate::messages::Request as Question;
-use crate::realtime::{Answer as Said, AskError};
+use crate::realtime::{Answer as Said, AskError, Limits, PerSecond};
 use crate::server::ServerOptions;
 use crate::server::tests::{Fixture, KEY, PATIENCE, SECRET, options, start};
 
@@ -486,7 +486,13 @@ async fn what_was_said_is_stored_if_wanted() {
 #[tokio::test]
 async fn a_subject_that_sends_too_much_is_refused() {
     let fixture = start(ServerOptions {
-        messages_per_second_max: 2,
+        limits: Limits {
+            messages: PerSecond {
+                subject: 2,
+                ..PerSecond::default()
+            },
+            ..Limits::default()
+        },
         ..options()
     })
     .await;
@@ -523,7 +529,13 @@ async fn a_subject_that_sends_too_much_is_refused() {
 #[tokio::test]
 async fn a_body_that_takes_long_to_come_meets_what_was_sent_meanwhile() {
     let fixture = start(ServerOptions {
-        messages_per_second_max: 1,
+        limits: Limits {
+            messages: PerSecond {
+                subject: 1,
+                ..PerSecond::default()
+            },
+            ..Limits::default()
+        },
         ..options()
     })
     .await;
