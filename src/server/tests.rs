@@ -37,6 +37,7 @@ pub(super) struct Fixture {
     status: watch::Sender<Status>,
     shutdown: Shutdown,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) rooms: Rooms,
     /// What sockets ask about private topics.
     pub(super) questions: mpsc::Receiver<Request>,
 }
@@ -90,12 +91,13 @@ pub(super) async fn start(options: ServerOptions) -> Fixture {
     let log = Arc::clone(&handle.log);
     let shutdown = Shutdown::new();
     let metrics = Arc::new(Metrics::new());
+    let rooms = Rooms::new();
     let serving = serve(
         listener,
         options,
         Services {
             pipeline: handle,
-            rooms: Rooms::new(),
+            rooms: rooms.clone(),
             messages,
         },
         shutdown.clone(),
@@ -109,6 +111,7 @@ pub(super) async fn start(options: ServerOptions) -> Fixture {
         status,
         shutdown,
         metrics,
+        rooms,
         questions,
     }
 }
