@@ -39,6 +39,7 @@ pub(super) struct Fixture {
     status: watch::Sender<Status>,
     shutdown: Shutdown,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) rooms: Rooms,
     /// What sockets ask about private topics.
     pub(super) questions: mpsc::Receiver<Request>,
 }
@@ -100,7 +101,7 @@ pub(super) async fn start(options: ServerOptions) -> Fixture {
         options,
         Services {
             pipeline: handle,
-            rooms,
+            rooms: rooms.clone(),
             messages,
         },
         shutdown.clone(),
@@ -114,6 +115,7 @@ pub(super) async fn start(options: ServerOptions) -> Fixture {
         status,
         shutdown,
         metrics,
+        rooms,
         questions,
     }
 }

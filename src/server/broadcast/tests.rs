@@ -1,5 +1,7 @@
 //! Both endpoints over loopback, with a database that the test plays.
 
+mod delivery;
+
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
