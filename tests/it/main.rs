@@ -6,6 +6,7 @@
     reason = "clippy.toml allows these in #[test] functions; this covers their helpers"
 )]
 
+mod broadcast;
 mod catalog;
 mod clients;
 mod comparison;
@@ -13,6 +14,7 @@ mod delivery;
 mod filter_values;
 mod filters;
 mod harness;
+mod http_broadcast;
 mod isolation;
 mod operations;
 mod rendering;
