@@ -1,7 +1,7 @@
 //! People, conversations and short ways to say things, shared by the modules.
 
 use serde_json::{Value, json};
-use walcast::testing::{App, Change, Channel, Subscriber, Version, user};
+use walcast::testing::{App, AppOptions, Change, Channel, Subscriber, Version, user};
 
 pub(crate) const ALICE: &str = "a0000000-0000-4000-8000-000000000001";
 pub(crate) const BOB: &str = "b0000000-0000-4000-8000-000000000002";
@@ -88,4 +88,15 @@ pub(crate) async fn join_with(
     token: Option<&str>,
 ) -> Channel {
     Channel::join(app.server.port(), version, sub_topic, &config, token).await
+}
+
+/// As [`start_with`], with settings of the server.
+pub(crate) async fn start_with_environment(more: &str, environment: &[(&str, &str)]) -> App {
+    let schema = format!("{SCHEMA}{more}");
+    let options = AppOptions {
+        schema: &schema,
+        environment,
+        private: None,
+    };
+    App::start_with(env!("CARGO_BIN_EXE_walcast"), &options).await
 }
