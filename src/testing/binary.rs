@@ -77,7 +77,11 @@ fn encode(kind: u8, strings: &[&str], encoding: Encoding, payload: &[u8]) -> Vec
 ///
 /// On anything that the stock client could not read.
 pub(super) fn decode(frame: &[u8]) -> (String, Value) {
-    assert_eq!(frame.first(), Some(&4), "clients read no other kind: {frame:?}");
+    assert_eq!(
+        frame.first(),
+        Some(&4),
+        "clients read no other kind: {frame:?}"
+    );
     let lengths = &frame[1..4];
     let mut rest = &frame[5..];
     let mut strings = lengths.iter().map(|length| {

@@ -58,15 +58,32 @@ impl Matrix {
     async fn check(&mut self, what: &str, old: Option<Wire>, new: Wire) {
         assert_eq!(next_wire(&mut self.new).await, new, "{what}");
         self.marks += 1;
-        let mark = format!(r#"{{"messages":[{{"topic":"room1","event":"mark","payload":{{"n":{}}}}}]}}"#, self.marks);
-        let headers = [("apikey", PUBLISHABLE_KEY), ("content-type", "application/json")];
-        let reply = self.app.server.post("/realtime/v1/api/broadcast", &headers, mark.as_bytes()).await;
+        let mark = format!(
+            r#"{{"messages":[{{"topic":"room1","event":"mark","payload":{{"n":{}}}}}]}}"#,
+            self.marks
+        );
+        let headers = [
+            ("apikey", PUBLISHABLE_KEY),
+            ("content-type", "application/json"),
+        ];
+        let reply = self
+            .app
+            .server
+            .post("/realtime/v1/api/broadcast", &headers, mark.as_bytes())
+            .await;
         assert_eq!((reply.status, reply.body.as_str()), (202, ""));
-        let mark = format!(r#"{{"event":"mark","payload":{{"n":{}}},"type":"broadcast"}}"#, self.marks);
+        let mark = format!(
+            r#"{{"event":"mark","payload":{{"n":{}}},"type":"broadcast"}}"#,
+            self.marks
+        );
         for expected in old.into_iter().chain([text_v1(Self::TOPIC, &mark)]) {
             assert_eq!(next_wire(&mut self.old).await, expected, "{what}");
         }
-        assert_eq!(next_wire(&mut self.new).await, text_v2(Self::TOPIC, &mark), "{what}");
+        assert_eq!(
+            next_wire(&mut self.new).await,
+            text_v2(Self::TOPIC, &mark),
+            "{what}"
+        );
     }
 }
 
@@ -83,21 +100,33 @@ async fn every_way_of_sending_over_a_socket_has_its_form_in_each_version() {
         .send_text(&format!(r#"{{"topic":"{topic}","event":"broadcast","payload":{object},"ref":"9","join_ref":"1"}}"#))
         .await;
     matrix
-        .check("version 1", Some(text_v1(topic, object)), text_v2(topic, object))
+        .check(
+            "version 1",
+            Some(text_v1(topic, object)),
+            text_v2(topic, object),
+        )
         .await;
     assert_eq!(next_wire(&mut v2).await, text_v2(topic, object));
     v2.socket
         .send_text(&format!(r#"["1","9","{topic}","broadcast",{object}]"#))
         .await;
     matrix
-        .check("version 2, text", Some(text_v1(topic, object)), text_v2(topic, object))
+        .check(
+            "version 2, text",
+            Some(text_v1(topic, object)),
+            text_v2(topic, object),
+        )
         .await;
     // Also an object that no client of this kind would send.
     v2.socket
         .send_text(&format!(r#"["1","9","{topic}","broadcast",{{"a":{{}}}}]"#))
         .await;
     matrix
-        .check("any shape", Some(text_v1(topic, r#"{"a":{}}"#)), text_v2(topic, r#"{"a":{}}"#))
+        .check(
+            "any shape",
+            Some(text_v1(topic, r#"{"a":{}}"#)),
+            text_v2(topic, r#"{"a":{}}"#),
+        )
         .await;
 
     // Kind 3 with JSON: the example of the protocol's description.
@@ -107,7 +136,10 @@ async fn every_way_of_sending_over_a_socket_has_its_form_in_each_version() {
     matrix
         .check(
             "kind 3, JSON",
-            Some(text_v1(topic, r#"{"event":"ping","payload":{"n":1},"type":"broadcast"}"#)),
+            Some(text_v1(
+                topic,
+                r#"{"event":"ping","payload":{"n":1},"type":"broadcast"}"#,
+            )),
             Wire::Binary(b"\x04\x0e\x04\x00\x01realtime:room1ping{\"n\":1}".to_vec()),
         )
         .await;
@@ -124,7 +156,13 @@ async fn every_way_of_sending_over_a_socket_has_its_form_in_each_version() {
         .check(
             "kind 3, JSON, spaces and metadata",
             Some(text_v1(topic, &object)),
-            Wire::Binary(broadcast_frame(topic, "dé\"part", "", Encoding::Json, payload.as_bytes())),
+            Wire::Binary(broadcast_frame(
+                topic,
+                "dé\"part",
+                "",
+                Encoding::Json,
+                payload.as_bytes(),
+            )),
         )
         .await;
 
@@ -138,7 +176,11 @@ async fn every_way_of_sending_over_a_socket_has_its_form_in_each_version() {
         })
         .await;
         matrix
-            .check("kind 3, bytes", None, Wire::Binary(broadcast_frame(topic, "db", "", Encoding::Binary, data)))
+            .check(
+                "kind 3, bytes",
+                None,
+                Wire::Binary(broadcast_frame(topic, "db", "", Encoding::Binary, data)),
+            )
             .await;
     }
 }
@@ -147,23 +189,45 @@ async fn every_way_of_sending_over_a_socket_has_its_form_in_each_version() {
 async fn every_way_of_sending_over_http_has_its_form_in_each_version() {
     let mut matrix = Matrix::new().await;
     let topic = Matrix::TOPIC;
-    let json = [("apikey", PUBLISHABLE_KEY), ("content-type", "application/json")];
-    let bytes = [("apikey", PUBLISHABLE_KEY), ("content-type", "application/octet-stream")];
+    let json = [
+        ("apikey", PUBLISHABLE_KEY),
+        ("content-type", "application/json"),
+    ];
+    let bytes = [
+        ("apikey", PUBLISHABLE_KEY),
+        ("content-type", "application/octet-stream"),
+    ];
 
     let batch = r#"{"messages":[{"topic":"room1","event":"cursor","payload":{"x":1}}]}"#;
-    let reply = matrix.app.server.post("/api/broadcast", &json, batch.as_bytes()).await;
+    let reply = matrix
+        .app
+        .server
+        .post("/api/broadcast", &json, batch.as_bytes())
+        .await;
     assert_eq!(reply.status, 202, "{}", reply.body);
     let object = r#"{"event":"cursor","payload":{"x":1},"type":"broadcast"}"#;
     matrix
-        .check("batch", Some(text_v1(topic, object)), text_v2(topic, object))
+        .check(
+            "batch",
+            Some(text_v1(topic, object)),
+            text_v2(topic, object),
+        )
         .await;
 
     let batch = r#"{"messages":[{"id":"m-1","topic":"room1","event":"cursor","payload":{"x":2},"private":false}]}"#;
-    let reply = matrix.app.server.post("/api/broadcast", &json, batch.as_bytes()).await;
+    let reply = matrix
+        .app
+        .server
+        .post("/api/broadcast", &json, batch.as_bytes())
+        .await;
     assert_eq!(reply.status, 202, "{}", reply.body);
     let object = r#"{"event":"cursor","payload":{"x":2},"type":"broadcast","meta":{"id":"m-1"}}"#;
     matrix
-        .check("batch with id", Some(text_v1(topic, object)), text_v2(topic, object))
+        .check(
+            "batch with id",
+            Some(text_v1(topic, object)),
+            text_v2(topic, object),
+        )
         .await;
 
     let path = "/realtime/v1/api/broadcast/room1/events/ping?apikey=ignored&vsn=2.0.0";
@@ -172,8 +236,17 @@ async fn every_way_of_sending_over_http_has_its_form_in_each_version() {
     matrix
         .check(
             "single, JSON",
-            Some(text_v1(topic, r#"{"event":"ping","payload":{"n":1},"type":"broadcast"}"#)),
-            Wire::Binary(broadcast_frame(topic, "ping", "", Encoding::Json, br#"{"n":1}"#)),
+            Some(text_v1(
+                topic,
+                r#"{"event":"ping","payload":{"n":1},"type":"broadcast"}"#,
+            )),
+            Wire::Binary(broadcast_frame(
+                topic,
+                "ping",
+                "",
+                Encoding::Json,
+                br#"{"n":1}"#,
+            )),
         )
         .await;
     let reply = matrix.app.server.post(path, &json, b"[1,2]").await;
@@ -181,15 +254,28 @@ async fn every_way_of_sending_over_http_has_its_form_in_each_version() {
     matrix
         .check(
             "single, no object",
-            Some(text_v1(topic, r#"{"event":"ping","payload":{"_json":[1,2]},"type":"broadcast"}"#)),
-            Wire::Binary(broadcast_frame(topic, "ping", "", Encoding::Json, br#"{"_json":[1,2]}"#)),
+            Some(text_v1(
+                topic,
+                r#"{"event":"ping","payload":{"_json":[1,2]},"type":"broadcast"}"#,
+            )),
+            Wire::Binary(broadcast_frame(
+                topic,
+                "ping",
+                "",
+                Encoding::Json,
+                br#"{"_json":[1,2]}"#,
+            )),
         )
         .await;
     for data in [&b"\xde\xad\x00\xff"[..], b""] {
         let reply = matrix.app.server.post(path, &bytes, data).await;
         assert_eq!(reply.status, 202, "{}", reply.body);
         matrix
-            .check("single, bytes", None, Wire::Binary(broadcast_frame(topic, "ping", "", Encoding::Binary, data)))
+            .check(
+                "single, bytes",
+                None,
+                Wire::Binary(broadcast_frame(topic, "ping", "", Encoding::Binary, data)),
+            )
             .await;
     }
 }
@@ -251,7 +337,10 @@ async fn another_socket_of_the_same_user_hears_it() {
     let mut one = join_with(&app, Version::V2, "room", json!({}), Some(&token)).await;
     let mut other = join_with(&app, Version::V2, "room", json!({}), Some(&token)).await;
     one.say("hello", &json!({"n": 1})).await;
-    assert_eq!(other.heard_briefly().await, ("hello".to_owned(), json!({"n": 1})));
+    assert_eq!(
+        other.heard_briefly().await,
+        ("hello".to_owned(), json!({"n": 1}))
+    );
 }
 
 #[tokio::test]
@@ -274,13 +363,19 @@ async fn whoever_asks_for_acknowledgements_gets_them() {
         };
         assert_eq!(reply.raw, expected);
         let reference = channel.say_text("ping", &json!({})).await;
-        assert_eq!(channel.socket.reply(&reference).await.payload, json!({"status": "ok", "response": {}}));
+        assert_eq!(
+            channel.socket.reply(&reference).await.payload,
+            json!({"status": "ok", "response": {}})
+        );
 
         let mut silent = join(&app, version, "alone").await;
         silent.say("ping", &json!({})).await;
         silent.say_text("ping", &json!({})).await;
         let told = silent.socket.settle().await;
-        assert!(told.iter().all(|frame| frame.event != "phx_reply"), "{told:#?}");
+        assert!(
+            told.iter().all(|frame| frame.event != "phx_reply"),
+            "{told:#?}"
+        );
     }
 }
 
@@ -360,11 +455,18 @@ async fn public_and_private_rooms_of_one_name_are_separate() {
         let mut closed_sender =
             join_with(&app, version, "room", private.clone(), Some(&token)).await;
         let post = async |private: bool, event: &str| {
-            let message = json!({"topic": "room", "event": event, "payload": {}, "private": private});
+            let message =
+                json!({"topic": "room", "event": event, "payload": {}, "private": private});
             let body = json!({"messages": [message]}).to_string();
             let bearer = format!("Bearer {token}");
-            let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-            let reply = app.server.post("/api/broadcast", &headers, body.as_bytes()).await;
+            let headers = [
+                ("authorization", bearer.as_str()),
+                ("content-type", "application/json"),
+            ];
+            let reply = app
+                .server
+                .post("/api/broadcast", &headers, body.as_bytes())
+                .await;
             assert_eq!(reply.status, 202, "{}", reply.body);
         };
         open_sender.say("open 1", &json!({})).await;
@@ -400,9 +502,15 @@ async fn names_of_topics_and_events_may_be_anything() {
         let mut new = join(&app, Version::V2, topic).await;
         for event in ["e", "Ereignis ü\"", &long] {
             new.say(event, &json!({"n": 1})).await;
-            assert_eq!(old.heard_briefly().await, (event.to_owned(), json!({"n": 1})));
+            assert_eq!(
+                old.heard_briefly().await,
+                (event.to_owned(), json!({"n": 1}))
+            );
             old.say(event, &json!({"n": 2})).await;
-            assert_eq!(new.heard_briefly().await, (event.to_owned(), json!({"n": 2})));
+            assert_eq!(
+                new.heard_briefly().await,
+                (event.to_owned(), json!({"n": 2}))
+            );
         }
     }
     // Names are not folded.
@@ -421,7 +529,10 @@ async fn what_cannot_be_framed_for_a_version_skips_it_and_hurts_nobody() {
     let mut old = join(&app, Version::V1, "room").await;
     let mut new = join(&app, Version::V2, "room").await;
     let long = "e".repeat(300);
-    let headers = [("apikey", PUBLISHABLE_KEY), ("content-type", "application/json")];
+    let headers = [
+        ("apikey", PUBLISHABLE_KEY),
+        ("content-type", "application/json"),
+    ];
     let path = format!("/api/broadcast/room/events/{long}");
     let reply = app.server.post(&path, &headers, b"{}").await;
     assert_eq!(reply.status, 202, "{}", reply.body);
@@ -481,7 +592,18 @@ async fn broken_binary_frames_are_dropped_and_the_socket_lives_on() {
         sender.socket.send_binary(whole[..length].to_vec()).await;
     }
     // Lengths that run past the end, bytes that are no UTF-8, JSON that is none, kinds that are not for servers.
-    for (place, byte) in [(1, 255), (3, 255), (4, 255), (5, 255), (9, 0xff), (0, 1), (0, 2), (0, 4), (0, 9), (0, 255)] {
+    for (place, byte) in [
+        (1, 255),
+        (3, 255),
+        (4, 255),
+        (5, 255),
+        (9, 0xff),
+        (0, 1),
+        (0, 2),
+        (0, 4),
+        (0, 9),
+        (0, 255),
+    ] {
         let mut broken = whole.clone();
         broken[place] = byte;
         sender.socket.send_binary(broken).await;
@@ -503,7 +625,10 @@ async fn broken_binary_frames_are_dropped_and_the_socket_lives_on() {
     };
     sender.socket.send_binary(unknown.encode()).await;
     let reply = sender.socket.reply("10").await.payload;
-    assert_eq!(reply, json!({"status": "error", "response": {"reason": "unmatched topic"}}));
+    assert_eq!(
+        reply,
+        json!({"status": "error", "response": {"reason": "unmatched topic"}})
+    );
 }
 
 #[tokio::test]
@@ -526,7 +651,10 @@ async fn who_left_hears_nothing_and_who_joined_twice_hears_it_once() {
     assert_eq!(twice.heard_briefly().await.0, "first");
     assert_eq!(twice.heard_briefly().await.0, "second");
     let told = gone.settle().await;
-    assert!(told.iter().all(|frame| frame.event != "broadcast"), "{told:#?}");
+    assert!(
+        told.iter().all(|frame| frame.event != "broadcast"),
+        "{told:#?}"
+    );
     // A late leave of the first membership does not end the second.
     twice
         .socket
@@ -545,7 +673,9 @@ async fn who_reads_too_slowly_is_closed_and_never_skipped() {
     let mut sender = join(&app, Version::V2, "room").await;
     let filler = "x".repeat(1_000_000);
     for n in 0..60 {
-        sender.say("large", &json!({"n": n, "filler": filler})).await;
+        sender
+            .say("large", &json!({"n": n, "filler": filler}))
+            .await;
         assert_eq!(quick.heard_briefly().await.1["n"], n);
     }
     let mut next = 0;
@@ -571,7 +701,9 @@ async fn several_channels_of_a_socket_hear_their_own() {
     let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;
     for room in ["one", "two"] {
         let topic = format!("realtime:{room}");
-        let reply = socket.ask(Some(room), &topic, "phx_join", &json!({"config": {}})).await;
+        let reply = socket
+            .ask(Some(room), &topic, "phx_join", &json!({"config": {}}))
+            .await;
         assert_eq!(reply["status"], "ok");
     }
     for room in ["two", "one"] {

@@ -55,7 +55,11 @@ fn header<'a>(reply: &'a HttpReply, name: &str) -> Option<&'a str> {
 
 #[track_caller]
 fn check(what: &str, reply: &HttpReply, status: u16, body: &str) {
-    assert_eq!((reply.status, reply.body.as_str()), (status, body), "{what}");
+    assert_eq!(
+        (reply.status, reply.body.as_str()),
+        (status, body),
+        "{what}"
+    );
 }
 
 async fn hears(channel: &mut Channel, events: &[&str]) {
@@ -68,7 +72,8 @@ async fn hears(channel: &mut Channel, events: &[&str]) {
 async fn only_a_valid_token_or_key_may_send() {
     let app = start().await;
     let mut hearer = join(&app, Version::V2, "room").await;
-    let foreign = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJyb2xlIjoiYW5vbiIsImV4cCI6OTk5OTk5OTk5OX0.AAAA";
+    let foreign =
+        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJyb2xlIjoiYW5vbiIsImV4cCI6OTk5OTk5OTk5OX0.AAAA";
     let without_role = mint(&json!({"exp": 9_999_999_999_u64}));
     let expired = expiring(ALICE, -10);
     for (what, token) in [
@@ -86,7 +91,13 @@ async fn only_a_valid_token_or_key_may_send() {
         ] {
             let reply = batch(&app, &credentials, &[message("stolen", false)]).await;
             check(what, &reply, 401, UNAUTHORIZED);
-            let reply = post(&app, "/api/broadcast/room/events/stolen", &credentials, b"{}").await;
+            let reply = post(
+                &app,
+                "/api/broadcast/room/events/stolen",
+                &credentials,
+                b"{}",
+            )
+            .await;
             check(what, &reply, 401, UNAUTHORIZED);
         }
     }
@@ -109,7 +120,12 @@ async fn only_a_valid_token_or_key_may_send() {
     .into_iter()
     .enumerate()
     {
-        let reply = batch(&app, &[JSON, (name, &value)], &[message(&format!("{number}"), false)]).await;
+        let reply = batch(
+            &app,
+            &[JSON, (name, &value)],
+            &[message(&format!("{number}"), false)],
+        )
+        .await;
         check(&value, &reply, 202, "");
         let path = format!("/api/broadcast/room/events/{number}");
         let reply = post(&app, &path, &[JSON, (name, &value)], b"{}").await;
@@ -130,13 +146,32 @@ async fn a_batch_is_sent_whole_or_not_at_all() {
         let reply = post(&app, "/api/broadcast", &headers, body.as_bytes()).await;
         check(body, &reply, 422, blank);
     }
-    let reply = batch(&app, &headers, &[json!({"topic": "room"}), message("not sent", false)]).await;
+    let reply = batch(
+        &app,
+        &headers,
+        &[json!({"topic": "room"}), message("not sent", false)],
+    )
+    .await;
     let errors: Value = serde_json::from_str(&reply.body).unwrap();
     let expected = json!({"errors": {"messages": [{"payload": ["can't be blank"], "event": ["can't be blank"]}, {}]}});
     assert_eq!((reply.status, errors), (422, expected));
-    let reply = batch(&app, &headers, &[message("not sent", false), json!({"event": "e", "payload": {}})]).await;
+    let reply = batch(
+        &app,
+        &headers,
+        &[
+            message("not sent", false),
+            json!({"event": "e", "payload": {}}),
+        ],
+    )
+    .await;
     let errors: Value = serde_json::from_str(&reply.body).unwrap();
-    assert_eq!((reply.status, errors), (422, json!({"errors": {"messages": [{}, {"topic": ["can't be blank"]}]}})));
+    assert_eq!(
+        (reply.status, errors),
+        (
+            422,
+            json!({"errors": {"messages": [{}, {"topic": ["can't be blank"]}]}})
+        )
+    );
     let large = json!({"topic": "room", "event": "e", "payload": {"text": "x".repeat(OVERSIZE)}});
     let reply = batch(&app, &headers, &[message("not sent", false), large]).await;
     check(
@@ -146,11 +181,25 @@ async fn a_batch_is_sent_whole_or_not_at_all() {
         r#"{"errors":{"messages":[{},{"payload":["Payload size exceeds tenant limit"]}]}}"#,
     );
     // Other types of body, or no JSON, are refused in some way, and nothing is sent.
-    for body in ["{", "[]", "7", r#"{"messages":{}}"#, r#"{"messages":[7]}"#, r#"{"messages":[{"topic":"room","event":"e","payload":7}]}"#] {
+    for body in [
+        "{",
+        "[]",
+        "7",
+        r#"{"messages":{}}"#,
+        r#"{"messages":[7]}"#,
+        r#"{"messages":[{"topic":"room","event":"e","payload":7}]}"#,
+    ] {
         let reply = post(&app, "/api/broadcast", &headers, body.as_bytes()).await;
-        assert!((400..500).contains(&reply.status), "{body}: {}", reply.status);
+        assert!(
+            (400..500).contains(&reply.status),
+            "{body}: {}",
+            reply.status
+        );
     }
-    let several: Vec<Value> = ["1", "2", "3"].into_iter().map(|event| message(event, false)).collect();
+    let several: Vec<Value> = ["1", "2", "3"]
+        .into_iter()
+        .map(|event| message(event, false))
+        .collect();
     let reply = batch(&app, &headers, &several).await;
     check("several", &reply, 202, "");
     for name in ["x-rate-rolling", "x-rate-limit", "x-rate-limit-remaining"] {
@@ -168,7 +217,12 @@ async fn private_messages_of_a_batch_are_dropped_without_permission() {
     let mut public = join(&app, Version::V2, "room").await;
     let bearer = |token: &str| format!("Bearer {token}");
     let both = [message("public", false), message("private", true)];
-    for (token, heard) in [(&bob, false), (&alice, true), (&service, true), (&anon(), false)] {
+    for (token, heard) in [
+        (&bob, false),
+        (&alice, true),
+        (&service, true),
+        (&anon(), false),
+    ] {
         let reply = batch(&app, &[JSON, ("authorization", &bearer(token))], &both).await;
         check("batch", &reply, 202, "");
         hears(&mut public, &["public"]).await;
@@ -182,7 +236,10 @@ async fn private_messages_of_a_batch_are_dropped_without_permission() {
     // The two before it were Bob's and a stranger's: dropped.
     hears(&mut member, &["private"]).await;
     let told = member.socket.settle().await;
-    assert!(told.iter().all(|frame| frame.event != "broadcast"), "{told:#?}");
+    assert!(
+        told.iter().all(|frame| frame.event != "broadcast"),
+        "{told:#?}"
+    );
 }
 
 #[tokio::test]
@@ -196,9 +253,24 @@ async fn a_single_private_message_needs_permission() {
         let path = format!("/api/broadcast/{topic}/events/{event}?private=true");
         post(&app, &path, &[JSON, ("authorization", &bearer)], b"{}").await
     };
-    check("bob", &post_as(&bob, "room", "bob").await, 403, UNAUTHORIZED);
-    check("anon", &post_as(&anon(), "room", "anon").await, 403, UNAUTHORIZED);
-    check("elsewhere", &post_as(&alice, "elsewhere", "e").await, 403, UNAUTHORIZED);
+    check(
+        "bob",
+        &post_as(&bob, "room", "bob").await,
+        403,
+        UNAUTHORIZED,
+    );
+    check(
+        "anon",
+        &post_as(&anon(), "room", "anon").await,
+        403,
+        UNAUTHORIZED,
+    );
+    check(
+        "elsewhere",
+        &post_as(&alice, "elsewhere", "e").await,
+        403,
+        UNAUTHORIZED,
+    );
     check(
         "raising policy",
         &post_as(&alice, "raises", "e").await,
@@ -206,11 +278,21 @@ async fn a_single_private_message_needs_permission() {
         r#"{"message":"RLS policy error"}"#,
     );
     check("alice", &post_as(&alice, "room", "alice").await, 202, "");
-    check("service", &post_as(&service(), "room", "service").await, 202, "");
+    check(
+        "service",
+        &post_as(&service(), "room", "service").await,
+        202,
+        "",
+    );
     hears(&mut member, &["alice", "service"]).await;
     // Permissions are the database's: they count from the next request on.
     app.sql("drop policy speak on realtime.messages").await;
-    check("dropped", &post_as(&alice, "room", "late").await, 403, UNAUTHORIZED);
+    check(
+        "dropped",
+        &post_as(&alice, "room", "late").await,
+        403,
+        UNAUTHORIZED,
+    );
 }
 
 #[tokio::test]
@@ -226,11 +308,30 @@ async fn a_single_message_says_what_is_wrong_with_it() {
     }
     let oversize = r#"{"errors":{"payload":["Payload size exceeds tenant limit"]}}"#;
     let large = json!({"text": "x".repeat(OVERSIZE)}).to_string();
-    check("JSON", &post(&app, path, &[KEY, JSON], large.as_bytes()).await, 422, oversize);
-    check("bytes", &post(&app, path, &[KEY, BYTES], large.as_bytes()).await, 422, oversize);
-    for query in ["persist=true", "persist%5Bttl%5D=60", "private=false&persist=true"] {
+    check(
+        "JSON",
+        &post(&app, path, &[KEY, JSON], large.as_bytes()).await,
+        422,
+        oversize,
+    );
+    check(
+        "bytes",
+        &post(&app, path, &[KEY, BYTES], large.as_bytes()).await,
+        422,
+        oversize,
+    );
+    for query in [
+        "persist=true",
+        "persist%5Bttl%5D=60",
+        "private=false&persist=true",
+    ] {
         let reply = post(&app, &format!("{path}?{query}"), &[KEY, JSON], b"{}").await;
-        check(query, &reply, 422, r#"{"errors":{"persist":["can only be used on private channels"]}}"#);
+        check(
+            query,
+            &reply,
+            422,
+            r#"{"errors":{"persist":["can only be used on private channels"]}}"#,
+        );
     }
     let reply = post(&app, path, &[KEY, JSON], b"{").await;
     assert!((400..500).contains(&reply.status), "{}", reply.status);
@@ -239,11 +340,18 @@ async fn a_single_message_says_what_is_wrong_with_it() {
     assert_eq!(reply.status, 413, "{}", reply.body);
 
     // Without a type it is JSON; with parameters it is what it says.
-    for headers in [vec![KEY], vec![KEY, ("content-type", "application/json; charset=utf-8")]] {
+    for headers in [
+        vec![KEY],
+        vec![KEY, ("content-type", "application/json; charset=utf-8")],
+    ] {
         check("type", &post(&app, path, &headers, b"{}").await, 202, "");
         hears(&mut hearer, &["e"]).await;
     }
-    for wrong in ["/api/broadcast/room", "/api/broadcast/room/events", "/api/broadcast/room/events/e/more"] {
+    for wrong in [
+        "/api/broadcast/room",
+        "/api/broadcast/room/events",
+        "/api/broadcast/room/events/e/more",
+    ] {
         let reply = app.server.post(wrong, &[KEY, JSON], b"{}").await;
         assert_eq!(reply.status, 404, "{wrong}");
     }
@@ -262,7 +370,12 @@ async fn names_in_the_path_are_percent_encoded() {
     ] {
         let mut hearer = join(&app, Version::V2, topic).await;
         let path = format!("/api/broadcast/{path}?apikey=x&vsn=2.0.0&unknown");
-        check(topic, &post(&app, &path, &[KEY, JSON], b"{}").await, 202, "");
+        check(
+            topic,
+            &post(&app, &path, &[KEY, JSON], b"{}").await,
+            202,
+            "",
+        );
         hears(&mut hearer, &[event]).await;
     }
 }
@@ -270,7 +383,11 @@ async fn names_in_the_path_are_percent_encoded() {
 #[tokio::test]
 async fn browsers_may_ask_first() {
     let app = start().await;
-    for path in ["/api/broadcast", "/realtime/v1/api/broadcast", "/realtime/v1/api/broadcast/a%3Ab/events/e"] {
+    for path in [
+        "/api/broadcast",
+        "/realtime/v1/api/broadcast",
+        "/realtime/v1/api/broadcast/a%3Ab/events/e",
+    ] {
         let wanted = "authorization,apikey,content-type,x-client-info,traceparent";
         let headers = [
             ("origin", "https://example.org"),
@@ -278,10 +395,20 @@ async fn browsers_may_ask_first() {
             ("access-control-request-headers", wanted),
         ];
         let reply = app.server.request("OPTIONS", path, &headers).await.unwrap();
-        assert!([200, 204].contains(&reply.status), "{path}: {}", reply.status);
+        assert!(
+            [200, 204].contains(&reply.status),
+            "{path}: {}",
+            reply.status
+        );
         assert_eq!(header(&reply, "access-control-allow-origin"), Some("*"));
-        assert!(header(&reply, "access-control-allow-methods").unwrap().contains("POST"));
-        let allowed = header(&reply, "access-control-allow-headers").unwrap().to_lowercase();
+        assert!(
+            header(&reply, "access-control-allow-methods")
+                .unwrap()
+                .contains("POST")
+        );
+        let allowed = header(&reply, "access-control-allow-headers")
+            .unwrap()
+            .to_lowercase();
         for name in wanted.split(',') {
             assert!(allowed.contains(name), "{name}: {allowed}");
         }

@@ -10,6 +10,7 @@ mod broadcast;
 mod catalog;
 mod clients;
 mod comparison;
+mod crowd;
 mod delivery;
 mod filter_values;
 mod filters;

@@ -27,7 +27,10 @@ async fn the_first_is_told_that_nobody_is_there() {
     let app = start().await;
     let mut new = join_as(&app, Version::V2, "new").await;
     let state = new.next("presence_state").await;
-    assert_eq!(state.raw, r#"["1",null,"realtime:room","presence_state",{}]"#);
+    assert_eq!(
+        state.raw,
+        r#"["1",null,"realtime:room","presence_state",{}]"#
+    );
     let mut old = join_as(&app, Version::V1, "old").await;
     let state = old.next("presence_state").await;
     assert_eq!(
@@ -39,7 +42,10 @@ async fn the_first_is_told_that_nobody_is_there() {
 #[tokio::test]
 async fn three_clients_see_each_other_come_change_and_go() {
     let app = start().await;
-    for versions in [[Version::V1, Version::V2, Version::V1], [Version::V2, Version::V1, Version::V2]] {
+    for versions in [
+        [Version::V1, Version::V2, Version::V1],
+        [Version::V2, Version::V1, Version::V2],
+    ] {
         let mut ann = join_as(&app, versions[0], "ann").await;
         track(&mut ann, at("home")).await;
         // Also the one who tracks.
@@ -49,11 +55,15 @@ async fn three_clients_see_each_other_come_change_and_go() {
         track(&mut ben, at("work")).await;
         let mut cat = join_as(&app, versions[2], "cat").await;
         for channel in [&mut ann, &mut ben, &mut cat] {
-            channel.attended_by(&[("ann", &[at("home")]), ("ben", &[at("work")])]).await;
+            channel
+                .attended_by(&[("ann", &[at("home")]), ("ben", &[at("work")])])
+                .await;
         }
         track(&mut ann, at("work")).await;
         for channel in [&mut ann, &mut ben, &mut cat] {
-            channel.attended_by(&[("ann", &[at("work")]), ("ben", &[at("work")])]).await;
+            channel
+                .attended_by(&[("ann", &[at("work")]), ("ben", &[at("work")])])
+                .await;
         }
         assert_eq!(ann.untrack().await, json!({"status": "ok", "response": {}}));
         for channel in [&mut ann, &mut ben, &mut cat] {
@@ -74,11 +84,17 @@ async fn frames_have_the_documented_shape() {
         let mut ann = join_as(&app, version, "ann").await;
         track(&mut ann, json!({"user": "ann", "phx_note": [1.50]})).await;
         let diff = ann.next("presence_diff").await;
-        assert_eq!((&diff.join_ref, &diff.reference), (&Value::Null, &Value::Null));
+        assert_eq!(
+            (&diff.join_ref, &diff.reference),
+            (&Value::Null, &Value::Null)
+        );
         let first = diff.payload["joins"]["ann"]["metas"][0]["phx_ref"].clone();
         let first = first.as_str().unwrap();
         let meta = json!({"phx_ref": first, "user": "ann", "phx_note": [1.50]});
-        assert_eq!(diff.payload, json!({"joins": {"ann": {"metas": [meta]}}, "leaves": {}}));
+        assert_eq!(
+            diff.payload,
+            json!({"joins": {"ann": {"metas": [meta]}}, "leaves": {}})
+        );
 
         let mut ben = join_as(&app, version, "ben").await;
         let state = ben.next("presence_state").await;
@@ -90,7 +106,8 @@ async fn frames_have_the_documented_shape() {
             let diff = channel.next("presence_diff").await.payload;
             let second = &diff["joins"]["ann"]["metas"][0]["phx_ref"];
             assert_ne!(second, first);
-            let changed = json!({"phx_ref": second, "phx_ref_prev": first, "user": "ann", "typing": true});
+            let changed =
+                json!({"phx_ref": second, "phx_ref_prev": first, "user": "ann", "typing": true});
             let expected = json!({"joins": {"ann": {"metas": [changed]}}, "leaves": {"ann": {"metas": [meta]}}});
             assert_eq!(diff, expected);
         }
@@ -105,11 +122,17 @@ async fn two_tabs_with_one_key_count_until_each_is_gone() {
     let mut second = join_as(&app, Version::V1, "ann").await;
     track(&mut first, at("first")).await;
     track(&mut second, at("second")).await;
-    watcher.attended_by(&[("ann", &[at("first"), at("second")])]).await;
-    first.attended_by(&[("ann", &[at("first"), at("second")])]).await;
+    watcher
+        .attended_by(&[("ann", &[at("first"), at("second")])])
+        .await;
+    first
+        .attended_by(&[("ann", &[at("first"), at("second")])])
+        .await;
     // The same payload twice is two presences all the same.
     track(&mut second, at("first")).await;
-    watcher.attended_by(&[("ann", &[at("first"), at("first")])]).await;
+    watcher
+        .attended_by(&[("ann", &[at("first"), at("first")])])
+        .await;
     drop(first);
     watcher.attended_by(&[("ann", &[at("first")])]).await;
     second.socket.close().await;
@@ -135,7 +158,10 @@ async fn however_a_socket_ends_its_presence_ends() {
                 "close" => ann.socket.close().await,
                 "join again" => {
                     let payload = json!({"config": {"presence": {"key": "ann"}}});
-                    let reply = ann.socket.ask(Some("again"), &ann.topic, "phx_join", &payload).await;
+                    let reply = ann
+                        .socket
+                        .ask(Some("again"), &ann.topic, "phx_join", &payload)
+                        .await;
                     assert_eq!(reply["status"], "ok");
                     kept = Some(ann.socket);
                 }
@@ -155,7 +181,9 @@ async fn who_rejoins_on_the_same_socket_is_present_once() {
     let config = json!({"presence": {"key": "ann", "enabled": true}});
     let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;
     for round in ["one", "two", "three"] {
-        let mut ann = Channel::join_on(socket, Version::V2, "room", &config, None).await.unwrap();
+        let mut ann = Channel::join_on(socket, Version::V2, "room", &config, None)
+            .await
+            .unwrap();
         ann.attended_by(&[]).await;
         track(&mut ann, at(round)).await;
         ann.attended_by(&[("ann", &[at(round)])]).await;
@@ -176,7 +204,10 @@ async fn what_changes_nothing_is_told_to_nobody() {
     track(&mut ann, at("home")).await;
     // Its reply is all that comes of a message without an event.
     let reply = ann.request("presence", &json!({"type": "presence"})).await;
-    assert_eq!(ann.socket.reply(&reply).await.payload, json!({"status": "ok", "response": {}}));
+    assert_eq!(
+        ann.socket.reply(&reply).await.payload,
+        json!({"status": "ok", "response": {}})
+    );
     track(&mut ann, at("work")).await;
     watcher.attended_by(&[("ann", &[at("work")])]).await;
     assert_eq!(watcher.attendance.diffs(), 2);
@@ -196,16 +227,26 @@ async fn odd_messages_have_their_answers() {
                 json!({"type": "presence", "event": "dance", "payload": {}}),
                 json!({"status": "error", "response": {}}),
             ),
-            (json!({"type": "presence", "event": "TrAcK"}), json!({"status": "ok", "response": {}})),
+            (
+                json!({"type": "presence", "event": "TrAcK"}),
+                json!({"status": "ok", "response": {}}),
+            ),
         ] {
             let reference = ann.request("presence", &message).await;
-            assert_eq!(ann.socket.reply(&reference).await.payload, expected, "{message}");
+            assert_eq!(
+                ann.socket.reply(&reference).await.payload,
+                expected,
+                "{message}"
+            );
         }
         ann.attended_by(&[("ann", &[json!({})])]).await;
         // A reference to a membership that is gone, or none, is as good.
         for join_ref in [None, Some("stale")] {
             let message = json!({"type": "presence", "event": "UNTRACK"});
-            let reply = ann.socket.ask(join_ref, "realtime:room", "presence", &message).await;
+            let reply = ann
+                .socket
+                .ask(join_ref, "realtime:room", "presence", &message)
+                .await;
             assert_eq!(reply, json!({"status": "ok", "response": {}}));
             ann.attended_by(&[]).await;
         }
@@ -240,7 +281,11 @@ async fn whoever_gives_no_key_gets_one_per_join() {
     let mut watcher = join_as(&app, Version::V2, "watcher").await;
     let mut keys = Vec::new();
     let mut channels = Vec::new();
-    for config in [json!({}), json!({"presence": {"key": ""}}), json!({"presence": {"key": null}})] {
+    for config in [
+        json!({}),
+        json!({"presence": {"key": ""}}),
+        json!({"presence": {"key": null}}),
+    ] {
         let mut channel = join_with(&app, Version::V1, "room", config, None).await;
         track(&mut channel, at("home")).await;
         let diff = watcher.next("presence_diff").await.payload;
@@ -274,7 +319,9 @@ async fn too_many_presence_messages_end_the_channel() {
         // The socket is fit for another try.
         let socket = ann.socket;
         let config = json!({"presence": {"key": "ann"}});
-        let mut ann = Channel::join_on(socket, version, "room", &config, None).await.unwrap();
+        let mut ann = Channel::join_on(socket, version, "room", &config, None)
+            .await
+            .unwrap();
         track(&mut ann, at("home")).await;
         watcher.attended_by(&[("ann", &[at("home")])]).await;
         ann.leave().await;
@@ -289,7 +336,8 @@ async fn too_large_a_presence_ends_the_channel() {
     let mut ann = join_as(&app, Version::V2, "ann").await;
     track(&mut ann, at("home")).await;
     watcher.attended_by(&[("ann", &[at("home")])]).await;
-    let large = json!({"type": "presence", "event": "track", "payload": {"text": "x".repeat(3_100_000)}});
+    let large =
+        json!({"type": "presence", "event": "track", "payload": {"text": "x".repeat(3_100_000)}});
     ann.request("presence", &large).await;
     assert_eq!(ann.removed().await, "Track message size exceeded");
     watcher.attended_by(&[]).await;

@@ -45,7 +45,12 @@ fn private() -> Value {
     json!({"private": true, "broadcast": {"ack": true}})
 }
 
-async fn try_join(app: &App, room: &str, presence: bool, token: Option<&str>) -> Result<Channel, String> {
+async fn try_join(
+    app: &App,
+    room: &str,
+    presence: bool,
+    token: Option<&str>,
+) -> Result<Channel, String> {
     let config = json!({"private": true, "presence": {"enabled": presence}});
     Channel::try_join(app.server.port(), Version::V2, room, &config, token).await
 }
@@ -91,21 +96,32 @@ async fn select_policies_decide_who_joins() {
         ("club", true, Some(&user(CAROL)), false),
     ] {
         let joined = try_join(&app, room, presence, token.map(String::as_str)).await;
-        let refusal = format!("Unauthorized: You do not have permissions to read from this Channel topic: {room}");
+        let refusal = format!(
+            "Unauthorized: You do not have permissions to read from this Channel topic: {room}"
+        );
         let expected = if admitted { None } else { Some(refusal) };
         assert_eq!(joined.err(), expected, "{room} {presence}");
     }
     // A refused topic is not joined, its socket is none the worse, and public channels do not ask anybody.
     let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;
     let payload = json!({"config": {"private": true}});
-    let reply = socket.ask(Some("1"), "realtime:none", "phx_join", &payload).await;
+    let reply = socket
+        .ask(Some("1"), "realtime:none", "phx_join", &payload)
+        .await;
     assert_eq!(reply["status"], "error");
     let message = json!({"type": "broadcast", "event": "e", "payload": {}});
-    let reply = socket.ask(Some("1"), "realtime:none", "broadcast", &message).await;
+    let reply = socket
+        .ask(Some("1"), "realtime:none", "broadcast", &message)
+        .await;
     assert_eq!(reply["response"], json!({"reason": "unmatched topic"}));
-    Channel::join_on(socket, Version::V2, "none", &json!({}), None).await.unwrap();
+    Channel::join_on(socket, Version::V2, "none", &json!({}), None)
+        .await
+        .unwrap();
     // What was asked left nothing behind.
-    let rows = app.admin.text("select count(*) from realtime.messages").await;
+    let rows = app
+        .admin
+        .text("select count(*) from realtime.messages")
+        .await;
     assert_eq!(rows.as_deref(), Some("0"));
 }
 
@@ -127,11 +143,19 @@ async fn policies_see_who_asks_about_what() {
     )
     .await;
     let claims = |team: &str| {
-        mint(&json!({"role": "authenticated", "sub": ALICE, "exp": 9_999_999_999_u64, "more": {"team": team}}))
+        mint(
+            &json!({"role": "authenticated", "sub": ALICE, "exp": 9_999_999_999_u64, "more": {"team": team}}),
+        )
     };
-    for (team, tenant, admitted) in [("blue", "north", true), ("red", "north", false), ("blue", "south", false)] {
+    for (team, tenant, admitted) in [
+        ("blue", "north", true),
+        ("red", "north", false),
+        ("blue", "south", false),
+    ] {
         let path = format!("/realtime/v1/websocket?apikey={PUBLISHABLE_KEY}&vsn=2.0.0");
-        let socket = Socket::upgrade(app.server.port(), &path, &[("x-tenant", tenant)]).await.unwrap();
+        let socket = Socket::upgrade(app.server.port(), &path, &[("x-tenant", tenant)])
+            .await
+            .unwrap();
         let token = claims(team);
         let joined = Channel::join_on(socket, Version::V2, "a:b:c", &private(), Some(&token)).await;
         assert_eq!(joined.is_ok(), admitted, "{team} {tenant}");
@@ -139,7 +163,11 @@ async fn policies_see_who_asks_about_what() {
             assert_eq!(say(&mut channel, "e").await, said());
         }
         let bearer = format!("Bearer {token}");
-        let headers = [("authorization", bearer.as_str()), ("x-tenant", tenant), ("content-type", "application/json")];
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("x-tenant", tenant),
+            ("content-type", "application/json"),
+        ];
         let path = "/api/broadcast/a%3Ab%3Ac/events/e?private=true";
         let reply = app.server.post(path, &headers, b"{}").await;
         assert_eq!(reply.status, if tenant == "north" { 202 } else { 403 });
@@ -150,13 +178,18 @@ async fn policies_see_who_asks_about_what() {
 async fn each_kind_reaches_only_those_who_may_read_it() {
     let app = start_with(POLICIES).await;
     for version in [Version::V1, Version::V2] {
-        for (room, hears, sees) in [("hear", true, false), ("see", false, true), ("both", true, true)] {
+        for (room, hears, sees) in [
+            ("hear", true, false),
+            ("see", false, true),
+            ("both", true, true),
+        ] {
             let mut member = join(&app, version, room, ALICE).await;
             // Who is there is asked of the database as well: speak after it is known.
             if sees {
                 assert_eq!(member.next("presence_state").await.payload, json!({}));
             }
-            let config = json!({"private": true, "broadcast": {"ack": true}, "presence": {"key": "guest"}});
+            let config =
+                json!({"private": true, "broadcast": {"ack": true}, "presence": {"key": "guest"}});
             let mut guest = join_with(&app, version, room, config, Some(&service())).await;
             assert_eq!(say(&mut guest, "first").await, said());
             assert_eq!(guest.track(&json!({"n": 1})).await, said());
@@ -174,7 +207,11 @@ async fn each_kind_reaches_only_those_who_may_read_it() {
                 member.next("presence_diff").await;
             }
             let rest = member.socket.settle().await;
-            assert!(rest.iter().all(|frame| frame.event == "presence_diff" && sees), "{room}: {rest:#?}");
+            assert!(
+                rest.iter()
+                    .all(|frame| frame.event == "presence_diff" && sees),
+                "{room}: {rest:#?}"
+            );
             let expected: &[&str] = if hears { &["first", "last"] } else { &[] };
             assert_eq!(got, expected, "{room}");
         }
@@ -191,7 +228,7 @@ async fn insert_policies_decide_who_speaks_and_who_is_seen() {
             ("both", said(), true),
             ("listen", denied(), false),
             ("announce", said(), false),
-            ("mute", raised, false),
+            ("mute", raised.clone(), false),
         ] {
             let mut hearer = join_with(&app, version, room, private(), Some(&service())).await;
             let mut speaker = join(&app, version, room, ALICE).await;
@@ -202,9 +239,16 @@ async fn insert_policies_decide_who_speaks_and_who_is_seen() {
             let mut silent = join_with(&app, version, room, config, Some(&user(ALICE))).await;
             silent.say("silent", &json!({})).await;
             let tracked = silent.track(&json!({"n": 1})).await;
-            assert_eq!(tracked, if seen { said() } else { refused.clone() }, "{room}");
+            assert_eq!(
+                tracked,
+                if seen { said() } else { refused.clone() },
+                "{room}"
+            );
             let told = silent.socket.settle().await;
-            assert!(told.iter().all(|frame| frame.event != "phx_reply"), "{told:#?}");
+            assert!(
+                told.iter().all(|frame| frame.event != "phx_reply"),
+                "{told:#?}"
+            );
             if seen {
                 hearer.attended_by(&[("silent", &[json!({"n": 1})])]).await;
             } else {
@@ -257,9 +301,19 @@ async fn check_revoked(app: &App, sql: &str, everybody: bool) {
         assert_eq!(say(&mut elsewhere, "elsewhere").await, said());
     }
     let told = alice.socket.settle().await;
-    assert!(told.iter().all(|frame| frame.event != "broadcast"), "{told:#?}");
+    assert!(
+        told.iter().all(|frame| frame.event != "broadcast"),
+        "{told:#?}"
+    );
     // And it stays so.
-    let again = Channel::join_on(alice.socket, Version::V1, "club", &private(), Some(&user(ALICE))).await;
+    let again = Channel::join_on(
+        alice.socket,
+        Version::V1,
+        "club",
+        &private(),
+        Some(&user(ALICE)),
+    )
+    .await;
     assert!(again.is_err(), "{sql}");
 }
 
@@ -280,7 +334,12 @@ async fn an_altered_policy_removes_those_it_excludes() {
 #[tokio::test]
 async fn a_revoked_grant_removes_members_at_once() {
     let app = start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK", "1h")]).await;
-    check_revoked(&app, "revoke select on realtime.messages from authenticated", true).await;
+    check_revoked(
+        &app,
+        "revoke select on realtime.messages from authenticated",
+        true,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -295,7 +354,8 @@ async fn who_loses_one_kind_of_reading_is_removed() {
     let app = start_with(POLICIES).await;
     let mut alice = join(&app, Version::V2, "both", ALICE).await;
     alice.next("presence_state").await;
-    app.sql("alter policy receive on realtime.messages using (extension = 'broadcast')").await;
+    app.sql("alter policy receive on realtime.messages using (extension = 'broadcast')")
+        .await;
     assert_eq!(alice.removed().await, format!("{NO_LONGER}both"));
 }
 
@@ -353,9 +413,18 @@ async fn a_new_token_counts_for_what_may_be_read_and_said() {
         for (token, reason) in [
             (user(CAROL), format!("{NO_LONGER}club")),
             (anon(), format!("{NO_LONGER}club")),
-            ("nonsense".to_owned(), "The token provided is not a valid JWT".to_owned()),
-            (String::new(), "The token provided is not a valid JWT".to_owned()),
-            (mint(&json!({"exp": 9_999_999_999_u64})), "Fields `role` and `exp` are required in JWT".to_owned()),
+            (
+                "nonsense".to_owned(),
+                "The token provided is not a valid JWT".to_owned(),
+            ),
+            (
+                String::new(),
+                "The token provided is not a valid JWT".to_owned(),
+            ),
+            (
+                mint(&json!({"exp": 9_999_999_999_u64})),
+                "Fields `role` and `exp` are required in JWT".to_owned(),
+            ),
         ] {
             let mut leaving = join(&app, version, "club", ALICE).await;
             leaving.set_token(&token).await;
@@ -379,10 +448,24 @@ async fn a_new_token_counts_for_what_may_be_read_and_said() {
 #[tokio::test]
 async fn a_token_that_runs_out_ends_the_channel_and_not_the_socket() {
     let app = start_with(POLICIES).await;
-    let mut alice = join_with(&app, Version::V2, "club", private(), Some(&expiring(ALICE, 2))).await;
+    let mut alice = join_with(
+        &app,
+        Version::V2,
+        "club",
+        private(),
+        Some(&expiring(ALICE, 2)),
+    )
+    .await;
     let reason = alice.removed().await;
     assert!(reason.starts_with("Token has expired "), "{reason}");
-    let again = Channel::join_on(alice.socket, Version::V2, "club", &private(), Some(&user(ALICE))).await;
+    let again = Channel::join_on(
+        alice.socket,
+        Version::V2,
+        "club",
+        &private(),
+        Some(&user(ALICE)),
+    )
+    .await;
     assert!(again.is_ok());
 }
 
@@ -391,7 +474,10 @@ async fn a_member_admitted_late_joins_like_any_other() {
     let app = start_with(POLICIES).await;
     let carol = user(CAROL);
     assert!(try_join(&app, "club", true, Some(&carol)).await.is_err());
-    app.sql(&format!("insert into members values ('{CAROL}', 'club', 'read')")).await;
+    app.sql(&format!(
+        "insert into members values ('{CAROL}', 'club', 'read')"
+    ))
+    .await;
     let mut member = eventually("the new member to be admitted", || async {
         try_join(&app, "club", true, Some(&carol)).await.ok()
     })

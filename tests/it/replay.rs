@@ -21,9 +21,15 @@ async fn join_replaying(app: &App, version: Version, room: &str, replay: Value) 
 }
 
 async fn refusal(app: &App, room: &str, config: Value) -> String {
-    Channel::try_join(app.server.port(), Version::V2, room, &config, Some(&user(ALICE)))
-        .await
-        .unwrap_err()
+    Channel::try_join(
+        app.server.port(),
+        Version::V2,
+        room,
+        &config,
+        Some(&user(ALICE)),
+    )
+    .await
+    .unwrap_err()
 }
 
 /// What was replayed, by `n`, up to a broadcast that follows now.
@@ -49,8 +55,10 @@ async fn committed_rows_are_broadcast_in_order_and_others_are_not() {
     let app = start().await;
     let mut old = join(&app, Version::V1, "room").await;
     let mut new = join(&app, Version::V2, "room").await;
-    app.sql(r#"select realtime.send('{"n": 1}', 'first', 'room', false)"#).await;
-    app.sql(r#"begin; select realtime.send('{"n": 0}', 'rolled back', 'room', false); rollback"#).await;
+    app.sql(r#"select realtime.send('{"n": 1}', 'first', 'room', false)"#)
+        .await;
+    app.sql(r#"begin; select realtime.send('{"n": 0}', 'rolled back', 'room', false); rollback"#)
+        .await;
     app.sql(
         r#"select realtime.send('{"n": 2}', 'second', 'room', false);
            select realtime.send('{"n": 3}', 'elsewhere', 'another', false);
@@ -67,22 +75,38 @@ async fn committed_rows_are_broadcast_in_order_and_others_are_not() {
     for (event, n) in [("first", 1), ("second", 2), ("third", 4)] {
         for channel in [&mut old, &mut new] {
             let frame = channel.heard().await.payload;
-            assert_eq!((&frame["event"], &frame["payload"]["n"]), (&json!(event), &json!(n)));
+            assert_eq!(
+                (&frame["event"], &frame["payload"]["n"]),
+                (&json!(event), &json!(n))
+            );
             // The row's id is in both places.
             assert_eq!(frame["meta"]["id"], frame["payload"]["id"]);
             assert_eq!(frame["meta"]["id"].as_str().map(str::len), Some(36));
         }
     }
-    app.sql(r#"select realtime.send('{"id": 7}', 'own id', 'room', false)"#).await;
+    app.sql(r#"select realtime.send('{"id": 7}', 'own id', 'room', false)"#)
+        .await;
     assert_eq!(old.heard_briefly().await.1, json!({"id": 7}));
     assert_eq!(new.heard_briefly().await.1, json!({"id": 7}));
-    app.sql(r"select realtime.send_binary('\xdead', 'bytes', 'room', false)").await;
+    app.sql(r"select realtime.send_binary('\xdead', 'bytes', 'room', false)")
+        .await;
     let frame = new.heard().await;
     let meta = frame.payload["meta"].to_string();
-    let expected = broadcast_frame("realtime:room", "bytes", &meta, Encoding::Binary, b"\xde\xad");
+    let expected = broadcast_frame(
+        "realtime:room",
+        "bytes",
+        &meta,
+        Encoding::Binary,
+        b"\xde\xad",
+    );
     assert_eq!(frame.binary, Some(expected));
-    app.sql("select realtime.send('{}', 'after', 'room', false)").await;
-    assert_eq!(old.heard_briefly().await.0, "after", "no bytes for version 1");
+    app.sql("select realtime.send('{}', 'after', 'room', false)")
+        .await;
+    assert_eq!(
+        old.heard_briefly().await.0,
+        "after",
+        "no bytes for version 1"
+    );
 }
 
 #[tokio::test]
@@ -97,9 +121,24 @@ async fn triggers_broadcast_changes_to_private_channels() {
          create policy receive on realtime.messages for select to authenticated using (realtime.topic() = 'note:1');",
     )
     .await;
-    let mut alice = join_with(&app, Version::V2, "note:1", json!({"private": true}), Some(&user(ALICE))).await;
-    let mut service = join_with(&app, Version::V1, "note:1", json!({"private": true}), Some(&service())).await;
-    app.sql("insert into notes values (1, 'one', 10), (2, 'two', 20)").await;
+    let mut alice = join_with(
+        &app,
+        Version::V2,
+        "note:1",
+        json!({"private": true}),
+        Some(&user(ALICE)),
+    )
+    .await;
+    let mut service = join_with(
+        &app,
+        Version::V1,
+        "note:1",
+        json!({"private": true}),
+        Some(&service()),
+    )
+    .await;
+    app.sql("insert into notes values (1, 'one', 10), (2, 'two', 20)")
+        .await;
     app.sql("update notes set body = 'uno' where id = 1").await;
     app.sql("delete from notes").await;
     let one = json!({"id": 1, "body": "one", "rank": 10});
@@ -113,8 +152,7 @@ async fn triggers_broadcast_changes_to_private_channels() {
             let (event, mut payload) = channel.heard_briefly().await;
             assert_eq!(event, operation);
             payload.as_object_mut().unwrap().remove("id");
-            let expected =
-                json!({"schema": "public", "table": "notes", "operation": operation, "record": record, "old_record": old});
+            let expected = json!({"schema": "public", "table": "notes", "operation": operation, "record": record, "old_record": old});
             assert_eq!(payload, expected);
         }
     }
@@ -137,7 +175,10 @@ async fn a_crash_of_the_walsender_loses_no_broadcast() {
     let app = start().await;
     let mut channel = join(&app, Version::V2, "room").await;
     for n in 0..200 {
-        app.sql(&format!(r#"select realtime.send('{{"n": {n}}}', 'count', 'room', false)"#)).await;
+        app.sql(&format!(
+            r#"select realtime.send('{{"n": {n}}}', 'count', 'room', false)"#
+        ))
+        .await;
         if n % 50 == 10 {
             let kill = format!(
                 "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{}' and active",
@@ -155,7 +196,10 @@ async fn a_crash_of_the_walsender_loses_no_broadcast() {
 async fn the_newest_broadcasts_are_replayed_oldest_first() {
     let app = start_with(POLICIES).await;
     for n in 1..=30 {
-        app.sql(&format!(r#"select realtime.send('{{"n": {n}}}', 'e', 'room')"#)).await;
+        app.sql(&format!(
+            r#"select realtime.send('{{"n": {n}}}', 'e', 'room')"#
+        ))
+        .await;
     }
     app.sql(
         r#"select realtime.send('{"n": 0}', 'e', 'another');
@@ -227,7 +271,10 @@ async fn since_is_a_moment() {
 #[tokio::test]
 async fn replayed_frames_have_their_form_in_each_version() {
     let app = start_with(POLICIES).await;
-    let (first, second) = ("c2f10000-0000-4000-8000-000000000001", "c2f10000-0000-4000-8000-000000000002");
+    let (first, second) = (
+        "c2f10000-0000-4000-8000-000000000001",
+        "c2f10000-0000-4000-8000-000000000002",
+    );
     app.sql(&format!(
         r#"insert into realtime.messages (id, topic, extension, event, payload, binary_payload, private) values
              ('{first}', 'room', 'broadcast', 'db', null, '\xdead', true);
@@ -248,7 +295,10 @@ async fn replayed_frames_have_their_form_in_each_version() {
     assert_eq!(new.heard().await.binary, Some(bytes));
     // JSON is text even in version 2.
     let frame = new.heard().await;
-    assert_eq!((frame.binary, frame.join_ref, frame.payload), (None, json!(new.join_ref), expected.clone()));
+    assert_eq!(
+        (frame.binary, frame.join_ref, frame.payload),
+        (None, json!(new.join_ref), expected.clone())
+    );
     let mut old = join_replaying(&app, Version::V1, "room", json!({"since": 0})).await;
     assert_eq!(old.heard().await.payload, expected);
 }
@@ -257,7 +307,11 @@ async fn replayed_frames_have_their_form_in_each_version() {
 async fn replay_needs_valid_parameters_and_a_private_channel_one_may_hear() {
     let app = start_with(POLICIES).await;
     let invalid = "UnableToReplayMessages: Replay params are not valid";
-    for replay in [json!({"since": "yesterday"}), json!({"since": 1.5}), json!({"since": 0, "limit": "many"})] {
+    for replay in [
+        json!({"since": "yesterday"}),
+        json!({"since": 1.5}),
+        json!({"since": 0, "limit": "many"}),
+    ] {
         let config = json!({"private": true, "broadcast": {"replay": replay}});
         assert_eq!(refusal(&app, "room", config).await, invalid, "{replay}");
     }
@@ -280,13 +334,22 @@ async fn between_what_was_replayed_and_what_comes_live_nothing_is_missing_or_dou
     let writer = app.session().await;
     let writing = tokio::spawn(async move {
         for n in 1..=ROWS {
-            writer.run(&format!(r#"select realtime.send('{{"n": {n}}}', 'count', 'room')"#)).await;
+            writer
+                .run(&format!(
+                    r#"select realtime.send('{{"n": {n}}}', 'count', 'room')"#
+                ))
+                .await;
         }
     });
     let mut readers = Vec::new();
     for round in 0..12 {
-        let version = if round % 2 == 0 { Version::V2 } else { Version::V1 };
-        let mut channel = join_replaying(&app, version, "room", json!({"since": 0, "limit": 25})).await;
+        let version = if round % 2 == 0 {
+            Version::V2
+        } else {
+            Version::V1
+        };
+        let mut channel =
+            join_replaying(&app, version, "room", json!({"since": 0, "limit": 25})).await;
         readers.push(tokio::spawn(async move {
             let mut numbers = Vec::new();
             let mut replayed = 0;
@@ -325,8 +388,22 @@ async fn persist(channel: &mut Channel, event: &str, metadata: &str) -> Value {
 async fn stored_broadcasts_are_heard_once_and_replayed_until_they_expire() {
     let app = start_with(POLICIES).await;
     let config = json!({"private": true, "broadcast": {"ack": true}});
-    let mut hearer = join_with(&app, Version::V2, "room", json!({"private": true}), Some(&user(BOB))).await;
-    let mut alice = join_with(&app, Version::V2, "room", config.clone(), Some(&user(ALICE))).await;
+    let mut hearer = join_with(
+        &app,
+        Version::V2,
+        "room",
+        json!({"private": true}),
+        Some(&user(BOB)),
+    )
+    .await;
+    let mut alice = join_with(
+        &app,
+        Version::V2,
+        "room",
+        config.clone(),
+        Some(&user(ALICE)),
+    )
+    .await;
     let ok = json!({"status": "ok", "response": {}});
     for (event, metadata, seconds) in [
         ("default", r#"{"persist":true}"#, "259200"),
@@ -335,7 +412,10 @@ async fn stored_broadcasts_are_heard_once_and_replayed_until_they_expire() {
         ("shortest", r#"{"persist":{"ttl":1}}"#, "1"),
     ] {
         let reply = persist(&mut alice, event, metadata).await;
-        let id = reply["response"]["id"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned();
+        let id = reply["response"]["id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{reply}"))
+            .to_owned();
         assert_eq!(reply, json!({"status": "ok", "response": {"id": id}}));
         // Of several numbers that say the same, the row's are in UTC.
         let stored = format!(
@@ -348,21 +428,37 @@ async fn stored_broadcasts_are_heard_once_and_replayed_until_they_expire() {
         let heard = broadcast_frame("realtime:room", event, "", Encoding::Json, br#"{"n":1}"#);
         assert_eq!(frame.binary, Some(heard));
     }
-    for metadata in [r#"{"persist":false}"#, r#"{"persist":null}"#, r#"{"other":true}"#] {
-        assert_eq!(persist(&mut alice, "not stored", metadata).await, ok, "{metadata}");
+    for metadata in [
+        r#"{"persist":false}"#,
+        r#"{"persist":null}"#,
+        r#"{"other":true}"#,
+    ] {
+        assert_eq!(
+            persist(&mut alice, "not stored", metadata).await,
+            ok,
+            "{metadata}"
+        );
         assert_eq!(hearer.heard_briefly().await.0, "not stored");
     }
     let refused = json!({"status": "error", "response": {"error": "invalid_persist_ttl"}});
     for ttl in ["0", "259201", "-1", "1.5", r#""60""#, "null", "[]"] {
         let metadata = format!(r#"{{"persist":{{"ttl":{ttl}}}}}"#);
-        assert_eq!(persist(&mut alice, "refused", &metadata).await, refused, "{ttl}");
+        assert_eq!(
+            persist(&mut alice, "refused", &metadata).await,
+            refused,
+            "{ttl}"
+        );
     }
     // Bob may speak, but not store.
     let mut bob = join_with(&app, Version::V2, "room", config, Some(&user(BOB))).await;
     assert_eq!(persist(&mut bob, "bob's", r#"{"persist":true}"#).await, ok);
     assert_eq!(hearer.heard_briefly().await.0, "bob's");
     app.sql("select realtime.send('{}', 'end', 'room')").await;
-    assert_eq!(hearer.heard_briefly().await.0, "end", "nothing stored is broadcast again");
+    assert_eq!(
+        hearer.heard_briefly().await.0,
+        "end",
+        "nothing stored is broadcast again"
+    );
 
     let replay = json!({"since": 0, "limit": 25});
     let events = eventually("the shortest to expire", || async {
@@ -380,10 +476,20 @@ async fn stored_broadcasts_are_heard_once_and_replayed_until_they_expire() {
 #[tokio::test]
 async fn http_stores_as_well() {
     let app = start_with(POLICIES).await;
-    let mut hearer = join_with(&app, Version::V2, "room", json!({"private": true}), Some(&user(BOB))).await;
+    let mut hearer = join_with(
+        &app,
+        Version::V2,
+        "room",
+        json!({"private": true}),
+        Some(&user(BOB)),
+    )
+    .await;
     let post = async |subject: &str, event: &str, query: &str| {
         let bearer = format!("Bearer {}", user(subject));
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
         let path = format!("/api/broadcast/room/events/{event}?private=true&{query}");
         app.server.post(&path, &headers, br#"{"n":1}"#).await.status
     };
