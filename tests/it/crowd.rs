@@ -538,3 +538,56 @@ async fn a_crowd_misses_nothing_and_sees_who_is_there() {
         life.check(&ledger, false).unwrap();
     }
 }
+
+#[test]
+fn the_model_notices_what_must_not_be() {
+    let (here, there) = (ROOMS[0], ROOMS[3]);
+    let mut ledger = Ledger::default();
+    for (sender, room, bytes) in [("a", here, false), ("b", there, false), ("a", here, true)] {
+        ledger.send(sender, room, bytes);
+    }
+    let joined_at = ledger.tick();
+    for bytes in [false, true, false] {
+        ledger.send("a", here, bytes);
+    }
+    ledger.completed("a");
+    let check = |version: Version, to_the_end: bool, heard: &[(&str, &[usize])]| {
+        let life = Life {
+            name: "c".to_owned(),
+            room: here,
+            version,
+            hears_itself: false,
+            joined_at,
+            key: String::new(),
+            tracked: None,
+            tracks: 0,
+            heard: heard
+                .iter()
+                .map(|(name, numbers)| ((*name).to_owned(), numbers.to_vec()))
+                .collect(),
+        };
+        life.check(&ledger, to_the_end).is_ok()
+    };
+    // Message 0 of a, then bytes, then the join, then text, bytes, text.
+    assert!(check(Version::V2, true, &[("a", &[2, 3, 4])]));
+    assert!(
+        check(Version::V2, true, &[("a", &[1, 2, 3, 4])]),
+        "sent before, still on its way"
+    );
+    assert!(check(Version::V1, true, &[("a", &[2, 4])]));
+    assert!(check(Version::V2, false, &[("a", &[2])]));
+    assert!(check(Version::V2, false, &[]));
+    for (version, wrong) in [
+        (Version::V2, &[("a", &[2, 4][..])][..]),
+        (Version::V1, &[("a", &[2, 3, 4])]),
+        (Version::V2, &[("a", &[3, 4])]),
+        (Version::V2, &[("a", &[2, 3])]),
+        (Version::V2, &[("a", &[2, 3, 3, 4])]),
+        (Version::V2, &[("a", &[2, 4, 3])]),
+        (Version::V2, &[]),
+        (Version::V2, &[("a", &[2, 3, 4]), ("b", &[0])]),
+        (Version::V2, &[("a", &[2, 3, 4]), ("nobody", &[0])]),
+    ] {
+        assert!(!check(version, true, wrong), "{wrong:?}");
+    }
+}
