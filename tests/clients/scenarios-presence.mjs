@@ -1,7 +1,7 @@
 // Presence. As in scenarios.mjs, each export is one scenario.
 
 import assert from 'node:assert/strict'
-import { connect, enter, killServer, startServer } from './world.mjs'
+import { connect, connectOther, enter, killServer, startServer } from './world.mjs'
 
 const present = (key) => enter(connect(), 'room', { config: { presence: { key } }, presence: true })
 
@@ -79,4 +79,70 @@ export async function tooManyPresenceMessagesEndTheChannel () {
   const told = await ann.systems.until(({ status }) => status === 'error', 'the limit')
   assert.equal(told.message, 'Client presence rate limit exceeded')
   await ann.status('CLOSED')
+}
+
+// Clients of both releases come, speak, change what they track and go, in an order that a seed decides.
+export async function aMixedCrowdEndsUpWithOneView () {
+  let seed = Number(process.env.WALCAST_CROWD_SEED ?? Date.now() % 1_000_000)
+  console.error(`WALCAST_CROWD_SEED=${seed}`)
+  const dice = (sides) => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
+    return Math.floor(seed / 2 ** 32 * sides)
+  }
+  const people = []
+  let lives = 0
+  const live = async (place) => {
+    const client = place % 2 === 0 ? connect() : await connectOther()
+    const key = `key ${dice(7)}`
+    const room = await enter(client, 'crowd', { config: { presence: { key } }, presence: true })
+    lives += 1
+    people[place] = { room, key, name: `life ${lives}`, said: 0, tracks: 0, tracked: undefined }
+  }
+  for (let place = 0; place < 10; place += 1) await live(place)
+  for (let round = 0; round < 300; round += 1) {
+    const place = dice(people.length)
+    const person = people[place]
+    const { room } = person
+    const act = dice(100)
+    if (act < 60) {
+      await room.say('said', { by: person.name, n: person.said })
+      person.said += 1
+    } else if (act < 90 && person.tracks < 4) {
+      person.tracks += 1
+      if (dice(3) === 0) {
+        person.tracked = undefined
+        room.channel.untrack()
+      } else {
+        person.tracked = { is: `${person.name} ${person.tracks}` }
+        room.channel.track(person.tracked)
+      }
+    } else if (act >= 90) {
+      if (dice(2) === 0) room.client.realtime.disconnect()
+      else room.client.removeChannel(room.channel)
+      await live(place)
+    }
+  }
+  const expected = {}
+  for (const { key, tracked } of people) {
+    if (tracked !== undefined) (expected[key] ??= []).push(tracked)
+  }
+  for (const metas of Object.values(expected)) metas.sort((a, b) => JSON.stringify(a) < JSON.stringify(b) ? -1 : 1)
+  for (const { room } of people) await room.attendedBy(expected)
+  // Everybody hears each sender's stretch without a gap, up to the mark that each of them sends now.
+  for (const { room, name } of people) await room.say('end', { by: name })
+  for (const { room, name } of people) {
+    const next = new Map()
+    const waiting = new Set(people.map((person) => person.name).filter((other) => other !== name))
+    while (waiting.size > 0) {
+      const [event, { by, n }] = await room.hear()
+      assert.notEqual(by, name)
+      if (event === 'end') {
+        assert.equal(next.get(by) ?? 0, next.has(by) ? people.find((person) => person.name === by).said : 0)
+        waiting.delete(by)
+      } else {
+        assert.equal(n, next.get(by) ?? n, by)
+        next.set(by, n + 1)
+      }
+    }
+  }
 }

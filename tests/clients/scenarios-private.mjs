@@ -49,7 +49,7 @@ export async function aChannelFollowsItsToken () {
   assert.equal(await room.say('as alice', {}), 'ok')
   await changeToken(client, tokenOf(BOB))
   const told = await room.systems.until(({ status }) => status === 'error', 'the end')
-  assert.equal(told.message, `You no longer have permission to read from this Channel topic: ${ALICES_ROOM}`)
+  assert.equal(told.message, `You do not have permissions to read from this Channel topic: ${ALICES_ROOM}`)
   await room.status('CLOSED')
 }
 
@@ -57,7 +57,7 @@ export async function aDroppedPolicyEndsTheChannel () {
   const room = await enter(await connectAs(tokenOf(ALICE)), ALICES_ROOM, { config: closed })
   await sql('drop policy "participants receive in the channel of their conversation" on realtime.messages')
   const told = await room.systems.until(({ status }) => status === 'error', 'the end')
-  assert.equal(told.message, `You no longer have permission to read from this Channel topic: ${ALICES_ROOM}`)
+  assert.equal(told.message, `You do not have permissions to read from this Channel topic: ${ALICES_ROOM}`)
   await room.status('CLOSED')
 }
 

@@ -156,6 +156,7 @@ scenarios! {
         too_many_presence_messages_end_the_channel = "tooManyPresenceMessagesEndTheChannel",
     }
     new {
+        a_mixed_crowd_ends_up_with_one_view = "aMixedCrowdEndsUpWithOneView",
         http_send_says_how_it_went = "httpSendSaysHowItWent",
         bytes_arrive_as_bytes = "bytesArriveAsBytes",
         private_channels_are_for_participants = "privateChannelsAreForParticipants",

@@ -39,6 +39,9 @@ const POLICIES: &str = "
     create policy visit on realtime.messages for select to anon using (realtime.topic() = 'lobby');
 ";
 
+/// Nothing is left to be read.
+const NO_MORE: &str = "You do not have permissions to read from this Channel topic: ";
+/// Broadcasts or presence are left.
 const NO_LONGER: &str = "You no longer have permission to read from this Channel topic: ";
 
 fn private() -> Value {
@@ -291,9 +294,9 @@ async fn check_revoked(app: &App, sql: &str, everybody: bool) {
     assert_eq!(bob.heard_briefly().await.0, "before");
     assert_eq!(watched.heard_briefly().await.0, "before");
     app.sql(sql).await;
-    assert_eq!(alice.removed().await, format!("{NO_LONGER}club"), "{sql}");
+    assert_eq!(alice.removed().await, format!("{NO_MORE}club"), "{sql}");
     if everybody {
-        assert_eq!(bob.removed().await, format!("{NO_LONGER}club"), "{sql}");
+        assert_eq!(bob.removed().await, format!("{NO_MORE}club"), "{sql}");
     }
     assert_eq!(say(&mut watched, "after").await, said());
     if !everybody {
@@ -411,8 +414,8 @@ async fn a_new_token_counts_for_what_may_be_read_and_said() {
         assert_eq!(say(&mut alice, "denied").await, denied());
 
         for (token, reason) in [
-            (user(CAROL), format!("{NO_LONGER}club")),
-            (anon(), format!("{NO_LONGER}club")),
+            (user(CAROL), format!("{NO_MORE}club")),
+            (anon(), format!("{NO_MORE}club")),
             (
                 "nonsense".to_owned(),
                 "The token provided is not a valid JWT".to_owned(),
