@@ -17,6 +17,7 @@ mod filters;
 mod harness;
 mod http_broadcast;
 mod isolation;
+mod limits;
 mod operations;
 mod presence;
 mod private;
