@@ -45,7 +45,7 @@ async fn overwhelm(hearer: &mut Channel, sender: &mut Channel) -> (usize, String
 #[tokio::test]
 async fn a_channel_that_hears_too_much_is_removed() {
     // Over the first five seconds.
-    let app = app("WALCAST_CHANNEL_MESSAGES_PER_SECOND_MAX", "10").await;
+    let app = app("WALCAST_MESSAGES_PER_SECOND_PER_CHANNEL_MAX", "10").await;
     let mut hearer = join(&app, Version::V2, "room").await;
     let mut sender = join(&app, Version::V1, "room").await;
     let (heard, reason) = overwhelm(&mut hearer, &mut sender).await;
@@ -58,7 +58,7 @@ async fn a_channel_that_hears_too_much_is_removed() {
 
 #[tokio::test]
 async fn a_subject_is_limited_wherever_it_is_connected() {
-    let app = app("WALCAST_SUBJECT_MESSAGES_PER_SECOND_MAX", "10").await;
+    let app = app("WALCAST_MESSAGES_PER_SECOND_PER_SUBJECT_MAX", "10").await;
     let (alice, bob) = (user(ALICE), user(BOB));
     let mut first = join_with(&app, Version::V2, "room", json!({}), Some(&alice)).await;
     let mut second = join_with(&app, Version::V2, "another", json!({}), Some(&alice)).await;
@@ -105,7 +105,7 @@ async fn a_channel_that_comes_and_goes_too_often_is_removed() {
     let app = start_with_environment(
         "",
         &[
-            ("WALCAST_CHANNEL_PRESENCE_EVENTS_PER_SECOND_MAX", "2"),
+            ("WALCAST_PRESENCE_EVENTS_PER_SECOND_PER_CHANNEL_MAX", "2"),
             ("WALCAST_PRESENCE_CALLS_MAX", "0"),
         ],
     )
@@ -134,7 +134,7 @@ async fn a_channel_that_comes_and_goes_too_often_is_removed() {
 
 #[tokio::test]
 async fn the_size_of_a_payload_is_a_setting() {
-    let app = app("WALCAST_PAYLOAD_BYTES_MAX", "1KiB").await;
+    let app = app("WALCAST_PAYLOAD_BYTES_MAX", "1000").await;
     let acked = json!({"broadcast": {"ack": true}});
     let mut hearer = join(&app, Version::V2, "room").await;
     let payload = |length: usize| json!({"text": "x".repeat(length)});

@@ -322,13 +322,15 @@ async fn check_revoked(app: &App, sql: &str, everybody: bool) {
 
 #[tokio::test]
 async fn a_dropped_policy_removes_members_at_once() {
-    let app = start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK", "1h")]).await;
+    let app =
+        start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK_INTERVAL", "1h")]).await;
     check_revoked(&app, "drop policy receive on realtime.messages", true).await;
 }
 
 #[tokio::test]
 async fn an_altered_policy_removes_those_it_excludes() {
-    let app = start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK", "1h")]).await;
+    let app =
+        start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK_INTERVAL", "1h")]).await;
     let alter = "alter policy receive on realtime.messages using (
         realtime.topic() = 'both' or auth.uid() = 'b0000000-0000-4000-8000-000000000002')";
     check_revoked(&app, alter, false).await;
@@ -336,7 +338,8 @@ async fn an_altered_policy_removes_those_it_excludes() {
 
 #[tokio::test]
 async fn a_revoked_grant_removes_members_at_once() {
-    let app = start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK", "1h")]).await;
+    let app =
+        start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK_INTERVAL", "1h")]).await;
     check_revoked(
         &app,
         "revoke select on realtime.messages from authenticated",
@@ -347,7 +350,8 @@ async fn a_revoked_grant_removes_members_at_once() {
 
 #[tokio::test]
 async fn what_no_policy_change_tells_is_looked_at_again_after_a_while() {
-    let app = start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK", "1s")]).await;
+    let app =
+        start_with_environment(POLICIES, &[("WALCAST_PERMISSION_RECHECK_INTERVAL", "1s")]).await;
     let delete = "delete from members where person = 'a0000000-0000-4000-8000-000000000001'";
     check_revoked(&app, delete, false).await;
 }
