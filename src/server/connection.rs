@@ -19,6 +19,7 @@ use tokio::{join, select};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::Server;
+use super::awaiting::Awaiting;
 use super::commands::Commands;
 use super::meter::Written;
 use super::output::Outbound;
@@ -92,6 +93,8 @@ enum Event {
     End(End),
     /// Something is in the outbox.
     Posted,
+    /// Broadcasts from the database flow.
+    Replicating,
     Timer,
     Drain,
 }
@@ -112,6 +115,8 @@ struct Connection {
     outbound: Outbound,
     reading: Option<Reading>,
     commands: Commands,
+    /// Who waits for broadcasts from the database.
+    awaiting: Awaiting,
     end: Option<End>,
     drained: bool,
     /// Counted among the sockets with channels.
@@ -145,6 +150,7 @@ impl Connection {
             outbound: Outbound::new(accepted.written.clone()),
             reading: None,
             commands,
+            awaiting: Awaiting::default(),
             end: None,
             drained: false,
             counted: false,
@@ -168,6 +174,8 @@ impl Connection {
             }
             let room = self.outbound.room() > 0;
             let drained = self.drained;
+            // Not of `self`, which the network needs meanwhile.
+            let mut awaiting = std::mem::take(&mut self.awaiting);
             let event = select! {
                 biased;
                 () = shutdown.dropping.cancelled() => Event::End(End::Drop),
@@ -175,12 +183,15 @@ impl Connection {
                 () = timer.as_mut() => Event::Timer,
                 event = poll_fn(|cx| self.poll_network(cx)) => event,
                 () = outbox.wait(), if room => Event::Posted,
+                () = awaiting.wait() => Event::Replicating,
             };
+            self.awaiting = awaiting;
             match event {
                 Event::Flushed | Event::Posted => {}
                 Event::Frame(message) => self.receive(&message),
                 Event::End(end) => return end,
                 Event::Timer => self.handle_timeout(),
+                Event::Replicating => self.tell_replicating(),
                 Event::Drain => {
                     self.drained = true;
                     self.handle(Input::Drain);
@@ -193,10 +204,21 @@ impl Connection {
         let now = now();
         self.socket.handle_timeout(now);
         self.take_outputs();
+        self.tell_replicating();
         let stall = self.server.options.stall_timeout;
         let stalled = self.outbound.stalled_since(now.instant);
         if stalled.is_some_and(|since| since + stall <= now.instant) {
             self.end = Some(End::SLOW);
+        }
+    }
+
+    /// Answers those who wait for broadcasts from the database, as far as there is an answer.
+    fn tell_replicating(&mut self) {
+        while let Some((membership, flows)) = self.awaiting.answer(clock::instant()) {
+            self.handle(Input::Notice {
+                membership,
+                notice: Notice::ReplicationReady(flows),
+            });
         }
     }
 
@@ -208,10 +230,14 @@ impl Connection {
             .outbound
             .stalled_since(now)
             .map(|since| since + options.stall_timeout);
-        let deadline = [self.socket.next_timeout(), stall]
-            .into_iter()
-            .flatten()
-            .min();
+        let deadline = [
+            self.socket.next_timeout(),
+            stall,
+            self.awaiting.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         deadline.unwrap_or(now + options.limits.idle_timeout).into()
     }
 
@@ -275,10 +301,8 @@ impl Connection {
                         connection,
                         membership,
                     };
-                    self.server
-                        .services
-                        .rooms
-                        .handle(member, &self.outbox, &room, request);
+                    let rooms = &self.server.services.rooms;
+                    rooms.handle(clock::instant(), member, &self.outbox, &room, request);
                 }
                 Output::Ask {
                     membership,
@@ -297,12 +321,12 @@ impl Connection {
                         ticket,
                     },
                 }),
-                Output::AwaitReplication { membership } => {
-                    self.outbox.push(Posting::Notice {
-                        membership,
-                        notice: Notice::ReplicationReady(false),
-                    });
-                }
+                Output::AwaitReplication { membership } => self.awaiting.add(
+                    clock::instant(),
+                    membership,
+                    &self.server.services.pipeline.status,
+                    self.server.options.limits.channels_max,
+                ),
                 Output::Close { code, reason } => self.end = Some(End::Close(code, reason)),
                 Output::Record(tally) => record::tally(&self.server.metrics, tally),
             }

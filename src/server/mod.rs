@@ -5,7 +5,9 @@
 
 mod accept;
 mod api;
+mod awaiting;
 mod bearer;
+mod broadcast;
 mod commands;
 mod connection;
 mod meter;
@@ -25,6 +27,8 @@ use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+#[cfg(feature = "testing")]
+pub use self::broadcast::exercise as exercise_broadcast;
 use crate::auth::Verifier;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
@@ -46,6 +50,11 @@ pub struct ServerOptions {
     pub sockets_max: usize,
     /// Bytes of a message from a client; longer ones close with 1009 (protocol.md §1.2).
     pub frame_bytes_max: usize,
+    /// Bytes of a broadcast's payload, sent over HTTP (protocol.md §8.1).
+    pub payload_bytes_max: usize,
+    /// Messages per second that a token's subject may not reach over HTTP, on average over up to a minute; 0 for no limit
+    /// (protocol.md §8.1).
+    pub messages_per_second_max: u32,
     /// How long a refused upgrade is kept waiting, so that guessing is slow (protocol.md §1.3).
     pub refusal_delay: Duration,
     /// A socket that takes no byte for this long while some are waiting is closed with 1013.
@@ -62,6 +71,8 @@ impl ServerOptions {
             metrics_secret: None,
             sockets_max: 100_000,
             frame_bytes_max: 5_000_000,
+            payload_bytes_max: 3_000_500,
+            messages_per_second_max: 0,
             refusal_delay: Duration::from_secs(2),
             stall_timeout: Duration::from_secs(30),
         }
@@ -88,6 +99,10 @@ struct Server {
     /// One permit per socket.
     sockets: Arc<Semaphore>,
     connection_next: AtomicU64,
+    /// What was sent over HTTP.
+    rates: broadcast::Rates,
+    /// The space for what HTTP requests bring.
+    bodies: Semaphore,
 }
 
 /// Accepts connections until [`Shutdown::accepting`] is cancelled. Connections and sockets run on
@@ -108,6 +123,8 @@ pub async fn serve(
         sockets: Arc::new(Semaphore::new(
             options.sockets_max.min(Semaphore::MAX_PERMITS),
         )),
+        rates: broadcast::Rates::new(options.messages_per_second_max),
+        bodies: broadcast::space(),
         options,
         services,
         shutdown,
@@ -122,10 +139,10 @@ fn router(server: Arc<Server>) -> Router {
     let api = Router::new()
         .route("/ping", get(api::ping))
         .route("/tenants/{id}/health", get(api::tenant_health))
-        .route("/broadcast", post(api::broadcast).options(api::preflight))
+        .route("/broadcast", post(broadcast::batch).options(api::preflight))
         .route(
             "/broadcast/{topic}/events/{event}",
-            post(api::broadcast).options(api::preflight),
+            post(broadcast::single).options(api::preflight),
         );
     Router::new()
         .route("/socket/websocket", any(upgrade::upgrade))

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::metrics::{Code, Metrics, Outcome, Reason, raise};
+use axum::http::StatusCode;
+
+use crate::metrics::{Code, Metrics, Outcome, Reason, Request, raise};
 use crate::pipeline::Handle;
 use crate::realtime::{ResyncReason, Tally};
 
@@ -23,6 +25,32 @@ fn close_label(code: u16) -> &'static str {
         1009 => "1009",
         1012 => "1012",
         1013 => "1013",
+        _ => "other",
+    }
+}
+
+/// A request to send over HTTP was answered.
+pub(super) fn broadcast_request(metrics: &Metrics, endpoint: &'static str, status: StatusCode) {
+    let label = Request {
+        endpoint,
+        status: status_label(status),
+    };
+    metrics.broadcast_requests.get_or_create(&label).inc();
+}
+
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        202 => "202",
+        400 => "400",
+        401 => "401",
+        403 => "403",
+        408 => "408",
+        413 => "413",
+        415 => "415",
+        422 => "422",
+        429 => "429",
+        500 => "500",
+        503 => "503",
         _ => "other",
     }
 }
@@ -74,12 +102,13 @@ const fn resync_label(reason: ResyncReason) -> &'static str {
 
 /// Brings what the pipeline counts up to date. Called when somebody reads the metrics; in between they rest.
 pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
-    let (ready, totals) = {
+    let (ready, broadcasts, totals) = {
         let status = pipeline.status.borrow();
-        (status.ready, status.totals)
+        (status.ready, status.broadcasts, status.totals)
     };
     let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     metrics.ready.set(i64::from(ready));
+    metrics.broadcasts_ready.set(i64::from(broadcasts));
     metrics.subscribers.set(gauge(totals.subscribers));
     metrics.identities.set(gauge(totals.lanes));
     raise(&metrics.transactions, totals.transactions);
@@ -97,6 +126,20 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
     ] {
         raise(
             &metrics.changes_denied.get_or_create(&Reason { reason }),
+            count,
+        );
+    }
+    raise(&metrics.broadcasts_from_database, totals.broadcasts);
+    let unsendable = totals.unsendable;
+    for (reason, count) in [
+        ("empty_topic", unsendable.empty_topic),
+        ("too_large", unsendable.too_large),
+        ("unreadable", unsendable.unreadable),
+    ] {
+        raise(
+            &metrics
+                .broadcasts_unsendable
+                .get_or_create(&Reason { reason }),
             count,
         );
     }
