@@ -30,6 +30,10 @@ const STATEMENTS_MAX: usize = 256;
 /// (rls-semantics.md §10). A lock would keep the connection from those who ask about other tables.
 const SESSION: &str = "set plan_cache_mode = force_custom_plan; set lock_timeout = '50ms'";
 
+/// A prepared statement keeps the policies with which it was rewritten, and is rewritten for most changes, but not when a
+/// role loses BYPASSRLS.
+const FORGET: &str = "discard plans";
+
 /// Settings that every question sets for its transaction.
 const SETTINGS: &str = "select pg_catalog.set_config('statement_timeout', $3, true), \
      pg_catalog.set_config('request.jwt.claims', $2, true), pg_catalog.set_config('role', $1, true)";
@@ -47,6 +51,8 @@ const NEVER: Lsn = Lsn::new(u64::MAX);
 pub struct Asker {
     client: Client,
     statements: HashMap<String, Statement>,
+    /// Of the catalog that the plans were made under.
+    fingerprint: Box<str>,
 }
 
 /// The connection can no longer be used; the question has no answer yet.
@@ -73,6 +79,7 @@ impl Asker {
         Ok(Self {
             client,
             statements: HashMap::new(),
+            fingerprint: Box::default(),
         })
     }
 
@@ -152,6 +159,10 @@ impl Asker {
     ) -> Result<Vec<Step>, tokio_postgres::Error> {
         if self.statements.len() > STATEMENTS_MAX {
             self.statements.clear();
+        }
+        if self.fingerprint != catalog.fingerprint {
+            self.client.batch_execute(FORGET).await?;
+            self.fingerprint = catalog.fingerprint.clone();
         }
         let mut steps = Vec::new();
         let keyed: Vec<usize> = (0..question.rows.len())
