@@ -170,7 +170,7 @@ impl Fixture {
     }
 }
 
-const JOIN: &str = r#"["1","1","realtime:a","phx_join",{"config":{"postgres_changes":[{"event":"*","schema":"public","table":"t"}]}}]"#;
+const JOIN: &str = r#"["1","1","realtime:a","phx_join",{"config":{"presence":{"enabled":false},"postgres_changes":[{"event":"*","schema":"public","table":"t"}]}}]"#;
 const HEARTBEAT: &str = r#"[null,"5","phoenix","heartbeat",{}]"#;
 const HEARTBEAT_REPLY: &str = r#"[null,"5","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
 
