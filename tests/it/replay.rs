@@ -395,6 +395,30 @@ async fn between_what_was_replayed_and_what_comes_live_nothing_is_missing_or_dou
     assert!(any_replayed > 0);
 }
 
+#[tokio::test]
+async fn what_was_committed_before_a_join_does_not_follow_its_replay() {
+    let app = start_with(POLICIES).await;
+    // The stream is interrupted, so that it is behind when the channel joins.
+    let interrupt = format!(
+        "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{}'",
+        app.slot()
+    );
+    app.admin.text(&interrupt).await;
+    app.sql(
+        "do $$ begin for n in 1..30 loop
+           perform realtime.send(jsonb_build_object('n', n), 'e', 'room');
+           commit;
+         end loop; end $$",
+    )
+    .await;
+    let replay = json!({"since": 0, "limit": 3});
+    let mut channel = join_replaying(&app, Version::V2, "room", replay).await;
+    assert_eq!(
+        replayed(&app, &mut channel).await,
+        [json!(28), json!(29), json!(30)]
+    );
+}
+
 async fn persist(channel: &mut Channel, event: &str, metadata: &str) -> Value {
     let reference = channel
         .push(&Push {
