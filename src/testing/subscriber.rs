@@ -74,7 +74,7 @@ pub fn join_payload(bindings: &Value, token: Option<&str>) -> Value {
     bindings.push(json!({"event": "INSERT", "schema": "fence", "table": "line"}));
     let mut payload = json!({"config": {
         "broadcast": {"ack": false, "self": false},
-        "presence": {"key": ""},
+        "presence": {"key": "", "enabled": false},
         "private": false,
         "postgres_changes": bindings,
     }});

@@ -672,13 +672,24 @@ async fn who_reads_too_slowly_is_closed_and_never_skipped() {
     let mut quick = join(&app, Version::V2, "room").await;
     let mut sender = join(&app, Version::V2, "room").await;
     let filler = "x".repeat(1_000_000);
-    for n in 0..60 {
+    // A few legal frames wait for whoever reads late.
+    for n in 0..7 {
         sender
             .say("large", &json!({"n": n, "filler": filler}))
             .await;
         assert_eq!(quick.heard_briefly().await.1["n"], n);
     }
-    let mut next = 0;
+    for n in 0..7 {
+        assert_eq!(slow.heard_briefly().await.1["n"], n);
+    }
+    for n in 7..60 {
+        sender
+            .say("large", &json!({"n": n, "filler": filler}))
+            .await;
+        assert_eq!(quick.heard_briefly().await.1["n"], n);
+    }
+    // What the network holds still comes; after it the end, and no gap.
+    let mut next = 7;
     let (code, reason) = loop {
         match slow.socket.receive().await {
             Received::Frame(frame) if frame.event == "broadcast" => {
@@ -689,7 +700,8 @@ async fn who_reads_too_slowly_is_closed_and_never_skipped() {
             Received::Closed(code, reason) => break (code, reason),
         }
     };
-    assert!((8..60).contains(&next), "{next} messages of 1 MB");
+    assert!(next < 60, "a queue without bound");
+    // The close frame comes only if there was room for it.
     if code.is_some() {
         assert_eq!((code, reason.as_str()), (Some(1013), "slow consumer"));
     }

@@ -330,7 +330,7 @@ async fn sockets_hear_what_the_database_says_in_commit_order() {
 async fn who_waits_for_broadcasts_is_told_when_they_flow() {
     let app = start("").await;
     let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;
-    let join = json!({"config": {"broadcast": {"replication_ready": true}}});
+    let join = json!({"config": {"broadcast": {"replication_ready": true}, "presence": {"enabled": false}}});
     let reply = socket
         .ask(Some("1"), "realtime:room", "phx_join", &join)
         .await;

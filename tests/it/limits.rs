@@ -12,13 +12,25 @@ async fn app(setting: &str, value: &str) -> App {
     start_with_environment("", &[(setting, value)]).await
 }
 
-/// Says something often, and gives how often `hearer` hears it before it is removed, and why.
-async fn overwhelm(hearer: &mut Channel, sender: &mut Channel) -> (usize, String) {
-    for n in 0..200 {
-        sender.say("count", &json!({"n": n})).await;
-    }
+#[tokio::test]
+async fn a_channel_that_hears_too_much_is_removed() {
+    let app = app("WALCAST_MESSAGES_PER_SECOND_PER_CHANNEL_MAX", "10").await;
+    let mut hearer = join(&app, Version::V2, "room").await;
+    let headers = [JSON, ("apikey", PUBLISHABLE_KEY)];
+    let posted = tokio::spawn({
+        let message = |n| json!({"topic": "room", "event": "count", "payload": {"n": n}});
+        let messages: Vec<Value> = (0..1000).map(message).collect();
+        let body = json!({"messages": messages}).to_string();
+        let path = "/api/broadcast";
+        async move {
+            let reply = app.server.post(path, &headers, body.as_bytes()).await;
+            assert_eq!(reply.status, 202, "{}", reply.body);
+            app
+        }
+    });
+    // The average is over five seconds at first.
     let mut heard = 0;
-    loop {
+    let told = loop {
         let frame = hearer.socket.frame().await;
         match frame.event.as_str() {
             "broadcast" => {
@@ -28,32 +40,20 @@ async fn overwhelm(hearer: &mut Channel, sender: &mut Channel) -> (usize, String
                 );
                 heard += 1;
             }
-            "system" => {
-                let message = frame.payload["message"].as_str().unwrap().to_owned();
-                let closed = hearer.socket.frame().await;
-                assert_eq!(
-                    (closed.event.as_str(), &closed.reference),
-                    ("phx_close", &json!(hearer.join_ref))
-                );
-                return (heard, message);
-            }
+            "system" => break frame.payload,
             _ => {}
         }
-    }
-}
-
-#[tokio::test]
-async fn a_channel_that_hears_too_much_is_removed() {
-    // Over the first five seconds.
-    let app = app("WALCAST_MESSAGES_PER_SECOND_PER_CHANNEL_MAX", "10").await;
-    let mut hearer = join(&app, Version::V2, "room").await;
-    let mut sender = join(&app, Version::V1, "room").await;
-    let (heard, reason) = overwhelm(&mut hearer, &mut sender).await;
-    assert_eq!(reason, "Too many messages per second");
+    };
+    assert_eq!(
+        told,
+        json!({"extension": "system", "status": "error", "message": "Too many messages per second", "channel": "room"})
+    );
+    assert_eq!(hearer.socket.frame().await.event, "phx_close");
     assert!((50..=100).contains(&heard), "{heard}");
     // The socket may join again.
     let again = Channel::join_on(hearer.socket, Version::V2, "another", &json!({}), None).await;
     assert!(again.is_ok());
+    posted.await.unwrap();
 }
 
 #[tokio::test]
@@ -63,41 +63,47 @@ async fn a_subject_is_limited_wherever_it_is_connected() {
     let mut first = join_with(&app, Version::V2, "room", json!({}), Some(&alice)).await;
     let mut second = join_with(&app, Version::V2, "another", json!({}), Some(&alice)).await;
     let mut other = join_with(&app, Version::V2, "another", json!({}), Some(&bob)).await;
+    // A token without a subject has no such limit.
     let mut sender = join(&app, Version::V2, "room").await;
-    let (_heard, reason) = overwhelm(&mut first, &mut sender).await;
-    assert_eq!(reason, "Too many messages per second");
+    for n in 0..150 {
+        sender.say("count", &json!({"n": n})).await;
+    }
+    assert_eq!(first.removed().await, "Too many messages per second");
     let mut sender = join(&app, Version::V2, "another").await;
     sender.say("one more", &json!({})).await;
     assert_eq!(second.removed().await, "Too many messages per second");
     assert_eq!(other.heard_briefly().await.0, "one more");
-    let bearer = format!("Bearer {alice}");
-    let headers = [JSON, ("authorization", bearer.as_str())];
-    let reply = app
-        .server
-        .post("/api/broadcast", &headers, br#"{"messages":[]}"#)
-        .await;
-    assert_eq!(
-        (reply.status, reply.body.as_str()),
-        (429, r#"{"message":"Too many requests"}"#)
-    );
-    let reply = app
-        .server
-        .post("/api/broadcast/room/events/e", &headers, b"{}")
-        .await;
-    assert_eq!(
-        (reply.status, reply.body.as_str()),
-        (429, r#"{"message":"You have exceeded your rate limit"}"#)
-    );
-    let reply = app
-        .server
-        .post(
-            "/api/broadcast/another/events/e",
-            &[JSON, ("apikey", PUBLISHABLE_KEY)],
-            b"{}",
-        )
-        .await;
-    assert_eq!(reply.status, 202, "{}", reply.body);
-    assert_eq!(other.heard_briefly().await.0, "e");
+}
+
+#[tokio::test]
+async fn a_subject_is_limited_over_http() {
+    let app = app("WALCAST_MESSAGES_PER_SECOND_PER_SUBJECT_MAX", "10").await;
+    let post = async |subject: &str, path: &str, messages: usize| {
+        let bearer = format!("Bearer {}", user(subject));
+        let message = json!({"topic": "room", "event": "e", "payload": {}});
+        let body = json!({"messages": vec![message; messages]}).to_string();
+        let headers = [JSON, ("authorization", bearer.as_str())];
+        let reply = app.server.post(path, &headers, body.as_bytes()).await;
+        (reply.status, reply.body)
+    };
+    let (batch, single) = ("/api/broadcast", "/api/broadcast/room/events/e");
+    let refused = |text: &str| (429, json!({"message": text}).to_string());
+    let accepted = (202, String::new());
+    let too_large = "Too many messages to broadcast, please reduce the batch size";
+    assert_eq!(post(ALICE, batch, 1000).await, refused(too_large));
+    let mut sent = 0;
+    let end = loop {
+        let reply = post(ALICE, single, 1).await;
+        if reply != accepted {
+            break reply;
+        }
+        sent += 1;
+        assert!(sent < 1000, "never limited");
+    };
+    assert_eq!(end, refused("You have exceeded your rate limit"));
+    assert!((10..=200).contains(&sent), "{sent}");
+    assert_eq!(post(ALICE, batch, 1).await, refused("Too many requests"));
+    assert_eq!(post(BOB, batch, 1).await, accepted);
 }
 
 #[tokio::test]

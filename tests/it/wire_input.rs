@@ -81,7 +81,7 @@ async fn the_join_reply_echoes_each_binding_byte_for_byte_and_precedes_everythin
         let mut socket = socket(&app, version).await;
         let bindings = r#"[{"event":"*","schema":"public","table":"notes","extra":{"b":1.50,"a":[null]}},null,{"event":"INSERT","schema":"public"}]"#;
         let payload = format!(
-            r#"{{"config":{{"postgres_changes":{bindings}}},"access_token":"{}"}}"#,
+            r#"{{"config":{{"presence":{{"enabled":false}},"postgres_changes":{bindings}}},"access_token":"{}"}}"#,
             anon()
         );
         let text = match version {
