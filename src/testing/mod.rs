@@ -14,6 +14,7 @@
 
 mod app;
 mod cluster;
+mod crowd;
 mod figures;
 mod installation;
 mod leash;
@@ -24,6 +25,10 @@ mod token;
 
 pub use app::{App, AppOptions, FENCE_TABLE};
 pub use cluster::{Cluster, Session};
+pub use crowd::{
+    Counting, Crowd, CrowdOptions, UNLIMITED, allow_files, client_frame, crowd_join, numbered,
+    server_frame,
+};
 pub use figures::Durations;
 pub use installation::Installation;
 pub use leash::{Leash, free_port};
