@@ -12,6 +12,7 @@ mod meter;
 mod output;
 mod record;
 mod upgrade;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
