@@ -26,5 +26,22 @@ begin
     comment on policy "participants read the messages of their conversations" on public.messages is
       'A message is visible to whoever takes part in its conversation.';
   end if;
+
+  if not exists (
+    select from pg_catalog.pg_policies
+    where schemaname = 'public' and tablename = 'last_seen'
+      and policyname = 'people in one conversation see when the others were here'
+  ) then
+    create policy "people in one conversation see when the others were here" on public.last_seen
+      for select
+      using (
+        auth.uid() = user_id
+        or exists (
+          select from public.conversations
+          where participant_ids @> array[auth.uid(), user_id])
+      );
+    comment on policy "people in one conversation see when the others were here" on public.last_seen is
+      'One''s own row, and those of the people one shares a conversation with.';
+  end if;
 end
 $$;

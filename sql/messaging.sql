@@ -38,6 +38,14 @@ comment on column public.messages.message_type is 'How to show it, such as "text
 comment on column public.messages.is_read is 'Whether it has been read.';
 comment on column public.messages.created_at is 'When it was written.';
 
+create table if not exists public.last_seen (
+  user_id uuid primary key,
+  seen_at timestamptz not null default now()
+);
+comment on table public.last_seen is 'When each person was last here; docs/chat.md says who writes it.';
+comment on column public.last_seen.user_id is 'Who, by auth.uid().';
+comment on column public.last_seen.seen_at is 'When.';
+
 create index if not exists conversations_participant_ids_idx on public.conversations using gin (participant_ids);
 comment on index public.conversations_participant_ids_idx is 'Finds the conversations of one person.';
 
@@ -47,11 +55,12 @@ comment on index public.messages_conversation_id_created_at_idx is 'Reads a conv
 -- From here on nobody but the owner sees a row; policies/messaging.sql opens them to those who take part.
 alter table public.conversations enable row level security;
 alter table public.messages enable row level security;
+alter table public.last_seen enable row level security;
 
 -- anon may ask, so that a subscriber without a session sees nothing instead of failing.
 grant usage on schema public to anon, authenticated, service_role;
-grant select on public.conversations, public.messages to anon, authenticated;
-grant select, insert, update, delete on public.conversations, public.messages to service_role;
+grant select on public.conversations, public.messages, public.last_seen to anon, authenticated;
+grant select, insert, update, delete on public.conversations, public.messages, public.last_seen to service_role;
 
 -- Published by the publication in the setting walcast.publication, or supabase_realtime (sql/publication.sql).
 do $$
@@ -59,7 +68,7 @@ declare
   publication text := coalesce(nullif(pg_catalog.current_setting('walcast.publication', true), ''), 'supabase_realtime');
   wanted text;
 begin
-  foreach wanted in array array['conversations', 'messages'] loop
+  foreach wanted in array array['conversations', 'messages', 'last_seen'] loop
     if not exists (
       select from pg_catalog.pg_publication_tables
       where pubname = publication and schemaname = 'public' and tablename = wanted

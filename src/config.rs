@@ -80,6 +80,28 @@ pub struct Config {
     pub sockets_max: usize,
     /// Channels of one socket; ≥ 1.
     pub channels_per_socket_max: usize,
+    /// Bytes of a payload; ≥ 1.
+    pub payload_bytes_max: usize,
+    /// Broadcasts per second of one socket; 0 is no limit, here and below.
+    pub messages_per_second_per_socket_max: u32,
+    /// Broadcasts per second of one channel.
+    pub messages_per_second_per_channel_max: u32,
+    /// Broadcasts per second of one subject.
+    pub messages_per_second_per_subject_max: u32,
+    /// Joins per second of one socket.
+    pub joins_per_second_per_socket_max: u32,
+    /// Joins per second of one subject.
+    pub joins_per_second_per_subject_max: u32,
+    /// Presence events per second of one socket.
+    pub presence_events_per_second_per_socket_max: u32,
+    /// Presence events per second of one channel.
+    pub presence_events_per_second_per_channel_max: u32,
+    /// Presence events per second of one subject.
+    pub presence_events_per_second_per_subject_max: u32,
+    /// Presence calls of one channel in 30 s; 0 is no limit.
+    pub presence_calls_max: u32,
+    /// When permissions are looked at again; > 0.
+    pub permission_recheck_interval: Duration,
     /// The delay of a refused connection.
     pub error_delay: Duration,
     /// When a socket without progress is closed.
@@ -184,6 +206,53 @@ impl Config {
             retained_wal_bytes_max: reader.value("retained_wal_bytes_max", 1, values::bytes),
             sockets_max: reader.value("sockets_max", 1, values::count),
             channels_per_socket_max: reader.value("channels_per_socket_max", 1, values::count),
+            payload_bytes_max: reader.value("payload_bytes_max", 1, values::memory),
+            messages_per_second_per_socket_max: reader.value(
+                "messages_per_second_per_socket_max",
+                0,
+                values::limit,
+            ),
+            messages_per_second_per_channel_max: reader.value(
+                "messages_per_second_per_channel_max",
+                0,
+                values::limit,
+            ),
+            messages_per_second_per_subject_max: reader.value(
+                "messages_per_second_per_subject_max",
+                0,
+                values::limit,
+            ),
+            joins_per_second_per_socket_max: reader.value(
+                "joins_per_second_per_socket_max",
+                0,
+                values::limit,
+            ),
+            joins_per_second_per_subject_max: reader.value(
+                "joins_per_second_per_subject_max",
+                0,
+                values::limit,
+            ),
+            presence_events_per_second_per_socket_max: reader.value(
+                "presence_events_per_second_per_socket_max",
+                0,
+                values::limit,
+            ),
+            presence_events_per_second_per_channel_max: reader.value(
+                "presence_events_per_second_per_channel_max",
+                0,
+                values::limit,
+            ),
+            presence_events_per_second_per_subject_max: reader.value(
+                "presence_events_per_second_per_subject_max",
+                0,
+                values::limit,
+            ),
+            presence_calls_max: reader.value("presence_calls_max", 0, values::limit),
+            permission_recheck_interval: reader.value(
+                "permission_recheck_interval",
+                Duration::ZERO,
+                positive,
+            ),
             error_delay: reader.value("error_delay", Duration::ZERO, values::duration),
             slow_consumer_timeout: reader.value("slow_consumer_timeout", Duration::ZERO, positive),
             drain_grace: reader.value("drain_grace", Duration::ZERO, values::duration),

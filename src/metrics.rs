@@ -10,6 +10,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, t
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
@@ -54,6 +55,12 @@ pub fn raise(counter: &Counter, count: u64) {
     counter.inner().fetch_max(count, Ordering::Relaxed);
 }
 
+/// Upper bounds in milliseconds: finely where a healthy server is, coarsely up to where nobody waits any more.
+const LATENCY_BUCKETS: [f64; 14] = [
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
+    60_000.0,
+];
+
 /// The label of a family by kind of error: a code of protocol.md §8.2, or a close code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Code {
@@ -73,6 +80,15 @@ pub struct Outcome {
 pub struct Reason {
     /// From a closed set.
     pub reason: &'static str,
+}
+
+/// The label of a family by HTTP endpoint and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Request {
+    /// From a closed set; never a path.
+    pub endpoint: &'static str,
+    /// From a closed set.
+    pub status: &'static str,
 }
 
 /// All metrics. Handles are shared and may be written from anywhere.
@@ -97,12 +113,18 @@ pub struct Metrics {
     pub channel_joins: Plain,
     /// Joins by outcome.
     pub channel_joined: Family<Outcome, Plain>,
-    /// Join errors and system errors by code.
+    /// What went wrong for channels, by code (docs/errors.md).
     pub channel_errors: Family<Code, Plain>,
     /// Messages received from clients.
     pub channel_events: Plain,
+    /// Requests to send broadcasts over HTTP.
+    pub broadcast_requests: Family<Request, Counter>,
     /// Change frames written to sockets.
     pub channel_db_events: Plain,
+    /// Broadcast frames written to sockets.
+    pub broadcasts_delivered: Counter,
+    /// Metas that came or left, each time that a socket was told.
+    pub channel_presence_events: Plain,
     /// Bytes read from sockets, framing included.
     pub input_bytes: Plain,
     /// Bytes written to sockets, framing included.
@@ -127,6 +149,13 @@ pub struct Metrics {
     /// Transactions consumed.
     pub transactions: Counter,
 
+    /// Rows of `realtime.messages` that were said in their rooms.
+    pub broadcasts_from_database: Counter,
+    /// Rows of `realtime.messages` that could not be, by why.
+    pub broadcasts_unsendable: Family<Reason, Counter>,
+    /// Milliseconds between the commit of such a row and its being said, by the two machines' clocks.
+    pub broadcast_latency: Histogram,
+
     /// Bytes received from Postgres while streaming.
     pub replication_bytes: Counter,
     /// Bytes of WAL between the server's end and what was confirmed; a few seconds old.
@@ -141,6 +170,8 @@ pub struct Metrics {
     pub replication_epochs: Counter,
     /// 1 while changes flow, else 0.
     pub ready: Gauge,
+    /// 1 while broadcasts from the database flow, else 0.
+    pub broadcasts_ready: Gauge,
     /// Bytes of payloads in memory.
     pub log_bytes: Gauge,
     /// Bytes of payloads that memory had no room for.
@@ -178,7 +209,10 @@ impl Metrics {
             channel_joined: Family::default(),
             channel_errors: Family::default(),
             channel_events: Plain::default(),
+            broadcast_requests: Family::default(),
             channel_db_events: Plain::default(),
+            broadcasts_delivered: Counter::default(),
+            channel_presence_events: Plain::default(),
             input_bytes: Plain::default(),
             output_bytes: Plain::default(),
             subscribers: Gauge::default(),
@@ -193,6 +227,10 @@ impl Metrics {
             retained_wal_bytes: Gauge::default(),
             replication_reconnects: Counter::default(),
             ready: Gauge::default(),
+            broadcasts_ready: Gauge::default(),
+            broadcasts_from_database: Counter::default(),
+            broadcasts_unsendable: Family::default(),
+            broadcast_latency: Histogram::new(LATENCY_BUCKETS),
             changes_merged: Counter::default(),
             identities: Gauge::default(),
             replication_bytes: Counter::default(),
@@ -214,7 +252,10 @@ impl Metrics {
         to.register("phoenix_channel_joined_total", "Joins by outcome", self.channel_joined.clone());
         to.register("realtime_channel_error", "Join errors and system errors by code", self.channel_errors.clone());
         to.register("realtime_channel_events", "Messages received from clients", self.channel_events.clone());
+        to.register("walcast_broadcast_requests", "Requests to send broadcasts over HTTP, by endpoint and status", self.broadcast_requests.clone());
         to.register("realtime_channel_db_events", "Change frames written to sockets", self.channel_db_events.clone());
+        to.register("walcast_broadcasts_delivered", "Broadcast frames written to sockets", self.broadcasts_delivered.clone());
+        to.register("realtime_channel_presence_events", "Presence metas that came or left, each time that a socket was told", self.channel_presence_events.clone());
         to.register("realtime_channel_input_bytes", "Bytes read from sockets", self.input_bytes.clone());
         to.register("realtime_channel_output_bytes", "Bytes written to sockets", self.output_bytes.clone());
     }
@@ -230,6 +271,9 @@ impl Metrics {
         to.register("walcast_questions", "Questions to Postgres that ended, by outcome", self.questions.clone());
         to.register("walcast_resyncs", "Channels told to start over, by reason", self.resyncs.clone());
         to.register("walcast_transactions", "Transactions consumed", self.transactions.clone());
+        to.register("walcast_broadcasts_from_database", "Rows of realtime.messages that were broadcast", self.broadcasts_from_database.clone());
+        to.register("walcast_broadcasts_unsendable", "Rows of realtime.messages that could not be broadcast, by reason", self.broadcasts_unsendable.clone());
+        to.register("realtime_tenants_broadcast_from_database_latency_committed_at", "Milliseconds from the commit of a broadcast to its rooms", self.broadcast_latency.clone());
         to.register_with_unit("walcast_replication_lag", "WAL that is not confirmed yet", Unit::Bytes, self.replication_lag_bytes.clone());
         to.register_with_unit("walcast_replication_lag", "Age of the last transaction when it was received", Unit::Seconds, self.replication_lag_seconds.clone());
         to.register_with_unit("walcast_retained_wal", "WAL that the slot keeps on the server", Unit::Bytes, self.retained_wal_bytes.clone());
@@ -237,6 +281,7 @@ impl Metrics {
         to.register("walcast_replication_epochs", "Times that positions began anew", self.replication_epochs.clone());
         to.register_with_unit("walcast_replication_received", "Received from Postgres while streaming", Unit::Bytes, self.replication_bytes.clone());
         to.register("walcast_ready", "1 while changes flow", self.ready.clone());
+        to.register("walcast_broadcasts_ready", "1 while broadcasts from the database flow", self.broadcasts_ready.clone());
         to.register_with_unit("walcast_log", "Payloads in memory", Unit::Bytes, self.log_bytes.clone());
         to.register_with_unit("walcast_log_file", "Payloads that memory had no room for", Unit::Bytes, self.log_file_bytes.clone());
     }

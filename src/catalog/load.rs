@@ -72,6 +72,7 @@ async fn read(client: &Client, publications: &[String]) -> Result<Catalog, LoadE
         slice::from_ref(&names),
     )
     .await?;
+    let messages = query(client, "broadcast messages", sql::MESSAGES, &[]).await?;
     let tables = query(client, "tables", sql::TABLES, &[names]).await?;
     let oids = column::<Oid>(&tables, 0).map_err(at("tables"))?;
     let oids: (&(dyn ToSql + Sync), WireType) = (&oids, WireType::OID_ARRAY);
@@ -93,6 +94,10 @@ async fn read(client: &Client, publications: &[String]) -> Result<Catalog, LoadE
         tables: assemble(&tables, columns, &keys, access).map_err(at("tables"))?,
         types,
         roles: BTreeMap::new(),
+        messages: column::<Oid>(&messages, 0)
+            .map_err(at("broadcast messages"))?
+            .into_iter()
+            .collect(),
     };
     for role in roles.into_values() {
         catalog.roles.insert(role.name, role.role);

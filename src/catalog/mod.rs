@@ -7,7 +7,7 @@ mod collation;
 mod load;
 mod sql;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::change::{Oid, ReplicaIdentity};
@@ -26,6 +26,8 @@ pub struct Catalog {
     pub types: HashMap<Oid, Arc<Type>>,
     /// Names of all roles that the login role may become.
     pub roles: BTreeMap<Box<str>, Role>,
+    /// `realtime.messages` and its partitions by `pg_class.oid`; in `tables` only if a configured publication has them.
+    pub messages: HashSet<Oid>,
 }
 
 /// A role of the cluster that the login role may become.

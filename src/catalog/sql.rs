@@ -16,14 +16,25 @@ pub(super) const BEGIN: &str = "
 ///
 /// Every catalog row counts by its `xmin`, which each change of a row renews; statistics are updated in place and do not
 /// show. The sums do not depend on the order of rows. Of roles, which are a view without `xmin`, the attributes count.
+///
+/// `realtime.messages` counts whether it is published or not, because its policies say who may join private channels.
+/// `pg_inherits` is read as a table: Postgres' own functions for it would wait for whoever locks a partition.
 pub const FINGERPRINT_SQL: &str = "
-    with published as materialized (
+    with recursive messages (root, relid) as (
+        select c.oid, c.oid
+        from pg_catalog.pg_class c
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = 'realtime' and c.relname = 'messages' and c.relkind in ('r', 'p')
+        union all
+        select m.root, i.inhrelid from messages m join pg_catalog.pg_inherits i on i.inhparent = m.relid
+    ), published as materialized (
         select p.oid as publication, g.relid
         from pg_catalog.pg_publication p
         cross join lateral pg_catalog.pg_get_publication_tables(p.pubname::pg_catalog.text) g
         where p.pubname::pg_catalog.text = any ($1::pg_catalog.text[])
     ), tables as materialized (
-        select pg_catalog.array_agg(distinct relid) as oids from published
+        select pg_catalog.array_agg(distinct relid) as oids
+        from (select relid from published union all select root from messages) found
     ), composites as materialized (
         select pg_catalog.array_agg(found.relid) as oids
         from (
@@ -77,6 +88,8 @@ pub const FINGERPRINT_SQL: &str = "
         union all
         select pg_catalog.hash_record_extended(row(d.oid, d.datdba), 13)
         from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()
+        union all
+        select pg_catalog.hash_record_extended(row(root, relid), 14) from messages
     )
     select pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(hash)) from rows";
 
@@ -97,6 +110,18 @@ pub(super) const TABLES: &str = "
     from published p
     join pg_catalog.pg_class c on c.oid = p.relid
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace";
+
+/// `realtime.messages` and its partitions, whose rows may be published in their own names.
+pub(super) const MESSAGES: &str = "
+    with recursive messages (relid) as (
+        select c.oid
+        from pg_catalog.pg_class c
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = 'realtime' and c.relname = 'messages' and c.relkind in ('r', 'p')
+        union all
+        select i.inhrelid from messages m join pg_catalog.pg_inherits i on i.inhparent = m.relid
+    )
+    select relid from messages";
 
 /// `$1` tables.
 pub(super) const COLUMNS: &str = "

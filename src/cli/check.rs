@@ -1,6 +1,8 @@
 //! `walcast check`: looks for everything that keeps changes from flowing, or lets them flow to the wrong people, and prints
 //! the SQL that mends each. Changes nothing.
 
+mod messages;
+
 use tokio_postgres::{Client, Error};
 
 use super::login::{self, SUBSCRIBER_ROLES};
@@ -101,6 +103,7 @@ pub(super) async fn advice(client: &Client, config: &Config) -> Result<Vec<Line>
     lines.extend(functions(client).await?);
     lines.extend(event_triggers(client).await?);
     lines.extend(tables(client, config).await?);
+    lines.extend(messages::look(client).await?);
     lines.push(skew(client).await?);
     Ok(lines)
 }

@@ -29,6 +29,8 @@ pub(super) async fn needs(
     let quoted = quote_identifier(login);
     let mut needs = memberships(client, login, &quoted).await?;
     needs.extend(own_schema(client, login, &quoted).await?);
+    needs.extend(messages_schema(client, login, &quoted).await?);
+    needs.extend(message_functions(client, login, &quoted).await?);
     needs.extend(tables(client, login, &quoted, publications).await?);
     Ok(needs)
 }
@@ -104,6 +106,55 @@ async fn own_schema(
             "grant usage on schema walcast to {quoted}; grant select, insert, update, delete on walcast.slots to {quoted};"
         ),
     }))
+}
+
+/// Names are looked up by the login before it becomes a subscriber. Where it inherits nothing it needs this itself.
+async fn messages_schema(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Option<Need>, tokio_postgres::Error> {
+    let row = client
+        .query_opt(
+            "select pg_catalog.has_schema_privilege($1, n.oid, 'usage') \
+             from pg_catalog.pg_namespace as n where n.nspname = 'realtime'",
+            &[&login],
+        )
+        .await?;
+    Ok(row.map(|row| Need {
+        what: format!("{login}: USAGE on schema realtime"),
+        held: row.get(0),
+        grant: format!("grant usage on schema realtime to {quoted};"),
+    }))
+}
+
+/// The functions of `sql/message_functions.sql`, as far as they exist; `check` names those that do not.
+async fn message_functions(
+    client: &Client,
+    login: &str,
+    quoted: &str,
+) -> Result<Vec<Need>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "select p.oid::pg_catalog.regprocedure::text, pg_catalog.has_function_privilege($1, p.oid, 'execute') \
+                and pg_catalog.has_schema_privilege($1, p.pronamespace, 'usage') \
+             from pg_catalog.pg_proc as p where p.pronamespace = pg_catalog.to_regnamespace('walcast')::oid \
+                and p.proname in ('keep_message_partitions', 'probe_messages', 'replay_messages', 'store_message') \
+             order by 1",
+            &[&login],
+        )
+        .await?;
+    let need = |row: &tokio_postgres::Row| {
+        let function: String = row.get(0);
+        Need {
+            what: format!("{login}: EXECUTE on {function}"),
+            held: row.get(1),
+            grant: format!(
+                "grant usage on schema walcast to {quoted}; grant execute on function {function} to {quoted};"
+            ),
+        }
+    };
+    Ok(rows.iter().map(need).collect())
 }
 
 async fn tables(

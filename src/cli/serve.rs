@@ -25,11 +25,11 @@ use crate::log;
 use crate::messages;
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Status};
-use crate::realtime;
+use crate::realtime::{self, PerSecond};
 use crate::replication::assembler::SpoolOptions;
 use crate::replication::slot::SlotOptions;
 use crate::replication::status::ReplicationState;
-use crate::rooms::Rooms;
+use crate::rooms::{self, Rooms};
 use crate::server::{self, ServerOptions, Services};
 use crate::shutdown::Shutdown;
 
@@ -91,8 +91,13 @@ pub(super) async fn run(
 
     let shutdown = Shutdown::new();
     let rooms = Rooms::new();
+    // Sockets that leave are told of to those that are still there.
+    shutdown
+        .pipeline_tasks
+        .spawn(rooms::run(rooms.clone(), shutdown.pipeline.clone()));
+    let metrics = Arc::new(Metrics::new());
     let handle = pipeline::start(
-        pipeline_options(config, database.clone(), rooms.clone()),
+        pipeline_options(config, database.clone(), rooms.clone(), &metrics),
         &shutdown.pipeline_tasks,
         &shutdown.pipeline,
     );
@@ -100,6 +105,7 @@ pub(super) async fn run(
         &messages::Options {
             database: database.clone(),
             connections: config.question_connections,
+            timeout: messages::TIMEOUT_DEFAULT,
         },
         &shutdown.pipeline_tasks,
         &shutdown.pipeline,
@@ -114,7 +120,7 @@ pub(super) async fn run(
             messages,
         },
         shutdown.clone(),
-        Arc::new(Metrics::new()),
+        metrics,
     ));
 
     let outcome = tokio::select! {
@@ -235,7 +241,12 @@ pub(super) fn slot_options(config: &Config) -> SlotOptions {
     }
 }
 
-fn pipeline_options(config: &Config, database: Database, rooms: Rooms) -> pipeline::Options {
+fn pipeline_options(
+    config: &Config,
+    database: Database,
+    rooms: Rooms,
+    metrics: &Metrics,
+) -> pipeline::Options {
     let directory = config
         .spool_directory
         .clone()
@@ -259,6 +270,8 @@ fn pipeline_options(config: &Config, database: Database, rooms: Rooms) -> pipeli
         connections_quarantine: config.question_connections_quarantine,
         statement_timeout: config.question_timeout,
         withhold_deletes: config.deletes == Deletes::Withhold,
+        broadcast_bytes_max: config.payload_bytes_max,
+        broadcast_latency: metrics.broadcast_latency.clone(),
     }
 }
 
@@ -276,6 +289,24 @@ fn server_options(config: &Config, verifier: Arc<crate::auth::Verifier>) -> Serv
     ServerOptions {
         limits: realtime::Limits {
             channels_max: config.channels_per_socket_max,
+            payload_bytes_max: config.payload_bytes_max,
+            messages: PerSecond {
+                socket: config.messages_per_second_per_socket_max,
+                channel: config.messages_per_second_per_channel_max,
+                subject: config.messages_per_second_per_subject_max,
+            },
+            joins: PerSecond {
+                socket: config.joins_per_second_per_socket_max,
+                channel: 0,
+                subject: config.joins_per_second_per_subject_max,
+            },
+            presence_events: PerSecond {
+                socket: config.presence_events_per_second_per_socket_max,
+                channel: config.presence_events_per_second_per_channel_max,
+                subject: config.presence_events_per_second_per_subject_max,
+            },
+            presence_calls_max: config.presence_calls_max,
+            recheck_interval: config.permission_recheck_interval,
             ..realtime::Limits::default()
         },
         metrics_secret: config

@@ -9,12 +9,17 @@ use tokio_util::task::TaskTracker;
 use super::login;
 use super::output::{Line, Mark, sentence};
 use crate::database::{ConnectError, Database};
+pub(super) use objects::PARTITION_PRESENT;
 use objects::{
-    AUTH, EVENT_TRIGGERS, MESSAGING, MESSAGING_POLICIES, OWN_SCHEMA, PUBLICATION, ROLES, Script,
+    AUTH, CHANNEL_POLICIES, EVENT_TRIGGERS, MESSAGE_FUNCTIONS, MESSAGES, MESSAGING,
+    MESSAGING_POLICIES, OWN_SCHEMA, PUBLICATION, ROLES, Script,
 };
 
 /// How long a statement waits for somebody else's lock before setup gives up on it.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
+
+/// What `--messaging` adds.
+const CHAT: [&Script; 3] = [&MESSAGING, &MESSAGING_POLICIES, &CHANNEL_POLICIES];
 
 /// What to prepare.
 #[derive(Clone, Debug)]
@@ -64,9 +69,13 @@ pub(super) async fn run(
     for publication in plan.publications {
         lines.extend(apply(&mut client, &PUBLICATION, publication).await?);
     }
+    for script in [&MESSAGES, &MESSAGE_FUNCTIONS] {
+        lines.extend(apply(&mut client, script, first).await?);
+    }
     if plan.messaging {
-        lines.extend(apply(&mut client, &MESSAGING, first).await?);
-        lines.extend(apply(&mut client, &MESSAGING_POLICIES, first).await?);
+        for script in CHAT {
+            lines.extend(apply(&mut client, script, first).await?);
+        }
     }
     lines.extend(grant_needs(&client, plan).await?);
     lines.extend(apply(&mut client, &EVENT_TRIGGERS, first).await?);
@@ -98,12 +107,16 @@ pub(super) fn script(plan: &Plan<'_>) -> String {
         text.push_str(PUBLICATION.sql);
         text.push('\n');
     }
+    for script in [&MESSAGES, &MESSAGE_FUNCTIONS] {
+        text.push_str(script.sql);
+        text.push('\n');
+    }
     if plan.messaging {
         text.push_str(&name_publication(first));
-        text.push_str(MESSAGING.sql);
-        text.push('\n');
-        text.push_str(MESSAGING_POLICIES.sql);
-        text.push('\n');
+        for script in CHAT {
+            text.push_str(script.sql);
+            text.push('\n');
+        }
     }
     text.push_str(EVENT_TRIGGERS.sql);
     text

@@ -105,6 +105,61 @@ pub const SETTINGS: &[Setting] = &[
         "Channels that one socket may join.",
     ),
     open(
+        "payload_bytes_max",
+        "3000500",
+        "Bytes of the payload of a broadcast or of tracked presence; a WebSocket frame may have 5,000,000 whatever this says.",
+    ),
+    open(
+        "messages_per_second_per_socket_max",
+        "0",
+        "Broadcasts of one socket, sent and delivered, on average over a minute; 0 for any number.",
+    ),
+    open(
+        "messages_per_second_per_channel_max",
+        "0",
+        "The same of one channel.",
+    ),
+    open(
+        "messages_per_second_per_subject_max",
+        "0",
+        "The same of all tokens with one `sub`.",
+    ),
+    open(
+        "joins_per_second_per_socket_max",
+        "100",
+        "Joins of one socket, on average over a minute; 0 for any number.",
+    ),
+    open(
+        "joins_per_second_per_subject_max",
+        "0",
+        "The same of all tokens with one `sub`.",
+    ),
+    open(
+        "presence_events_per_second_per_socket_max",
+        "0",
+        "Presence calls and delivered diffs of one socket, on average over a minute; 0 for any number.",
+    ),
+    open(
+        "presence_events_per_second_per_channel_max",
+        "0",
+        "The same of one channel.",
+    ),
+    open(
+        "presence_events_per_second_per_subject_max",
+        "0",
+        "The same of all tokens with one `sub`.",
+    ),
+    open(
+        "presence_calls_max",
+        "5",
+        "Calls of track and untrack that one channel may make in 30 s; 0 for any number.",
+    ),
+    open(
+        "permission_recheck_interval",
+        "60s",
+        "After this time at the latest the permissions of a private channel are looked at again.",
+    ),
+    open(
         "error_delay",
         "2s",
         "How long a refused connection waits for its answer, against guessing.",

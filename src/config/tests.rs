@@ -42,6 +42,11 @@ fn without_any_source_the_defaults_hold() {
     assert_eq!(config.retained_wal_bytes_max, 4 << 30);
     assert_eq!(config.spool_directory, None);
     assert_eq!(config.channels_per_socket_max, 100);
+    assert_eq!(config.payload_bytes_max, 3_000_500);
+    assert_eq!(config.messages_per_second_per_socket_max, 0);
+    assert_eq!(config.joins_per_second_per_socket_max, 100);
+    assert_eq!(config.presence_calls_max, 5);
+    assert_eq!(config.permission_recheck_interval, Duration::from_secs(60));
     assert_eq!(config.error_delay, Duration::from_secs(2));
     assert_eq!(config.slow_consumer_timeout, Duration::from_secs(30));
     assert_eq!(config.drain_grace, Duration::from_secs(10));

@@ -57,6 +57,17 @@ pub(super) fn bytes(text: &str) -> Result<u64, Expected> {
         .ok_or(EXPECTED)
 }
 
+/// Bytes that are kept in memory at once.
+pub(super) fn memory(text: &str) -> Result<usize, Expected> {
+    bytes(text).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// A number where 0 means that there is no limit.
+pub(super) fn limit(text: &str) -> Result<u32, Expected> {
+    text.parse()
+        .map_err(|_not_a_number| "a number; 0 for no limit")
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, Expected> {
     const EXPECTED: Expected = "a time such as 500ms, 30s, 5min or 12h";
     let (number, unit) = number_and_unit(text).ok_or(EXPECTED)?;

@@ -1,11 +1,13 @@
 //! What one connection has still to read.
 //!
-//! References only: a posting names payloads in the log and does not hold them.
+//! Changes are references only: a posting names payloads in the log and does not hold them. Notices that hold memory are
+//! offered with their size, and are bounded.
 //!
 //! *io*: its reader waits on a notification.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -40,63 +42,152 @@ pub enum Posting<N> {
     },
 }
 
-/// What one connection has still to read: filled by the pipeline, emptied by the connection.
+/// Bytes of offered notices that may wait. The largest legal frame has to fit beside what a peer of ordinary speed has not
+/// taken yet; the HTTP endpoint takes about 8 MB.
+const OFFERED_BYTES_MAX: usize = 16 << 20;
+
+/// Postings for which an empty queue keeps its memory.
+const CAPACITY_KEPT: usize = 64;
+
+/// What one connection has still to read: filled by the pipeline and by rooms, emptied by the connection.
 ///
-/// Bounded by the log: postings of parts that have left the log are refused when read, and the connection closed.
+/// Bounded twice. Postings of parts that have left the log are refused when read, and the connection closed. Offered notices
+/// have a limit in bytes: one that does not fit is dropped with all that are offered later, and the connection closed.
 #[derive(Debug)]
 pub struct Outbox<N> {
-    postings: Mutex<VecDeque<Posting<N>>>,
+    waiting: Mutex<Waiting<N>>,
+    /// Bytes of offered notices that may wait; a notice that is larger still fits if no other waits.
+    offered_bytes_max: usize,
+    /// Set once, for good.
+    overflowed: AtomicBool,
     filled: Notify,
+}
+
+#[derive(Debug)]
+struct Waiting<N> {
+    entries: VecDeque<Entry<N>>,
+    /// The sum of the entries' bytes.
+    offered_bytes: usize,
+}
+
+/// A posting as it waits; no larger than the posting itself.
+#[derive(Debug)]
+enum Entry<N> {
+    Run(Run),
+    Notice {
+        membership: u32,
+        /// Given back when it is taken; zero unless it was offered.
+        bytes: u32,
+        notice: N,
+    },
 }
 
 impl<N> Default for Outbox<N> {
     fn default() -> Self {
-        Self {
-            postings: Mutex::default(),
-            filled: Notify::new(),
-        }
+        Self::with_limit(OFFERED_BYTES_MAX)
     }
 }
 
 impl<N> Outbox<N> {
-    /// An empty outbox.
+    /// An empty outbox with room for 16 MiB of offered notices.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// An empty outbox with room for so many bytes of offered notices.
+    #[must_use]
+    pub fn with_limit(offered_bytes_max: usize) -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                entries: VecDeque::new(),
+                offered_bytes: 0,
+            }),
+            offered_bytes_max,
+            overflowed: AtomicBool::new(false),
+            filled: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<N>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds a posting at the end and wakes the reader. A run that continues the last one joins it.
     pub fn push(&self, posting: Posting<N>) {
+        self.lock().push(posting);
+        self.filled.notify_one();
+    }
+
+    /// Adds a notice that keeps `bytes` in memory until it is read, unless too many bytes wait already: then the outbox has
+    /// overflowed, takes no further ones, and its reader is woken, to be closed as slow.
+    pub fn offer(&self, membership: u32, notice: N, bytes: usize) {
+        if self.has_overflowed() {
+            return;
+        }
+        let counted = u32::try_from(bytes).unwrap_or(u32::MAX);
         {
-            let mut postings = self.postings.lock().unwrap_or_else(PoisonError::into_inner);
-            match (postings.back_mut(), &posting) {
-                (Some(Posting::Run(back)), Posting::Run(run)) if back.is_continued_by(run) => {
-                    back.count = back.count.saturating_add(run.count);
-                    back.last = run.last;
-                }
-                _ => postings.push_back(posting),
+            let mut waiting = self.lock();
+            let sum = waiting.offered_bytes.saturating_add(bytes);
+            if waiting.offered_bytes > 0 && sum > self.offered_bytes_max {
+                // Under the lock: what another thread offers from now on has no place behind a gap.
+                self.overflowed.store(true, Ordering::Relaxed);
+            } else if !self.has_overflowed() {
+                waiting.offer(membership, notice, counted);
             }
         }
         self.filled.notify_one();
     }
 
-    /// Adds a notice that keeps `bytes` in memory until it is read, unless too many bytes wait already: then the outbox has
-    /// overflowed, takes no further ones, and its reader is to be closed as slow.
-    pub fn offer(&self, membership: u32, notice: N, _bytes: usize) {
-        self.push(Posting::Notice { membership, notice });
-    }
-
     /// Whether a notice did not fit.
     #[must_use]
     pub fn has_overflowed(&self) -> bool {
-        false
+        self.overflowed.load(Ordering::Relaxed)
     }
 
     /// Takes the oldest posting; a run of more than `payloads_max` payloads is split, its rest staying in front.
     #[must_use]
     pub fn pop(&self, payloads_max: u32) -> Option<Posting<N>> {
-        let mut postings = self.postings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Posting::Run(run)) = postings.front_mut()
+        self.lock().pop(payloads_max)
+    }
+
+    /// Waits until something was pushed since the last wait. May wake without a posting to take.
+    ///
+    /// Cancel safe.
+    pub async fn wait(&self) {
+        self.filled.notified().await;
+    }
+}
+
+impl<N> Waiting<N> {
+    fn push(&mut self, posting: Posting<N>) {
+        let entry = match (self.entries.back_mut(), posting) {
+            (Some(Entry::Run(back)), Posting::Run(run)) if back.is_continued_by(&run) => {
+                back.count = back.count.saturating_add(run.count);
+                back.last = run.last;
+                return;
+            }
+            (_, Posting::Run(run)) => Entry::Run(run),
+            (_, Posting::Notice { membership, notice }) => Entry::Notice {
+                membership,
+                bytes: 0,
+                notice,
+            },
+        };
+        self.entries.push_back(entry);
+    }
+
+    fn offer(&mut self, membership: u32, notice: N, bytes: u32) {
+        self.offered_bytes = self.offered_bytes.saturating_add(size(bytes));
+        self.entries.push_back(Entry::Notice {
+            membership,
+            bytes,
+            notice,
+        });
+    }
+
+    fn pop(&mut self, payloads_max: u32) -> Option<Posting<N>> {
+        if let Some(Entry::Run(run)) = self.entries.front_mut()
             && run.count > payloads_max
         {
             let head = Run {
@@ -108,15 +199,26 @@ impl<N> Outbox<N> {
             run.count = run.count.saturating_sub(payloads_max);
             return Some(Posting::Run(head));
         }
-        postings.pop_front()
+        let entry = self.entries.pop_front()?;
+        if self.entries.is_empty() && self.entries.capacity() > CAPACITY_KEPT {
+            self.entries = VecDeque::new();
+        }
+        Some(match entry {
+            Entry::Run(run) => Posting::Run(run),
+            Entry::Notice {
+                membership,
+                bytes,
+                notice,
+            } => {
+                self.offered_bytes = self.offered_bytes.saturating_sub(size(bytes));
+                Posting::Notice { membership, notice }
+            }
+        })
     }
+}
 
-    /// Waits until something was pushed since the last wait. May wake without a posting to take.
-    ///
-    /// Cancel safe.
-    pub async fn wait(&self) {
-        self.filled.notified().await;
-    }
+fn size(bytes: u32) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 impl Run {
@@ -154,5 +256,96 @@ mod tests {
         assert_eq!(outbox.pop(4), Some(run(4, 1, true)));
         assert_eq!(outbox.pop(4), Some(run(5, 1, false)));
         assert_eq!(outbox.pop(4), None);
+    }
+
+    fn notice(number: u32) -> Posting<u32> {
+        Posting::Notice {
+            membership: 1,
+            notice: number,
+        }
+    }
+
+    #[test]
+    fn notices_and_changes_are_one_queue() {
+        let outbox = Outbox::new();
+        outbox.push(run(0, 1, false));
+        outbox.offer(1, (), 10);
+        outbox.push(run(1, 1, false));
+        assert_eq!(outbox.pop(9), Some(run(0, 1, false)));
+        let posting = Posting::Notice {
+            membership: 1,
+            notice: (),
+        };
+        assert_eq!(outbox.pop(9), Some(posting));
+        assert_eq!(outbox.pop(9), Some(run(1, 1, false)));
+    }
+
+    #[test]
+    fn what_does_not_fit_overflows_for_good() {
+        let outbox = Outbox::with_limit(10);
+        outbox.offer(1, 1, 4);
+        outbox.offer(1, 2, 6);
+        assert!(!outbox.has_overflowed());
+        outbox.offer(1, 3, 1);
+        assert!(outbox.has_overflowed());
+        assert_eq!(outbox.pop(9), Some(notice(1)));
+        assert_eq!(outbox.pop(9), Some(notice(2)));
+        outbox.offer(1, 4, 1);
+        assert_eq!(outbox.pop(9), None);
+        assert!(outbox.has_overflowed());
+        // What is no offer is still told.
+        outbox.push(notice(5));
+        assert_eq!(outbox.pop(9), Some(notice(5)));
+    }
+
+    #[test]
+    fn what_was_taken_no_longer_counts() {
+        let outbox = Outbox::with_limit(10);
+        for number in 0..100 {
+            outbox.offer(1, number, 9);
+            outbox.push(notice(1000));
+            assert_eq!(outbox.pop(9), Some(notice(number)));
+            assert_eq!(outbox.pop(9), Some(notice(1000)));
+        }
+        assert!(!outbox.has_overflowed());
+    }
+
+    #[test]
+    fn a_notice_larger_than_the_limit_fits_if_it_is_alone() {
+        let outbox = Outbox::with_limit(10);
+        outbox.push(notice(0));
+        outbox.offer(1, 1, 1000);
+        assert!(!outbox.has_overflowed());
+        outbox.offer(1, 2, 0);
+        assert!(outbox.has_overflowed());
+        assert_eq!(outbox.pop(9), Some(notice(0)));
+        assert_eq!(outbox.pop(9), Some(notice(1)));
+        assert_eq!(outbox.pop(9), None);
+    }
+
+    #[tokio::test]
+    async fn overflowing_wakes_the_reader() {
+        let outbox = Outbox::with_limit(1);
+        outbox.offer(1, 1, 1);
+        outbox.wait().await;
+        outbox.offer(1, 2, 1);
+        outbox.wait().await;
+        assert!(outbox.has_overflowed());
+    }
+
+    #[test]
+    fn a_burst_gives_its_memory_back() {
+        let outbox = Outbox::new();
+        for number in 0..10_000 {
+            outbox.offer(1, number, 1);
+        }
+        while outbox.pop(9).is_some() {}
+        assert!(outbox.lock().entries.capacity() <= CAPACITY_KEPT);
+        assert_eq!(outbox.lock().offered_bytes, 0);
+    }
+
+    #[test]
+    fn the_size_of_a_notice_takes_no_room_in_the_queue() {
+        assert!(size_of::<Entry<[u64; 4]>>() <= size_of::<Posting<[u64; 4]>>());
     }
 }

@@ -1,7 +1,17 @@
 //! The table `realtime.messages` (*io*): who may read and write a private topic, what is replayed, what is stored
-//! (protocol.md §5.6, §5.7, §7.5).
+//! (protocol.md §5.6, §5.7, §7.5); and its partitions.
+//!
+//! Questions go in with the claims of whoever asks; each gets one answer, in no particular order. Policies decide, as the
+//! subscriber, and nothing that they do remains. Never broadcasts anything: rows come back through the slot.
+
+mod asker;
+mod desk;
+mod partitions;
+mod queue;
+mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +22,9 @@ use crate::database::Database;
 use crate::log::Outbox;
 use crate::realtime::{Answer, Ask, AskError, Notice};
 use crate::topic::Room;
+use desk::Desk;
+use partitions::Keeper;
+use worker::Worker;
 
 /// A question about a room.
 #[derive(Debug)]
@@ -55,11 +68,16 @@ pub struct Messages {
 pub struct Options {
     /// The database.
     pub database: Database,
-    /// Connections that ask.
+    /// Connections that ask; one more is made now and then to look after the partitions.
     pub connections: usize,
+    /// How long a policy may take; at least a millisecond.
+    pub timeout: Duration,
 }
 
-/// Questions that may wait.
+/// What [`Options::timeout`] is unless somebody says otherwise.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+
+/// Questions that may wait: a few seconds' work.
 const REQUESTS_MAX: usize = 1024;
 
 impl Messages {
@@ -82,6 +100,11 @@ impl Messages {
 }
 
 impl Reply {
+    /// Whether nobody waits for the answer any more.
+    fn is_forsaken(&self) -> bool {
+        matches!(self, Self::Once(sender) if sender.is_closed())
+    }
+
     /// Answers.
     pub(crate) fn send(self, answer: Result<Answer, AskError>) {
         match self {
@@ -102,16 +125,25 @@ impl Reply {
 /// Starts the tasks; they end when `stop` is cancelled.
 #[must_use]
 pub fn start(options: &Options, tasks: &TaskTracker, stop: &CancellationToken) -> Messages {
-    let (messages, mut waiting) = Messages::new();
-    let stop = stop.clone();
-    let _connections = options.connections;
-    tasks.spawn(async move {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                Some(request) = waiting.recv() => request.reply.send(Err(AskError::NotInstalled)),
-            }
-        }
-    });
+    let (messages, requests) = Messages::new();
+    let desk = Arc::new(Desk::new(options));
+    tasks.spawn(Arc::clone(&desk).admit(requests, stop.clone()));
+    for _connection in 0..options.connections.max(1) {
+        let worker = Worker {
+            database: options.database.clone(),
+            timeout: options.timeout,
+            desk: Arc::clone(&desk),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        tasks.spawn(worker.run());
+    }
+    let keeper = Keeper {
+        database: options.database.clone(),
+        desk,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    };
+    tasks.spawn(keeper.run());
     messages
 }

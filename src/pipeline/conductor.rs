@@ -20,17 +20,19 @@ use std::time::{Duration, Instant};
 
 use super::lane::{Lane, LaneId, LaneKey};
 use super::locks::Locks;
+use super::messages::Unsendable;
 use super::part::memory_of;
 use super::settle::Settled;
 use super::standing::{Breaker, Pool, Timeouts};
 use super::subscriber::{Subscriber, SubscriberId};
 use super::view::{RowKeys, View};
 use crate::catalog::Catalog;
-use crate::change::{Commit, Epoch, Lsn, Oid, Snapshot, TransactionPart, Xid};
+use crate::change::{Commit, Epoch, Lsn, Oid, PgTime, Snapshot, TransactionPart, Xid};
 use crate::log::Log;
 use crate::policy::Question;
-use crate::realtime::ResyncReason;
+use crate::realtime::{Broadcast, ResyncReason};
 use crate::routing::Binding;
+use crate::topic::Room;
 
 /// Settings of the conductor.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub(super) struct Rules {
     pub(super) connections: HashMap<Pool, usize>,
     /// Whether a DELETE under row security is withheld altogether.
     pub(super) withhold_deletes: bool,
+    /// Bytes of the payload of a broadcast from the database.
+    pub(super) broadcast_bytes_max: usize,
 }
 
 /// Rows that wait in one sound lane before the stream waits for it.
@@ -87,6 +91,15 @@ pub(super) enum Output {
     Ask(Ask),
     /// Ask the stream for its position.
     Poke,
+    /// Say something in a room, for the database.
+    Say {
+        /// Where.
+        room: Room,
+        /// What.
+        message: Arc<Broadcast>,
+        /// When it committed, by the database's clock.
+        committed: PgTime,
+    },
     /// Everything before this position of this epoch is done with.
     Confirm(Epoch, Lsn),
 }
@@ -131,6 +144,10 @@ pub(super) struct Counts {
     pub(super) raised: u64,
     pub(super) timed_out: u64,
     pub(super) locked: u64,
+    /// Broadcasts from the database.
+    pub(super) broadcasts: u64,
+    /// Rows that could not become one.
+    pub(super) unsendable: Unsendable,
 }
 
 /// Something of the stream that waits for its snapshot.
@@ -316,9 +333,7 @@ impl Conductor {
         let poke = self
             .poke_not_before
             .filter(|_| !self.awaiting_successor.is_empty());
-        let look = self
-            .look_at
-            .filter(|_| may_look && !self.subscribers.is_empty());
+        let look = self.look_at.filter(|_| may_look && self.needs_catalog());
         let locks = self.locks.next_timeout();
         [grace, horizon, poke, look, locks]
             .into_iter()
@@ -378,6 +393,11 @@ impl Conductor {
         self.confirm();
     }
 
+    /// Whether somebody depends on the catalog although nothing happens. Members of private channels are not known here.
+    fn needs_catalog(&self) -> bool {
+        !self.subscribers.is_empty() || !self.catalog.messages.is_empty()
+    }
+
     /// False while an answer is awaited that comes before the next snapshot.
     fn may_take_horizon(&self) -> bool {
         !self.horizon_open && !self.catalog_loading && self.resolving_again.is_empty()
@@ -385,7 +405,7 @@ impl Conductor {
 
     fn take_horizon(&mut self, now: Instant) {
         let joining = self.streaming && !self.joining.is_empty();
-        let look = !self.subscribers.is_empty() && self.look_at.is_some_and(|time| time <= now);
+        let look = self.needs_catalog() && self.look_at.is_some_and(|time| time <= now);
         if !self.may_take_horizon()
             || self.horizon_not_before.is_some_and(|time| now < time)
             || (self.has_catalog && self.waiting.is_empty() && !joining && !look)

@@ -65,6 +65,9 @@ pub(super) struct Lane {
     pub(super) pending: HashMap<RowKey, Pending>,
 }
 
+/// SQLSTATE of a statement that its timeout ended.
+pub(super) const QUERY_CANCELED: &str = "57014";
+
 /// What a lane has to judge of one part.
 #[derive(Debug)]
 pub(super) struct Item {
@@ -321,6 +324,13 @@ impl Lane {
         for (item, row) in &asking.rows {
             self.decide(*item, *row, state, None);
         }
+    }
+
+    /// Whether the subscribers were told that their policy on the table times out, and it was not answered since.
+    pub(super) fn times_out(&self, table: Oid) -> bool {
+        self.troubles
+            .get(&table)
+            .is_some_and(|state| **state == *QUERY_CANCELED)
     }
 
     /// Denies what is still to be asked.

@@ -6,6 +6,7 @@
 mod conductor;
 mod lane;
 mod locks;
+mod messages;
 mod part;
 mod settle;
 mod standing;
@@ -30,6 +31,7 @@ use crate::change::StreamEvent;
 use crate::clock;
 use crate::database::Database;
 use crate::log::{Limits, Log, Outbox};
+use crate::metrics::Histogram;
 use crate::realtime::Notice;
 use crate::replication::assembler::{KeyResolver, SpoolOptions};
 use crate::replication::connection::{self, ReplicationOptions};
@@ -38,6 +40,7 @@ use crate::replication::status::{ReplicationCounters, ReplicationState, Replicat
 use crate::replication::stream::{Channels, Confirmed};
 use crate::rooms::Rooms;
 use crate::routing::RequestedBinding;
+pub use messages::Unsendable;
 pub use settle::Denied;
 
 use conductor::{Conductor, Counts, Output, Rules};
@@ -99,6 +102,8 @@ pub struct Handle {
 pub struct Status {
     /// Changes flow.
     pub ready: bool,
+    /// So do broadcasts from the database.
+    pub broadcasts: bool,
     /// One sentence: why not, or what to worry about; empty when all is well.
     pub detail: String,
     /// What replication reports.
@@ -132,6 +137,10 @@ pub struct Totals {
     pub timed_out: u64,
     /// Questions that met a lock, and were put again later.
     pub locked: u64,
+    /// Rows of `realtime.messages` that were said in their rooms.
+    pub broadcasts: u64,
+    /// Rows of `realtime.messages` that could not be.
+    pub unsendable: Unsendable,
     /// Memberships with bindings.
     pub subscribers: u64,
     /// Lanes: distinct identities, roughly.
@@ -165,6 +174,10 @@ pub struct Options {
     pub statement_timeout: Duration,
     /// Whether a DELETE under row security is withheld altogether.
     pub withhold_deletes: bool,
+    /// Bytes of the payload of a broadcast; rows of `realtime.messages` with more are not said.
+    pub broadcast_bytes_max: usize,
+    /// Milliseconds between the commit of a broadcast and its being said, by the two machines' clocks.
+    pub broadcast_latency: Histogram,
 }
 
 /// Time limit of a question to an identity that was answered quickly before.
@@ -226,6 +239,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         },
         connections: HashMap::new(),
         withhold_deletes: options.withhold_deletes,
+        broadcast_bytes_max: options.broadcast_bytes_max,
     };
     let driver = Driver {
         conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -238,6 +252,8 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         confirmed,
         replication,
         catalog: catalog_out,
+        rooms: options.rooms,
+        broadcast_latency: options.broadcast_latency,
         poke,
         status: status_out,
         waits_for_catalog: true,
@@ -293,6 +309,8 @@ struct Driver {
     confirmed: watch::Sender<Confirmed>,
     replication: watch::Receiver<ReplicationStatus>,
     catalog: watch::Sender<Arc<Catalog>>,
+    rooms: Rooms,
+    broadcast_latency: Histogram,
     poke: Arc<Notify>,
     status: watch::Sender<Status>,
     waits_for_catalog: bool,
@@ -395,10 +413,17 @@ impl Driver {
             Done::Horizon(horizon) => self.conductor.handle_horizon(now, horizon),
             Done::Catalog(catalog) => {
                 self.waits_for_catalog = catalog.is_none();
+                let mut policies_changed = false;
                 if let Some(catalog) = &catalog {
-                    self.catalog.send_replace(Arc::clone(catalog));
+                    let before = self.catalog.send_replace(Arc::clone(catalog));
+                    // The one to begin with has none.
+                    policies_changed =
+                        !before.fingerprint.is_empty() && before.fingerprint != catalog.fingerprint;
                 }
                 self.conductor.handle_catalog(now, catalog);
+                if policies_changed {
+                    self.rooms.recheck();
+                }
             }
             Done::Resolved { ticket, result } => {
                 self.conductor.handle_resolved(now, ticket, result)
@@ -420,6 +445,17 @@ impl Driver {
                 Output::Resolve(resolve) => self.workers.resolve(resolve),
                 Output::Ask(ask) => self.workers.ask(ask),
                 Output::Poke => self.poke.notify_one(),
+                Output::Say {
+                    room,
+                    message,
+                    committed,
+                } => {
+                    self.rooms.say(&room, &message);
+                    let age = clock::unix_micros().saturating_sub(committed.unix_micros());
+                    // Negative where the clocks disagree.
+                    let age = Duration::from_micros(u64::try_from(age).unwrap_or(0));
+                    self.broadcast_latency.observe(age.as_secs_f64() * 1000.0);
+                }
                 Output::Confirm(epoch, lsn) => {
                     self.confirmed.send_replace(Confirmed { epoch, lsn });
                 }
@@ -431,6 +467,7 @@ impl Driver {
         let replication = self.replication.borrow().clone();
         let streaming = replication.state == ReplicationState::Streaming;
         let ready = self.conductor.is_ready() && streaming;
+        let broadcasts = ready && replication.messages;
         let detail = match () {
             () if ready => replication.warning.clone().unwrap_or_default(),
             () if !streaming => replication.state.to_string(),
@@ -439,9 +476,11 @@ impl Driver {
         };
         let totals = self.totals();
         self.status.send_if_modified(|status| {
-            let changed = status.ready != ready || status.detail != detail;
+            let changed =
+                status.ready != ready || status.broadcasts != broadcasts || status.detail != detail;
             *status = Status {
                 ready,
+                broadcasts,
                 detail,
                 replication,
                 totals,
@@ -460,6 +499,8 @@ impl Driver {
             raised,
             timed_out,
             locked,
+            broadcasts,
+            unsendable,
         } = self.conductor.counts();
         let (subscribers, lanes) = self.conductor.sizes();
         let (memory, file) = self.log.bytes();
@@ -476,6 +517,8 @@ impl Driver {
             raised,
             timed_out,
             locked,
+            broadcasts,
+            unsendable,
             subscribers: count(subscribers),
             lanes: count(lanes),
             log_memory_bytes: count(memory),

@@ -60,7 +60,8 @@ pub(super) enum Standing {
     },
 }
 
-/// Time-outs in quarantine after which the identity is not asked for a while; the first will do where most time out.
+/// Time-outs in quarantine after which the identity is not asked for a while. Where most time out the first will do, and
+/// one who was never answered does not even get there.
 const FAILURES_TO_PAUSE: u32 = 3;
 /// The first such pause; doubles with each further time-out.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
@@ -110,36 +111,22 @@ impl Standing {
 
     /// After a time-out in `pool`. Returns whether that was the last word on the question.
     pub(super) fn timed_out(&mut self, pool: Pool, now: Instant, breaker: Breaker) -> bool {
-        match pool {
-            Pool::Proven | Pool::New => {
-                *self = Self::Slow {
-                    failures: 0,
-                    not_before: None,
-                };
-                false
-            }
-            Pool::Quarantine => {
-                let failures = self.failures().saturating_add(1);
-                let tries = if breaker.is_open() {
-                    1
-                } else {
-                    FAILURES_TO_PAUSE
-                };
-                let Some(pauses) = failures.checked_sub(tries) else {
-                    *self = Self::Slow {
-                        failures,
-                        not_before: None,
-                    };
-                    return false;
-                };
-                let pause = PAUSE_MIN.saturating_mul(1 << pauses.min(16)).min(PAUSE_MAX);
-                *self = Self::Slow {
-                    failures,
-                    not_before: now.checked_add(pause),
-                };
-                true
-            }
-        }
+        let (failures, tries) = match pool {
+            Pool::Proven => (0, FAILURES_TO_PAUSE),
+            Pool::New if breaker.is_open() => (0, 0),
+            Pool::New => (0, FAILURES_TO_PAUSE),
+            Pool::Quarantine if breaker.is_open() => (self.failures().saturating_add(1), 1),
+            Pool::Quarantine => (self.failures().saturating_add(1), FAILURES_TO_PAUSE),
+        };
+        let not_before = failures.checked_sub(tries).and_then(|pauses| {
+            let pause = PAUSE_MIN.saturating_mul(1 << pauses.min(16)).min(PAUSE_MAX);
+            now.checked_add(pause)
+        });
+        *self = Self::Slow {
+            failures,
+            not_before,
+        };
+        not_before.is_some()
     }
 }
 
@@ -203,6 +190,19 @@ mod tests {
         );
         standing.answered(Duration::from_millis(1), &LIMITS);
         assert_eq!(standing.pool(start), Some(Pool::Proven));
+    }
+
+    #[test]
+    fn where_most_time_out_a_newcomer_that_does_is_not_asked_for_a_while() {
+        let start = crate::clock::instant();
+        let mut breaker = Breaker::default();
+        (0..TIMEOUTS_TO_OPEN).for_each(|_| breaker.record(true));
+        let mut standing = Standing::New;
+        assert!(standing.timed_out(Pool::New, start, breaker));
+        assert_eq!(standing.pool(start), None);
+        assert_eq!(standing.pool(start + PAUSE_MIN), Some(Pool::Quarantine));
+        let mut proven = Standing::Proven;
+        assert!(!proven.timed_out(Pool::Proven, start, breaker));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The conductor without a database: what Postgres would say is said by the test.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,9 @@ use crate::routing::{Event, Filter, RequestedBinding, Subscription, TableFilter}
 
 const MESSAGES: u32 = 100;
 const OPEN: u32 = 200;
+/// `realtime.messages` and one of its partitions.
+const ROOT: u32 = 300;
+const PARTITION: u32 = 301;
 
 struct Bench {
     conductor: Conductor,
@@ -31,6 +34,8 @@ struct Bench {
     outboxes: HashMap<u64, Arc<Outbox<Notice>>>,
     asked: Vec<Ask>,
     wants_horizon: bool,
+    /// What was said, as `TOPIC PRIVATE ID`.
+    said: Vec<String>,
     next_xid: u32,
     /// Order of the next change of the transaction that is under way.
     next_order: u32,
@@ -88,6 +93,7 @@ fn catalog(fingerprint: &str) -> Arc<Catalog> {
             (OPEN, table(OPEN, false)),
         ]),
         types: HashMap::from([of_type(20, "int8"), of_type(25, "text")]),
+        messages: HashSet::from([ROOT, PARTITION]),
         roles: ["anon", "authenticated"]
             .into_iter()
             .map(|name| {
@@ -103,6 +109,9 @@ fn catalog(fingerprint: &str) -> Arc<Catalog> {
 }
 
 fn relation(oid: u32) -> Arc<Relation> {
+    if ![MESSAGES, OPEN].contains(&oid) {
+        return message_relation(oid);
+    }
     let column = |name: &str, type_oid, in_identity| RelationColumn {
         name: name.into(),
         type_oid,
@@ -116,6 +125,41 @@ fn relation(oid: u32) -> Arc<Relation> {
         identity: ReplicaIdentity::Default,
         columns: [column("id", 20, true), column("body", 25, false)].into(),
     })
+}
+
+/// `realtime.messages`, as far as a broadcast needs it.
+fn message_relation(oid: u32) -> Arc<Relation> {
+    let column = |(name, type_oid): (&str, u32)| RelationColumn {
+        name: name.into(),
+        type_oid,
+        type_modifier: -1,
+        in_identity: name == "id",
+    };
+    let columns = [
+        ("id", 2950),
+        ("topic", 25),
+        ("event", 25),
+        ("private", 16),
+        ("payload", 3802),
+    ];
+    Arc::new(Relation {
+        oid,
+        schema: "realtime".into(),
+        name: "messages_2026_11_21".into(),
+        identity: ReplicaIdentity::Default,
+        columns: columns.into_iter().map(column).collect(),
+    })
+}
+
+/// Something said by the database.
+fn spoken(id: u64, topic: &str) -> ChangeKind {
+    let mut builder = TupleBuilder::new();
+    for text in [&id.to_string(), topic, "event", "t", "{}"] {
+        builder.push(Datum::Text(text.as_bytes()));
+    }
+    ChangeKind::Insert {
+        new: builder.build(),
+    }
 }
 
 fn tuple(id: u64, body: &str) -> Tuple {
@@ -176,6 +220,7 @@ impl Bench {
             },
             connections: Pool::ALL.into_iter().map(|pool| (pool, 2)).collect(),
             withhold_deletes: false,
+            broadcast_bytes_max: 1000,
         };
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -184,6 +229,7 @@ impl Bench {
             outboxes: HashMap::new(),
             asked: Vec::new(),
             wants_horizon: false,
+            said: Vec::new(),
             next_xid: 100,
             next_order: 0,
         };
@@ -219,6 +265,12 @@ impl Bench {
                 }
                 Output::Ask(ask) => self.asked.push(ask),
                 Output::TakeHorizon => self.wants_horizon = true,
+                Output::Say { room, message, .. } => self.said.push(format!(
+                    "{} {} {}",
+                    room.topic.sub_topic(),
+                    room.private,
+                    message.id().unwrap_or("-")
+                )),
                 Output::Poke | Output::Confirm(..) => {}
             }
         }
@@ -778,4 +830,105 @@ fn a_crowd_is_gone_through_in_pieces_and_everybody_gets_everything_in_order() {
         let told = ["INSERT 1 one.", "INSERT 1 two.", "INSERT 1 three."];
         assert_eq!(bench.read(connection), told);
     }
+}
+
+#[test]
+fn what_the_database_says_is_said_once_it_is_visible_and_in_order() {
+    let mut bench = Bench::new();
+    bench.commit(ROOT, spoken(1, "a"));
+    bench.commit(PARTITION, spoken(2, "b"));
+    assert!(bench.said.is_empty(), "no snapshot has shown it");
+    bench.horizon(101);
+    assert_eq!(bench.said, ["a true 1"]);
+    bench.see_all();
+    assert_eq!(bench.said, ["a true 1", "b true 2"]);
+}
+
+#[test]
+fn a_row_of_another_table_or_another_action_says_nothing() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    let ChangeKind::Insert { new } = spoken(1, "a") else {
+        panic!("not an insert")
+    };
+    bench.commit(ROOT, ChangeKind::Update { old: None, new });
+    bench.commit(ROOT, ChangeKind::Truncate);
+    bench.commit(OPEN, insert(1, "hi"));
+    bench.commit(ROOT, spoken(2, ""));
+    bench.see_all();
+    assert!(bench.said.is_empty(), "{:?}", bench.said);
+    assert_eq!(bench.conductor.counts().unsendable.empty_topic, 1);
+    assert_eq!(
+        bench.read(1),
+        ["INSERT 1 hi."],
+        "nothing of the other table"
+    );
+}
+
+#[test]
+fn a_partition_that_the_catalog_does_not_know_yet_waits_for_it() {
+    let mut bench = Bench::new();
+    bench.commit(999, spoken(1, "a"));
+    assert!(bench.wants_horizon, "it may be a new partition");
+}
+
+#[test]
+fn broadcasts_wait_for_no_lane() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "slow"));
+    bench.see_all();
+    let ask = bench.question();
+    bench.commit(ROOT, spoken(1, "a"));
+    bench.see_all();
+    assert_eq!(bench.said, ["a true 1"]);
+    bench.answer(&ask, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 slow."]);
+}
+
+#[test]
+fn a_large_transaction_is_said_a_little_at_a_time_and_confirmed_after_it() {
+    let mut bench = Bench::new();
+    let many = (0..100).map(|id| spoken(id, "a")).collect();
+    bench.part(100, ROOT, many, true);
+    bench.next_xid = 101;
+    assert!(std::mem::take(&mut bench.wants_horizon));
+    let horizon = Horizon {
+        snapshot: "101:101:".parse().unwrap(),
+        insert_lsn: Lsn::new(1010),
+        fingerprint: "a".into(),
+    };
+    bench.conductor.handle_horizon(bench.now, Some(horizon));
+    let mut said = 0;
+    let mut turns = 0;
+    loop {
+        let mut outputs = Vec::new();
+        while let Some(output) = bench.conductor.poll_output() {
+            outputs.push(output);
+        }
+        let is_say = |output: &&Output| matches!(output, Output::Say { .. });
+        let now = outputs.iter().filter(is_say).count();
+        assert!(now <= 32, "{now} at once");
+        said += now;
+        let confirmed = outputs
+            .iter()
+            .any(|output| matches!(output, Output::Confirm(..)));
+        assert_eq!(confirmed, said == 100);
+        turns += 1;
+        if !bench.conductor.is_releasing() {
+            break;
+        }
+        bench.conductor.go_on(bench.now);
+    }
+    assert_eq!((said, turns), (100, 4));
+}
+
+#[test]
+fn policies_are_looked_at_also_while_nothing_happens() {
+    let mut bench = Bench::new();
+    assert!(!bench.wants_horizon);
+    bench.now = bench.conductor.next_timeout().unwrap();
+    bench.conductor.handle_timeout(bench.now);
+    bench.turn();
+    assert!(bench.wants_horizon, "somebody may be in a private room");
 }

@@ -3,7 +3,7 @@
 //! Each worker owns its connection and makes it anew when it breaks, at growing intervals; what it was doing goes back
 //! to the conductor.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -45,7 +45,25 @@ pub(super) enum Done {
 pub(super) struct Workers {
     horizons: mpsc::Sender<()>,
     lookups: mpsc::Sender<Lookup>,
-    questions: Vec<(Pool, mpsc::Sender<Ask>)>,
+    questions: Vec<(Pool, Arc<Desk>)>,
+}
+
+/// The idle connections of a pool. The one that was idle for the shortest time is asked first: what it has cached is
+/// still at hand.
+#[derive(Default)]
+struct Desk(Mutex<Vec<mpsc::Sender<Ask>>>);
+
+impl Desk {
+    fn add(&self, worker: mpsc::Sender<Ask>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(worker);
+    }
+
+    fn take(&self) -> Option<mpsc::Sender<Ask>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
 }
 
 enum Lookup {
@@ -86,11 +104,11 @@ impl Workers {
         tasks.spawn(worker("walcast catalog").look_up(lookups_in, publications));
         let mut questions = Vec::new();
         for pool in Pool::ALL {
-            let (asks, asks_in) = async_channel(QUEUE_MAX);
+            let desk = Arc::new(Desk::default());
             for _ in 0..pool.connections(options).max(1) {
-                tasks.spawn(worker("walcast questions").answer(pool, asks_in.clone()));
+                tasks.spawn(worker("walcast questions").answer(pool, Arc::clone(&desk)));
             }
-            questions.push((pool, asks));
+            questions.push((pool, desk));
         }
         (
             Self {
@@ -115,8 +133,9 @@ impl Workers {
     }
 
     pub(super) fn ask(&self, ask: Ask) {
-        if let Some((_, asks)) = self.questions.iter().find(|(pool, _)| *pool == ask.pool) {
-            send(asks, ask);
+        let desk = self.questions.iter().find(|(pool, _)| *pool == ask.pool);
+        if let Some(worker) = desk.and_then(|(_, desk)| desk.take()) {
+            send(&worker, ask);
         }
     }
 }
@@ -126,14 +145,6 @@ fn send<T>(queue: &mpsc::Sender<T>, item: T) {
     if let Err(error) = queue.try_send(item) {
         tracing::debug!(%error, "a worker no longer takes work");
     }
-}
-
-/// Several workers on one queue.
-type Shared<T> = Arc<tokio::sync::Mutex<mpsc::Receiver<T>>>;
-
-fn async_channel<T>(bound: usize) -> (mpsc::Sender<T>, Shared<T>) {
-    let (sender, receiver) = mpsc::channel(bound);
-    (sender, Arc::new(tokio::sync::Mutex::new(receiver)))
 }
 
 struct Worker {
@@ -297,27 +308,37 @@ impl Worker {
         }
     }
 
-    async fn answer(self, pool: Pool, requests: Shared<Ask>) {
+    async fn answer(self, pool: Pool, desk: Arc<Desk>) {
+        let (asks, mut asks_in) = mpsc::channel(1);
         while let Some(client) = self.connect().await {
             let Ok(mut asker) = Asker::new(client).await else {
                 continue;
             };
             loop {
+                desk.add(asks.clone());
                 if !self.report(Done::Idle(pool)).await {
                     return;
                 }
-                let next = async { requests.lock().await.recv().await };
                 let Some(Some(Ask {
                     lane,
                     timeout,
                     question,
                     catalog,
                     ..
-                })) = self.stop.run_until_cancelled(next).await
+                })) = self.stop.run_until_cancelled(asks_in.recv()).await
                 else {
                     return;
                 };
-                let asked = asker.ask(&question, &catalog, timeout).await;
+                let mut told = false;
+                let early = |asked| {
+                    let answer = Done::Answer {
+                        lane,
+                        pool,
+                        asked: Some(asked),
+                    };
+                    told = self.done.try_send(answer).is_ok();
+                };
+                let asked = asker.ask(&question, &catalog, timeout, early).await;
                 if let Err(error) = &asked {
                     let source = std::error::Error::source(error)
                         .map(ToString::to_string)
@@ -325,15 +346,15 @@ impl Worker {
                     tracing::debug!(%error, source, "a question is put again");
                 }
                 let failed = matches!(asked, Err(AskError::Connection(_) | AskError::Silent));
-                if !self
-                    .report(Done::Answer {
+                if !told {
+                    let answer = Done::Answer {
                         lane,
                         pool,
                         asked: asked.ok(),
-                    })
-                    .await
-                {
-                    return;
+                    };
+                    if !self.report(answer).await {
+                        return;
+                    }
                 }
                 if failed {
                     break;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{TryFutureExt as _, join, join_all};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
@@ -38,6 +38,9 @@ const SETTINGS: &str = "select pg_catalog.set_config('statement_timeout', $3, tr
 const POSITION: &str = "select pg_catalog.pg_current_wal_insert_lsn()::text";
 /// The same after leaving the transaction, which may have failed.
 const ROLLBACK_POSITION: &str = "rollback; select pg_catalog.pg_current_wal_insert_lsn()::text";
+
+/// The end of all WAL.
+const NEVER: Lsn = Lsn::new(u64::MAX);
 
 /// A connection that answers questions, one at a time.
 #[derive(Debug)]
@@ -73,7 +76,8 @@ impl Asker {
         })
     }
 
-    /// Asks one question with a limit on each statement's time.
+    /// Asks one question with a limit on each statement's time. If every row is as expected, `early` is told before the
+    /// connection is ready for the next question, and the return value says the same once more.
     ///
     /// Not cancel safe: a dropped call leaves the connection inside a transaction.
     ///
@@ -84,13 +88,17 @@ impl Asker {
         question: &Question,
         catalog: &Catalog,
         timeout: Duration,
+        early: impl FnOnce(Asked),
     ) -> Result<Asked, AskError> {
         let patience = timeout
             .saturating_mul(3)
             .saturating_add(Duration::from_secs(10));
-        tokio::time::timeout(patience, self.ask_patiently(question, catalog, timeout))
-            .await
-            .map_err(|_elapsed| AskError::Silent)?
+        tokio::time::timeout(
+            patience,
+            self.ask_patiently(question, catalog, timeout, early),
+        )
+        .await
+        .map_err(|_elapsed| AskError::Silent)?
     }
 
     async fn ask_patiently(
@@ -98,10 +106,20 @@ impl Asker {
         question: &Question,
         catalog: &Catalog,
         timeout: Duration,
+        early: impl FnOnce(Asked),
     ) -> Result<Asked, AskError> {
         let begun = clock::instant();
+        let same = |answers: &[Answer]| {
+            if answers.iter().all(|answer| answer.found == Found::Same) {
+                early(Asked {
+                    result: Ok(answers.to_vec()),
+                    read_before: NEVER,
+                    took: clock::instant().saturating_duration_since(begun),
+                });
+            }
+        };
         let (answers, read_before) = match self.plan(question, catalog).await {
-            Ok(plan) => self.run(question, &plan, timeout).await,
+            Ok(plan) => self.run(question, &plan, timeout, same).await,
             Err(error) => (Err(error), self.position(POSITION).await),
         };
         let result = match answers {
@@ -123,9 +141,7 @@ impl Asker {
             _ => None,
         });
         // An unreadable position counts as the end of all WAL: nothing is then taken for final too early.
-        Ok(text
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(Lsn::new(u64::MAX)))
+        Ok(text.and_then(|text| text.parse().ok()).unwrap_or(NEVER))
     }
 
     /// Prepares what the question needs, outside the transaction.
@@ -198,6 +214,7 @@ impl Asker {
         question: &Question,
         steps: &[Step],
         timeout: Duration,
+        same: impl FnOnce(&[Answer]),
     ) -> (
         Result<Vec<Answer>, tokio_postgres::Error>,
         Result<Lsn, tokio_postgres::Error>,
@@ -210,7 +227,10 @@ impl Asker {
         let leave = self.position(ROLLBACK_POSITION);
         match steps {
             // All in one round trip; polled, and thereby sent, in this order.
-            [_single] if !question.confirm_hidden => join(read, leave).await,
+            [_single] if !question.confirm_hidden => {
+                let read = read.inspect_ok(|answers| same(answers));
+                join(read, leave).await
+            }
             _ => (read.await, leave.await),
         }
     }

@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::frame::{QuotedTopic, Version};
+use super::frame::{self, QuotedTopic, Ref, Version};
 use super::output::Frame;
+use super::request::{Stored, StoredData};
 use crate::topic::Topic;
 
 /// What was sent.
@@ -87,8 +88,225 @@ impl Broadcast {
         cell.get_or_init(|| self.encode(version)).clone()
     }
 
-    fn encode(&self, _version: Version) -> Option<Frame> {
-        let _topic = &self.topic;
-        None
+    fn encode(&self, version: Version) -> Option<Frame> {
+        let text = |object: &str| {
+            let text = frame::broadcast(version, &Ref::null(), &self.topic, object);
+            Some(Frame::SharedText(text.into()))
+        };
+        match (&self.content, version) {
+            (Content::Object(object), _) => text(object.get()),
+            (Content::Json { event, data }, Version::V1) => {
+                text(&object(event, data, self.meta().as_deref())?)
+            }
+            (Content::Binary { .. }, Version::V1) => None,
+            (Content::Json { event, data }, Version::V2) => self.kind_4(event, true, data),
+            (Content::Binary { event, data }, Version::V2) => self.kind_4(event, false, data),
+        }
+    }
+
+    fn kind_4(&self, event: &str, json: bool, data: &[u8]) -> Option<Frame> {
+        let metadata = self.meta().unwrap_or_default();
+        frame::user_broadcast(self.raw_topic.as_str(), event, &metadata, json, data)
+            .map(Frame::Binary)
+    }
+
+    fn meta(&self) -> Option<String> {
+        self.id
+            .as_ref()
+            .map(|id| format!(r#"{{"id":{}}}"#, frame::quote(id)))
+    }
+}
+
+impl Stored {
+    /// The frame with which it is replayed to the membership of this join ref; `None` where the version does not receive it
+    /// (protocol.md §5.6). JSON is text in both versions.
+    pub(super) fn frame(
+        &self,
+        version: Version,
+        join_ref: &Ref,
+        topic: &Topic,
+        quoted: &QuotedTopic,
+    ) -> Option<Frame> {
+        let meta = format!(r#"{{"replayed":true,"id":{}}}"#, frame::quote(&self.id));
+        match (&self.data, version) {
+            (StoredData::Json(data), _) => {
+                let object = object(&self.event, data, Some(&meta))?;
+                let text = frame::broadcast(version, join_ref, quoted, &object);
+                Some(Frame::Text(text))
+            }
+            (StoredData::Binary(_), Version::V1) => None,
+            (StoredData::Binary(data), Version::V2) => {
+                frame::user_broadcast(topic.as_str(), &self.event, &meta, false, data)
+                    .map(Frame::Binary)
+            }
+        }
+    }
+}
+
+/// The object of a text frame; `None` if the data is no text.
+fn object(event: &str, data: &[u8], meta: Option<&str>) -> Option<String> {
+    let data = std::str::from_utf8(data).ok()?;
+    let event = frame::quote(event);
+    let meta = meta.map_or_else(String::new, |meta| format!(r#","meta":{meta}"#));
+    Some(format!(
+        r#"{{"event":{event},"payload":{data},"type":"broadcast"{meta}}}"#
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.into()).unwrap()
+    }
+
+    fn broadcast(content: Content, id: Option<&str>) -> Broadcast {
+        let topic = Topic::parse("realtime:room1").unwrap();
+        Broadcast::new(topic, content, id.map(Into::into))
+    }
+
+    fn json(event: &str, data: &'static str) -> Content {
+        Content::Json {
+            event: event.into(),
+            data: Bytes::from_static(data.as_bytes()),
+        }
+    }
+
+    fn binary(event: &str, data: &'static [u8]) -> Content {
+        Content::Binary {
+            event: event.into(),
+            data: Bytes::from_static(data),
+        }
+    }
+
+    fn text(text: &'static str) -> Option<Frame> {
+        Some(Frame::SharedText(Bytes::from_static(text.as_bytes())))
+    }
+
+    #[test]
+    fn an_object_is_text_in_both_versions_and_verbatim() {
+        let broadcast = broadcast(
+            Content::Object(raw(r#"{"type":"broadcast", "event":"cursor","more":1.00}"#)),
+            Some("elsewhere"),
+        );
+        assert_eq!(
+            broadcast.frame(Version::V1),
+            text(
+                r#"{"topic":"realtime:room1","event":"broadcast","payload":{"type":"broadcast", "event":"cursor","more":1.00},"ref":null}"#
+            )
+        );
+        assert_eq!(
+            broadcast.frame(Version::V2),
+            text(
+                r#"[null,null,"realtime:room1","broadcast",{"type":"broadcast", "event":"cursor","more":1.00}]"#
+            )
+        );
+    }
+
+    #[test]
+    fn json_is_text_in_version_1_and_kind_4_in_version_2() {
+        let plain = broadcast(json("ping", r#"{"n":1}"#), None);
+        assert_eq!(
+            plain.frame(Version::V1),
+            text(
+                r#"{"topic":"realtime:room1","event":"broadcast","payload":{"event":"ping","payload":{"n":1},"type":"broadcast"},"ref":null}"#
+            )
+        );
+        let bytes = [
+            &[4, 14, 4, 0, 1][..], // kind, T, E, M, encoding
+            b"realtime:room1",     // topic
+            b"ping",               // user event
+            br#"{"n":1}"#,         // payload
+        ];
+        assert_eq!(
+            plain.frame(Version::V2),
+            Some(Frame::Binary(bytes.concat().into()))
+        );
+
+        let named = broadcast(json("e\"", "[]"), Some("x"));
+        assert_eq!(
+            named.frame(Version::V1),
+            text(
+                r#"{"topic":"realtime:room1","event":"broadcast","payload":{"event":"e\"","payload":[],"type":"broadcast","meta":{"id":"x"}},"ref":null}"#
+            )
+        );
+        let bytes = [
+            &[4, 14, 2, 10, 1][..],
+            b"realtime:room1",
+            b"e\"",
+            br#"{"id":"x"}"#,
+            b"[]",
+        ];
+        assert_eq!(
+            named.frame(Version::V2),
+            Some(Frame::Binary(bytes.concat().into()))
+        );
+    }
+
+    #[test]
+    fn raw_bytes_reach_version_2_alone() {
+        let broadcast = broadcast(binary("db", &[0xde, 0xad]), Some("x"));
+        assert_eq!(broadcast.frame(Version::V1), None);
+        let bytes = [
+            &[4, 14, 2, 10, 0][..],
+            b"realtime:room1",
+            b"db",
+            br#"{"id":"x"}"#,
+            &[0xde, 0xad],
+        ];
+        assert_eq!(
+            broadcast.frame(Version::V2),
+            Some(Frame::Binary(bytes.concat().into()))
+        );
+    }
+
+    #[test]
+    fn what_binary_headers_cannot_carry_reaches_version_1_alone() {
+        let check = |event: &str, id: Option<&str>, framed| {
+            let broadcast = broadcast(json(event, "{}"), id);
+            assert!(broadcast.frame(Version::V1).is_some());
+            assert_eq!(broadcast.frame(Version::V2).is_some(), framed);
+        };
+        check(&"e".repeat(255), None, true);
+        check(&"e".repeat(256), None, false);
+        // Bytes count, not characters.
+        check(&"é".repeat(128), None, false);
+        check("e", Some(&"x".repeat(246)), true);
+        check("e", Some(&"x".repeat(247)), false);
+    }
+
+    #[test]
+    fn a_replayed_row_says_so() {
+        let topic = Topic::parse("realtime:room1").unwrap();
+        let quoted = QuotedTopic::new(topic.as_str());
+        let frame = |data, version| {
+            let stored = Stored {
+                id: "x".into(),
+                event: "db".into(),
+                data,
+            };
+            stored.frame(version, &Ref::null(), &topic, &quoted)
+        };
+        let json = StoredData::Json(Bytes::from_static(b"{}"));
+        assert_eq!(
+            frame(json, Version::V2),
+            Some(Frame::Text(
+                r#"[null,null,"realtime:room1","broadcast",{"event":"db","payload":{},"type":"broadcast","meta":{"replayed":true,"id":"x"}}]"#.into()
+            ))
+        );
+        let binary = StoredData::Binary(Bytes::from_static(&[7]));
+        assert_eq!(frame(binary.clone(), Version::V1), None);
+        let bytes = [
+            &[4, 14, 2, 26, 0][..],
+            b"realtime:room1",
+            b"db",
+            br#"{"replayed":true,"id":"x"}"#,
+            &[7],
+        ];
+        assert_eq!(
+            frame(binary, Version::V2),
+            Some(Frame::Binary(bytes.concat().into()))
+        );
     }
 }

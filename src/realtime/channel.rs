@@ -1,20 +1,30 @@
 //! One membership of a topic: from its join to its end (protocol.md §3, §7.4).
 //!
-//! Nothing of a channel goes out before its join reply, and the reply of a join with bindings waits until they are in
-//! force: SUBSCRIBED means that every later commit arrives.
+//! Nothing of a channel goes out before its join reply. The reply waits, one after the other, for the permission of a
+//! private channel, for what is to be replayed, and until the bindings are in force: SUBSCRIBED means that every later
+//! commit arrives.
+
+mod bindings;
+mod broadcasts;
+mod permission;
+mod presence;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use crate::auth::{Claims, TokenError, Verifier};
+use crate::auth::{Claims, TokenError};
 use crate::routing::RequestedBinding;
-use crate::topic::Topic;
+use crate::topic::{Room, Topic};
 
+use self::bindings::Subscription;
+use self::permission::{Cause, Private};
+use self::presence::Presence;
+use super::code::ErrorCode;
 use super::credentials::Credentials;
 use super::frame::{self, End, QuotedTopic, Ref, Status, System};
-use super::output::{Output, Tally};
+use super::join::Join;
+use super::output::{Output, Receives, RoomRequest, Tally};
+use super::rate::{Rates, Subject};
 use super::refusal::{self, Refusal};
 use super::wire::Wire;
 use super::{Notice, join};
@@ -32,19 +42,6 @@ pub(super) enum Fate {
     Ended,
 }
 
-/// How far the bindings are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subscription {
-    /// There are none.
-    None,
-    /// Asked for and not yet answered.
-    Asked,
-    /// In force.
-    Live,
-    /// Refused. New claims ask again: a client that joins before it has its user's token is refused for `anon` first.
-    Refused,
-}
-
 #[derive(Debug)]
 enum Phase {
     /// The reply waits.
@@ -53,9 +50,22 @@ enum Phase {
         until: Instant,
         /// The client asked for the wait, for this long.
         wait: Option<Duration>,
+        /// What the reply waits for.
+        stage: Stage,
     },
     /// The reply went out.
     Joined,
+}
+
+/// What the reply to a join waits for, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Whether the private topic may be read.
+    Permission,
+    /// What was stored.
+    Replay,
+    /// The bindings.
+    Bindings,
 }
 
 /// What a join that passed its checks begins with.
@@ -64,13 +74,9 @@ pub(super) struct Beginning {
     pub(super) topic: Topic,
     pub(super) join_ref: Ref,
     pub(super) reference: Ref,
-    pub(super) ack: bool,
-    pub(super) bindings: Vec<RequestedBinding>,
-    pub(super) wait: Option<Duration>,
+    pub(super) join: Join,
     pub(super) token: Arc<str>,
     pub(super) claims: Arc<Claims>,
-    /// The join carried no token of its own.
-    pub(super) grace: bool,
     /// Join ref of the membership that this one ended: closed after the reply.
     pub(super) replaces: Option<Ref>,
 }
@@ -79,53 +85,81 @@ pub(super) struct Beginning {
 #[derive(Debug)]
 pub(super) struct Channel {
     membership: u32,
-    topic: Topic,
+    room: Arc<Room>,
     quoted: QuotedTopic,
     join_ref: Ref,
     reference: Ref,
     ack: bool,
+    to_self: bool,
+    replication_ready: bool,
+    /// The join carried no token of its own.
+    grace: bool,
     bindings: Vec<RequestedBinding>,
     subscription: Subscription,
     /// New claims were sent and not yet answered: a refusal may still speak of the old ones.
     identified: bool,
     phase: Phase,
     credentials: Credentials,
+    /// Who counts with it what is limited for subjects.
+    subject: Option<Arc<Subject>>,
+    rates: Rates,
+    presence: Presence,
+    /// What a private channel is allowed, and what waits for that.
+    private: Option<Box<Private>>,
+    /// What it gets in its room; `None` while it is in none.
+    receives: Option<Receives>,
     /// Trouble that came before the reply.
     trouble: Option<Box<str>>,
     replaces: Option<Ref>,
 }
 
 impl Channel {
-    /// Begins the membership: replies at once without bindings, else asks for them.
+    /// Begins the membership: replies at once where nothing is to be waited for.
     pub(super) fn join(beginning: Beginning, wire: &mut Wire<'_>) -> Self {
+        let join = beginning.join;
+        let private = join
+            .private
+            .then(|| Box::new(Private::new(wire, beginning.membership, join.replay)));
         let mut channel = Self {
             membership: beginning.membership,
             quoted: QuotedTopic::new(beginning.topic.as_str()),
-            topic: beginning.topic,
+            room: Arc::new(Room {
+                topic: beginning.topic,
+                private: join.private,
+            }),
             join_ref: beginning.join_ref,
             reference: beginning.reference,
-            ack: beginning.ack,
-            bindings: beginning.bindings,
+            ack: join.ack,
+            to_self: join.to_self,
+            replication_ready: join.replication_ready,
+            grace: join.token.is_none(),
+            bindings: join.bindings,
             subscription: Subscription::None,
             identified: false,
             phase: Phase::Joining {
-                until: wire.now.instant + beginning.wait.unwrap_or(REPLY_WITHIN),
-                wait: beginning.wait,
+                until: wire.now.instant + join.wait.unwrap_or(REPLY_WITHIN),
+                wait: join.wait,
+                stage: Stage::Permission,
             },
+            subject: wire.subject(&beginning.claims),
             credentials: Credentials::new(wire.now, beginning.token, beginning.claims),
+            rates: Rates::default(),
+            presence: Presence::new(join.presence, join.presence_key),
+            private,
+            receives: None,
             trouble: None,
             replaces: beginning.replaces,
         };
-        if channel.bindings.is_empty() {
-            channel.accept(wire);
+        if channel.private.is_some() {
+            channel.ask_read(wire, Cause::Join);
         } else {
-            channel.subscribe(wire, beginning.grace);
+            channel.bind(wire);
         }
         channel
     }
 
     pub(super) fn topic(&self) -> &Topic {
-        &self.topic
+        &self.room.topic
     }
 
     pub(super) fn join_ref(&self) -> &Ref {
@@ -144,7 +178,7 @@ impl Channel {
     /// Ends it for a newer join of the topic. A pending one is answered; the join ref of a joined one is for the newer
     /// join to close.
     pub(super) fn supersede(mut self, wire: &mut Wire<'_>) -> Option<Ref> {
-        self.unsubscribe(wire);
+        self.depart(wire);
         if self.is_joined() {
             return Some(self.join_ref);
         }
@@ -154,7 +188,7 @@ impl Channel {
 
     /// A `phx_leave` with the channel's join ref or none.
     pub(super) fn leave(mut self, wire: &mut Wire<'_>, reference: &Ref) {
-        self.unsubscribe(wire);
+        self.depart(wire);
         let joined = self.is_joined();
         if !joined {
             let _ended = self.refuse(wire, &Refusal::Left);
@@ -167,13 +201,13 @@ impl Channel {
 
     /// The socket is gone.
     pub(super) fn gone(mut self, wire: &mut Wire<'_>) {
-        self.unsubscribe(wire);
+        self.depart(wire);
     }
 
     /// The server is leaving: clients are to come back, so nothing is closed.
     pub(super) fn drain(&mut self, wire: &mut Wire<'_>) {
         if !self.is_joined() {
-            let _ended = self.refuse(wire, &Refusal::Restarting);
+            self.answer(wire, &Refusal::Restarting);
             return;
         }
         let message = System {
@@ -190,141 +224,57 @@ impl Channel {
         ));
     }
 
-    /// What the pipeline says.
+    /// What others have to say to the channel.
     pub(super) fn notice(&mut self, wire: &mut Wire<'_>, notice: Notice) -> Fate {
-        if self.subscription == Subscription::None {
-            return Fate::Lives;
-        }
         match notice {
-            Notice::Broadcast(_)
-            | Notice::PresenceDiff(_)
-            | Notice::PresenceState(_)
-            | Notice::Answered { .. }
-            | Notice::Recheck
-            | Notice::ReplicationReady(_) => Fate::Lives,
-            Notice::Subscribed => {
-                self.subscription = Subscription::Live;
-                self.identified = false;
-                self.accept(wire);
-                self.system(wire, POSTGRES, Status::Ok, "Subscribed to PostgreSQL");
-                if let Some(state) = self.trouble.take() {
-                    self.policy_trouble(wire, &state);
-                }
+            Notice::Broadcast(message) => self.deliver(wire, message),
+            Notice::PresenceDiff(diff) => self.deliver_diff(wire, &diff),
+            Notice::PresenceState(state) => self.deliver_state(wire, &state),
+            Notice::Answered { ticket, answer } => self.answered(wire, ticket, answer),
+            Notice::Recheck => {
+                self.recheck(wire);
                 Fate::Lives
             }
-            Notice::Refused(text) => self.refused(wire, text),
-            Notice::Resync(reason) => {
-                self.subscription = Subscription::None;
-                if !self.is_joined() {
-                    return self.refuse(wire, &Refusal::Initializing);
-                }
-                wire.outputs
-                    .push_back(Output::Record(Tally::Resync(reason)));
-                let message = format!("Resync required: {reason}");
-                self.system(wire, POSTGRES, Status::Error, &message);
-                wire.end(&self.join_ref, &self.quoted, End::Error);
-                Fate::Ended
-            }
-            Notice::PolicyTrouble(state) => {
-                if self.is_joined() {
-                    self.policy_trouble(wire, &state);
-                } else {
-                    self.trouble = Some(state);
-                }
-                Fate::Lives
-            }
+            Notice::ReplicationReady(ready) => self.tell_replication(wire, ready),
+            Notice::Subscribed
+            | Notice::Refused(_)
+            | Notice::Resync(_)
+            | Notice::PolicyTrouble(_) => self.pipeline_notice(wire, notice),
         }
-    }
-
-    /// Changes, in order. `last`: the last of them is the last of its transaction for this channel.
-    pub(super) fn changes(
-        &mut self,
-        wire: &mut Wire<'_>,
-        verifier: &Verifier,
-        ids: &str,
-        payloads: &[Bytes],
-        last: bool,
-    ) -> Fate {
-        if !self.is_joined() || self.subscription != Subscription::Live {
-            return Fate::Lives;
-        }
-        // Timers may be late, rows must not be shown to a token that has ended.
-        if let Some(seconds_ago) = self.credentials.expired(wire.now)
-            && self.expire(wire, verifier, seconds_ago) == Fate::Ended
-        {
-            return Fate::Ended;
-        }
-        for (index, payload) in payloads.iter().enumerate() {
-            let Ok(data) = std::str::from_utf8(payload) else {
-                return self.notice(wire, Notice::Resync(super::ResyncReason::VerdictUnknown));
-            };
-            let last = last && index.saturating_add(1) == payloads.len();
-            wire.send(frame::postgres_changes(
-                wire.version,
-                &self.quoted,
-                ids,
-                data,
-                last,
-            ));
-        }
-        wire.outputs
-            .push_back(Output::Record(Tally::Changes(payloads.len())));
-        Fate::Lives
-    }
-
-    /// A `broadcast` push: nothing is relayed yet, and only who asked for acknowledgements is told.
-    pub(super) fn broadcast(&self, wire: &mut Wire<'_>, reference: &Ref) {
-        if self.is_joined() && self.ack {
-            self.unsupported(wire, reference, "Broadcast is not supported yet");
-        }
-    }
-
-    /// A `presence` push, which is always answered.
-    pub(super) fn presence(&self, wire: &mut Wire<'_>, reference: &Ref) {
-        if self.is_joined() {
-            self.unsupported(wire, reference, "Presence is not supported yet");
-        }
-    }
-
-    fn unsupported(&self, wire: &mut Wire<'_>, reference: &Ref, reason: &str) {
-        let response = format!(r#"{{"reason":{}}}"#, frame::quote(reason));
-        wire.reply(
-            (&self.join_ref, reference),
-            &self.quoted,
-            Status::Error,
-            &response,
-        );
     }
 
     /// An `access_token` event; `token` is no API key.
-    pub(super) fn refresh(
-        &mut self,
-        wire: &mut Wire<'_>,
-        verifier: &Verifier,
-        token: String,
-    ) -> Fate {
+    pub(super) fn refresh(&mut self, wire: &mut Wire<'_>, token: String) -> Fate {
         match self.credentials.offer(wire.now.instant, token) {
-            Some(token) => self.apply(wire, verifier, token),
+            Some(token) => self.apply(wire, token),
             None => Fate::Lives,
         }
     }
 
     /// The promised time came, or an earlier one.
-    pub(super) fn handle_timeout(&mut self, wire: &mut Wire<'_>, verifier: &Verifier) -> Fate {
-        if let Phase::Joining { until, wait } = self.phase
-            && until <= wire.now.instant
+    pub(super) fn handle_timeout(&mut self, wire: &mut Wire<'_>) -> Fate {
+        let now = wire.now.instant;
+        if let Phase::Joining { until, wait, stage } = self.phase
+            && until <= now
         {
-            self.unsubscribe(wire);
-            let why = wait.map_or(Refusal::Initializing, Refusal::SubscribeTimeout);
+            let why = match wait {
+                Some(wait) if stage == Stage::Bindings => Refusal::SubscribeTimeout(wait),
+                _ => Refusal::Initializing,
+            };
             return self.refuse(wire, &why);
         }
-        if let Some(token) = self.credentials.take_due(wire.now.instant)
-            && self.apply(wire, verifier, token) == Fate::Ended
+        if let Some(token) = self.credentials.take_due(now)
+            && self.apply(wire, token) == Fate::Ended
         {
             return Fate::Ended;
         }
-        if let Some(seconds_ago) = self.credentials.recheck(wire.now) {
-            return self.expire(wire, verifier, seconds_ago);
+        if let Some(seconds_ago) = self.credentials.recheck(wire.now)
+            && self.expire(wire, seconds_ago) == Fate::Ended
+        {
+            return Fate::Ended;
+        }
+        if self.recheck_is_due(now) {
+            self.recheck(wire);
         }
         Fate::Lives
     }
@@ -335,36 +285,76 @@ impl Channel {
             Phase::Joining { until, .. } => Some(until),
             Phase::Joined => None,
         };
-        [until, self.credentials.next_timeout()]
+        let recheck = self.private.as_ref().map(|private| private.recheck_at());
+        [until, recheck, self.credentials.next_timeout()]
             .into_iter()
             .flatten()
             .min()
     }
 
-    fn subscribe(&mut self, wire: &mut Wire<'_>, grace: bool) {
-        self.subscription = Subscription::Asked;
-        self.identified = false;
-        wire.outputs.push_back(Output::Subscribe {
-            membership: self.membership,
-            claims: Arc::clone(self.credentials.claims()),
-            bindings: self.bindings.clone(),
-            grace,
-        });
+    /// The last thing before the reply: asks for the bindings, if there are any.
+    fn bind(&mut self, wire: &mut Wire<'_>) {
+        if self.bindings.is_empty() {
+            self.accept(wire);
+            self.follow_up(wire);
+        } else {
+            self.stand_at(Stage::Bindings);
+            self.subscribe(wire, self.grace);
+        }
     }
 
-    fn unsubscribe(&mut self, wire: &mut Wire<'_>) {
+    /// The reply now waits for this.
+    fn stand_at(&mut self, next: Stage) {
+        if let Phase::Joining { stage, .. } = &mut self.phase {
+            *stage = next;
+        }
+    }
+
+    /// Ends the bindings and leaves the room.
+    fn depart(&mut self, wire: &mut Wire<'_>) {
         if matches!(self.subscription, Subscription::Asked | Subscription::Live) {
-            wire.outputs.push_back(Output::Unsubscribe {
+            wire.push(Output::Unsubscribe {
                 membership: self.membership,
             });
         }
         self.subscription = Subscription::None;
+        if self.receives.take().is_some() {
+            self.in_room(wire, RoomRequest::Leave);
+        }
     }
 
-    /// Replies ok, unless that was done.
-    fn accept(&mut self, wire: &mut Wire<'_>) {
+    fn in_room(&self, wire: &mut Wire<'_>, request: RoomRequest) {
+        wire.push(Output::Room {
+            membership: self.membership,
+            room: Arc::clone(&self.room),
+            request,
+        });
+    }
+
+    /// Enters the room, or receives something else there.
+    fn enter(&mut self, wire: &mut Wire<'_>, receives: Receives) {
+        if self.receives != Some(receives) {
+            self.receives = Some(receives);
+            self.in_room(wire, RoomRequest::Enter(receives));
+        }
+    }
+
+    /// What the channel is to receive.
+    fn due(&self) -> Receives {
+        match &self.private {
+            // Public members get diffs whether they asked for presence or not.
+            None => Receives {
+                broadcasts: true,
+                presence: true,
+            },
+            Some(private) => private.receives(self.presence.is_enabled()),
+        }
+    }
+
+    /// Replies ok, and says whether that had not been done before.
+    fn accept(&mut self, wire: &mut Wire<'_>) -> bool {
         if self.is_joined() {
-            return;
+            return false;
         }
         self.phase = Phase::Joined;
         wire.reply(
@@ -373,14 +363,49 @@ impl Channel {
             Status::Ok,
             &join::response(&self.bindings),
         );
-        wire.outputs.push_back(Output::Record(Tally::Joined));
+        wire.push(Output::Record(Tally::Joined));
         self.close_replaced(wire);
+        self.replay(wire);
+        let receives = self.due();
+        self.enter(wire, receives);
+        true
+    }
+
+    /// What comes after the reply and what the bindings have to say.
+    fn follow_up(&mut self, wire: &mut Wire<'_>) {
+        if self.replication_ready {
+            wire.push(Output::AwaitReplication {
+                membership: self.membership,
+            });
+        }
+        if self.presence.is_enabled() && self.due().presence {
+            self.in_room(wire, RoomRequest::State);
+        }
+    }
+
+    fn tell_replication(&mut self, wire: &mut Wire<'_>, ready: bool) -> Fate {
+        if !self.is_joined() || !self.replication_ready {
+            return Fate::Lives;
+        }
+        self.replication_ready = false;
+        if ready {
+            let message = "Replication connection established";
+            self.system(wire, "system", Status::Ok, message);
+            return Fate::Lives;
+        }
+        self.close_with(wire, ErrorCode::ReplicationNotEstablished)
     }
 
     fn refuse(&mut self, wire: &mut Wire<'_>, why: &Refusal) -> Fate {
+        self.depart(wire);
+        self.answer(wire, why);
+        Fate::Ended
+    }
+
+    /// Answers a join that is not to be.
+    fn answer(&mut self, wire: &mut Wire<'_>, why: &Refusal) {
         wire.refuse((&self.join_ref, &self.reference), &self.quoted, why);
         self.close_replaced(wire);
-        Fate::Ended
     }
 
     fn close_replaced(&mut self, wire: &mut Wire<'_>) {
@@ -392,76 +417,70 @@ impl Channel {
         }
     }
 
-    fn refused(&mut self, wire: &mut Wire<'_>, text: String) -> Fate {
-        if self.identified {
-            self.subscribe(wire, false);
-            return Fate::Lives;
-        }
-        self.subscription = Subscription::Refused;
-        if let Phase::Joining { wait: Some(_), .. } = self.phase {
-            return self.refuse(wire, &Refusal::Configuration(text));
-        }
-        self.accept(wire);
-        self.system(wire, POSTGRES, Status::Error, &text);
-        wire.outputs.push_back(Output::Record(Tally::SystemError(
-            "UnableToSubscribeToPostgres",
-        )));
-        Fate::Lives
-    }
-
-    fn policy_trouble(&self, wire: &mut Wire<'_>, state: &str) {
-        let message = format!("Row-level security check failed ({state})");
-        self.system(wire, POSTGRES, Status::Error, &message);
-        wire.outputs
-            .push_back(Output::Record(Tally::SystemError("RlsPolicyError")));
-    }
-
-    fn apply(&mut self, wire: &mut Wire<'_>, verifier: &Verifier, token: Arc<str>) -> Fate {
-        let claims = match verifier.verify(&token, wire.now.unix) {
+    fn apply(&mut self, wire: &mut Wire<'_>, token: Arc<str>) -> Fate {
+        let claims = match wire.verifier.verify(&token, wire.now.unix) {
             Ok(claims) => claims,
             Err(error) => return self.token_refused(wire, error),
         };
+        self.subject = wire.subject(&claims);
         self.credentials.replace(wire.now, token, claims);
         match self.subscription {
             Subscription::None => {}
             Subscription::Refused => self.subscribe(wire, false),
             Subscription::Asked | Subscription::Live => {
                 self.identified = true;
-                wire.outputs.push_back(Output::Identify {
+                wire.push(Output::Identify {
                     membership: self.membership,
                     claims: Arc::clone(self.credentials.claims()),
                 });
             }
         }
+        self.permissions_changed(wire);
         Fate::Lives
     }
 
     fn token_refused(&mut self, wire: &mut Wire<'_>, error: TokenError) -> Fate {
-        self.unsubscribe(wire);
-        if !self.is_joined() {
-            return self.refuse(wire, &Refusal::Token(error));
-        }
-        self.close(wire, &error.system_message(), Refusal::Token(error).code())
+        let (text, code) = (error.system_message(), refusal::token_code(&error));
+        self.end(wire, &Refusal::Token(error), &text, code)
     }
 
     /// The token has expired: its successor, if one is held, takes over now.
-    fn expire(&mut self, wire: &mut Wire<'_>, verifier: &Verifier, seconds_ago: i64) -> Fate {
+    fn expire(&mut self, wire: &mut Wire<'_>, seconds_ago: i64) -> Fate {
         if let Some(token) = self.credentials.take_held() {
-            return self.apply(wire, verifier, token);
+            return self.apply(wire, token);
         }
-        self.unsubscribe(wire);
+        let why = Refusal::Expired { seconds_ago };
+        let text = refusal::expired(seconds_ago);
+        self.end(wire, &why, &text, ErrorCode::InvalidJwtToken)
+    }
+
+    /// Timers may be late; nothing must be shown to a token that has ended, or come from it.
+    fn expire_late(&mut self, wire: &mut Wire<'_>) -> Fate {
+        match self.credentials.expired(wire.now) {
+            Some(seconds_ago) => self.expire(wire, seconds_ago),
+            None => Fate::Lives,
+        }
+    }
+
+    /// Ends the membership for good: refuses its join, or tells why it is closed.
+    fn end(&mut self, wire: &mut Wire<'_>, why: &Refusal, text: &str, code: ErrorCode) -> Fate {
         if !self.is_joined() {
-            return self.refuse(wire, &Refusal::Expired { seconds_ago });
+            return self.refuse(wire, why);
         }
-        self.close(wire, &refusal::expired(seconds_ago), "InvalidJWTToken")
+        self.close(wire, text, code)
+    }
+
+    /// Closes for good, with the text of the code.
+    fn close_with(&mut self, wire: &mut Wire<'_>, code: ErrorCode) -> Fate {
+        self.close(wire, code.text(), code)
     }
 
     /// Tells why and closes for good.
-    fn close(&mut self, wire: &mut Wire<'_>, message: &str, code: &'static str) -> Fate {
+    fn close(&mut self, wire: &mut Wire<'_>, message: &str, code: ErrorCode) -> Fate {
+        self.depart(wire);
         self.system(wire, "system", Status::Error, message);
         wire.end(&self.join_ref, &self.quoted, End::Close);
-        wire.outputs
-            .push_back(Output::Record(Tally::SystemError(code)));
+        wire.count(code);
         Fate::Ended
     }
 
@@ -470,12 +489,9 @@ impl Channel {
             extension,
             status,
             message,
-            channel: Some(self.topic.sub_topic()),
+            channel: Some(self.room.topic.sub_topic()),
         };
         let text = frame::system(wire.version, &self.join_ref, &self.quoted, &message);
         wire.send(text);
     }
 }
-
-/// The extension of the system messages about changes.
-const POSTGRES: &str = "postgres_changes";

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -399,6 +400,60 @@ pub fn postgres_changes(
         ),
     };
     out
+}
+
+/// A `broadcast` message as text; `object` is a JSON object.
+#[must_use]
+pub fn broadcast(version: Version, join_ref: &Ref, topic: &QuotedTopic, object: &str) -> String {
+    encode(
+        version,
+        (join_ref, &Ref::null()),
+        topic,
+        "broadcast",
+        object,
+    )
+}
+
+/// Kind 4: four lengths and the encoding, then topic, user event, metadata, data. `None` if a header has more than 255 bytes.
+#[must_use]
+pub fn user_broadcast(
+    topic: &str,
+    event: &str,
+    metadata: &str,
+    json: bool,
+    data: &[u8],
+) -> Option<Bytes> {
+    let length = |header: &str| u8::try_from(header.len()).ok();
+    let lengths = [length(topic)?, length(event)?, length(metadata)?];
+    let headers = [topic, event, metadata];
+    let mut out = Vec::with_capacity(
+        headers
+            .iter()
+            .map(|header| header.len())
+            .sum::<usize>()
+            .saturating_add(data.len())
+            .saturating_add(5),
+    );
+    out.push(4);
+    out.extend_from_slice(&lengths);
+    out.push(u8::from(json));
+    for header in headers {
+        out.extend_from_slice(header.as_bytes());
+    }
+    out.extend_from_slice(data);
+    Some(out.into())
+}
+
+/// A `presence_state` message; `payload` is a JSON object.
+#[must_use]
+pub fn presence_state(
+    version: Version,
+    join_ref: &Ref,
+    topic: &QuotedTopic,
+    payload: &str,
+) -> String {
+    let refs = (join_ref, &Ref::null());
+    encode(version, refs, topic, "presence_state", payload)
 }
 
 /// A `presence_diff` message; `payload` is a JSON object.

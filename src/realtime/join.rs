@@ -20,24 +20,54 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 const WAIT: Duration = Duration::from_secs(15);
 /// Most bytes of bindings that one channel keeps: a thousand generous ones. A channel keeps them for as long as it lives.
 const BINDINGS_BYTES_MAX: usize = 256 * 1024;
+/// Most stored broadcasts that a join gets (protocol.md §5.6).
+const REPLAY_MAX: i64 = 25;
+/// How many it gets if it names no number.
+const REPLAY: i64 = 10;
+/// Longest presence key: it is part of every diff that it causes.
+const PRESENCE_KEY_BYTES_MAX: usize = 4096;
 /// Ids have this many bits (protocol.md §3.2).
 const ID_BITS: u32 = 27;
 
 /// What a join asks for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Join {
     /// A private channel.
     pub private: bool,
     /// Broadcasts are to be acknowledged.
     pub ack: bool,
-    /// There is a `broadcast.replay`, of whatever value.
-    pub replay: bool,
+    /// The sender is to hear its own broadcasts.
+    pub to_self: bool,
+    /// What is to be replayed; `None` without `broadcast.replay`.
+    pub replay: Option<ReplayRequest>,
+    /// The channel is to be told once broadcasts from the database flow.
+    pub replication_ready: bool,
+    /// The presence key; `None` if the server is to make one.
+    pub presence_key: Option<Box<str>>,
+    /// Presence is wanted. Clients that know no such field expect it.
+    pub presence: bool,
     /// The rows asked for, in the order of the request.
     pub bindings: Vec<RequestedBinding>,
     /// The reply is to wait this long, at most 20 s, for the bindings to be in force; `None` without `wait`.
     pub wait: Option<Duration>,
     /// The join's own token; `sb_` keys, which stand for the connection's, are left out.
     pub token: Option<String>,
+}
+
+/// The value of `broadcast.replay`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayRequest {
+    /// Null: nothing, and all the same an error on a public channel.
+    Null,
+    /// Neither null nor an object, or with fields that are no integers.
+    Invalid,
+    /// Stored broadcasts.
+    Since {
+        /// Milliseconds since 1970; 0 where the request names none.
+        since: i64,
+        /// 1 to 25.
+        limit: u8,
+    },
 }
 
 /// A join that is refused for its payload.
@@ -61,12 +91,12 @@ pub enum JoinError {
 }
 
 impl Join {
-    /// Parses a payload; what is no object counts as an empty one.
+    /// Parses a payload; what is no object counts as an empty one. `None` stands for a payload that is no JSON.
     ///
     /// # Errors
     /// The join cannot be served, whatever token it carries.
-    pub fn parse(payload: &RawValue, bindings_max: usize) -> Result<Self, JoinError> {
-        let payload = object(Some(payload)).unwrap_or_default();
+    pub fn parse(payload: Option<&RawValue>, bindings_max: usize) -> Result<Self, JoinError> {
+        let payload = object(payload).unwrap_or_default();
         let token = text(payload.get("user_token").copied())
             .or_else(|| text(payload.get("access_token").copied()))
             .filter(|token| !Verifier::is_api_key(token));
@@ -77,11 +107,19 @@ impl Join {
             _ => Object::default(),
         };
         let broadcast = object(config.get("broadcast").copied()).unwrap_or_default();
+        let presence = object(config.get("presence").copied()).unwrap_or_default();
         let options = object(config.get("postgres_changes_options").copied()).unwrap_or_default();
         Ok(Self {
             private: boolean(config.get("private").copied()),
             ack: boolean(broadcast.get("ack").copied()),
-            replay: broadcast.contains_key("replay"),
+            to_self: boolean(broadcast.get("self").copied()),
+            replay: broadcast.get("replay").map(|json| replay(json)),
+            replication_ready: boolean(broadcast.get("replication_ready").copied()),
+            presence_key: presence_key(presence.get("key").copied()),
+            presence: match presence.get("enabled").copied() {
+                Some(enabled) if enabled.get() != "null" => boolean(Some(enabled)),
+                _ => true,
+            },
             bindings: bindings(config.get("postgres_changes").copied(), bindings_max)?,
             wait: boolean(options.get("wait").copied())
                 .then(|| wait(options.get("timeout").copied())),
@@ -98,13 +136,13 @@ pub fn access_token(payload: &RawValue) -> Option<String> {
 }
 
 /// Members by name; of equal names the last counts.
-type Object<'a> = BTreeMap<String, &'a RawValue>;
+pub(super) type Object<'a> = BTreeMap<String, &'a RawValue>;
 
-fn object(json: Option<&RawValue>) -> Option<Object<'_>> {
+pub(super) fn object(json: Option<&RawValue>) -> Option<Object<'_>> {
     serde_json::from_str(json?.get()).ok()
 }
 
-fn text(json: Option<&RawValue>) -> Option<String> {
+pub(super) fn text(json: Option<&RawValue>) -> Option<String> {
     serde_json::from_str(json?.get()).ok()
 }
 
@@ -122,6 +160,33 @@ fn wait(timeout: Option<&RawValue>) -> Duration {
         .filter(|millis| *millis > 0)
         .map_or(WAIT, Duration::from_millis)
         .min(WAIT_MAX)
+}
+
+fn replay(json: &RawValue) -> ReplayRequest {
+    if json.get() == "null" {
+        return ReplayRequest::Null;
+    }
+    let Some(replay) = object(Some(json)) else {
+        return ReplayRequest::Invalid;
+    };
+    let integer = |name: &str, default: i64| match replay.get(name) {
+        Some(json) if json.get() != "null" => serde_json::from_str::<i64>(json.get()).ok(),
+        _ => Some(default),
+    };
+    let (Some(since), Some(limit)) = (integer("since", 0), integer("limit", REPLAY)) else {
+        return ReplayRequest::Invalid;
+    };
+    ReplayRequest::Since {
+        since,
+        limit: u8::try_from(limit.clamp(1, REPLAY_MAX)).unwrap_or(1),
+    }
+}
+
+/// A key of any type, as the text that keys are in presence objects. One that is too long falls back to the default.
+fn presence_key(json: Option<&RawValue>) -> Option<Box<str>> {
+    let json = json.filter(|json| json.get() != "null")?;
+    let key = text(Some(json)).unwrap_or_else(|| json.get().to_owned());
+    (!key.is_empty() && key.len() <= PRESENCE_KEY_BYTES_MAX).then(|| key.into())
 }
 
 /// The bindings with their ids; elements that are no objects are dropped.
@@ -262,7 +327,7 @@ mod tests {
     }
 
     fn join(json: &str) -> Join {
-        Join::parse(&raw(json), 1000).unwrap()
+        Join::parse(Some(&raw(json)), 1000).unwrap()
     }
 
     #[test]
@@ -272,7 +337,9 @@ mod tests {
                 "postgres_changes":[{"event":"*","schema":"public"}],"postgres_changes_options":{"wait":true,"timeout":3000},
                 "private":"TRUE"},"access_token":"eyJ","version":"realtime-js/2.112.2"}"#,
         );
-        assert!(join.private && join.ack && join.replay);
+        assert!(join.private && join.ack && !join.to_self && join.presence);
+        assert_eq!(join.replay, Some(ReplayRequest::Null));
+        assert!(join.presence_key.is_none() && !join.replication_ready);
         assert_eq!(join.wait, Some(Duration::from_secs(3)));
         assert_eq!(join.token.as_deref(), Some("eyJ"));
         assert_eq!(join.bindings.len(), 1);
@@ -292,7 +359,8 @@ mod tests {
             r#"{"config":{"private":"yes","broadcast":{"ack":"no"},"postgres_changes":[null,1,"x",[]]},"access_token":null}"#,
         ] {
             let join = join(json);
-            assert!(!join.private && !join.ack && !join.replay, "{json}");
+            assert!(!join.private && !join.ack && !join.to_self, "{json}");
+            assert!(join.replay.is_none() && join.presence_key.is_none());
             assert!(join.bindings.is_empty() && join.wait.is_none() && join.token.is_none());
         }
     }
@@ -300,12 +368,58 @@ mod tests {
     #[test]
     fn a_config_that_is_no_object_is_refused() {
         for json in [r#"{"config":[]}"#, r#"{"config":"x"}"#, r#"{"config":7}"#] {
-            assert_eq!(Join::parse(&raw(json), 1).unwrap_err(), JoinError::Config);
+            assert_eq!(
+                Join::parse(Some(&raw(json)), 1).unwrap_err(),
+                JoinError::Config
+            );
         }
         assert_eq!(
-            Join::parse(&raw(r#"{"config":{"postgres_changes":[{},{}]}}"#), 1).unwrap_err(),
+            Join::parse(Some(&raw(r#"{"config":{"postgres_changes":[{},{}]}}"#)), 1).unwrap_err(),
             JoinError::Bindings { max: 1 }
         );
+    }
+
+    #[test]
+    fn what_is_to_be_replayed() {
+        let check = |replay: &str, expected| {
+            let json = format!(r#"{{"config":{{"broadcast":{{"replay":{replay}}}}}}}"#);
+            assert_eq!(join(&json).replay, Some(expected), "{replay}");
+        };
+        let since = |since, limit| ReplayRequest::Since { since, limit };
+        check(
+            r#"{"since":1760000000000,"limit":7}"#,
+            since(1_760_000_000_000, 7),
+        );
+        check(r#"{"since":5}"#, since(5, 10));
+        check("{}", since(0, 10));
+        check(r#"{"since":null,"limit":null}"#, since(0, 10));
+        check(r#"{"limit":0}"#, since(0, 1));
+        check(r#"{"limit":-1}"#, since(0, 1));
+        check(r#"{"limit":1000}"#, since(0, 25));
+        check(r#"{"since":"5"}"#, ReplayRequest::Invalid);
+        check(r#"{"since":5.5}"#, ReplayRequest::Invalid);
+        check(r#"{"limit":"x"}"#, ReplayRequest::Invalid);
+        check("7", ReplayRequest::Invalid);
+        check("null", ReplayRequest::Null);
+    }
+
+    #[test]
+    fn presence_is_wanted_unless_it_is_declined() {
+        let check = |presence: &str, key: Option<&str>, wanted| {
+            let join = join(&format!(r#"{{"config":{{"presence":{presence}}}}}"#));
+            assert_eq!(
+                (join.presence_key.as_deref(), join.presence),
+                (key, wanted),
+                "{presence}"
+            );
+        };
+        check(r#"{"key":"ann","enabled":false}"#, Some("ann"), false);
+        check(r#"{"key":"ann","enabled":"True"}"#, Some("ann"), true);
+        check(r#"{"key":""}"#, None, true);
+        check(r#"{"key":null,"enabled":null}"#, None, true);
+        check(r#"{"key":7,"enabled":7}"#, Some("7"), false);
+        check("null", None, true);
+        check(&format!(r#"{{"key":"{}"}}"#, "x".repeat(4097)), None, true);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::broadcast::Broadcast;
+use super::code::ErrorCode;
 use super::notice::ResyncReason;
 use super::request::Ask;
 use crate::auth::Claims;
@@ -131,13 +132,22 @@ pub enum Tally {
     /// A join was answered with ok.
     Joined,
     /// A join was answered with an error of this code.
-    JoinRefused(&'static str),
-    /// A channel was told of an error of this code.
-    SystemError(&'static str),
+    JoinRefused(ErrorCode),
+    /// Something went wrong for a channel; it was told, or not.
+    Error(ErrorCode),
     /// A channel was told to start over.
     Resync(ResyncReason),
     /// So many changes were sent.
     Changes(usize),
     /// A message was understood.
     Message,
+}
+
+/// Frames that were sent since the last look, apart from [`Tally`] because they are many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deliveries {
+    /// Broadcasts.
+    pub broadcasts: u64,
+    /// Metas that came or left.
+    pub presence_events: u64,
 }

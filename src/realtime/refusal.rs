@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::auth::TokenError;
 
+use super::code::ErrorCode;
 use super::join::JoinError;
+use super::request::AskError;
 
 /// Why a join is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,12 @@ pub(super) enum Refusal {
     Expired { seconds_ago: i64 },
     /// No policy lets the subscriber read the private channel.
     Unauthorized { sub_topic: Box<str> },
+    /// The permission could not be looked at; never [`AskError::Policy`], which is a denial.
+    Question(AskError),
+    /// The stored broadcasts could not be read, or too many new ones came meanwhile.
+    ReplayFailed,
+    /// `broadcast.replay` that cannot be understood.
+    ReplayParams,
     /// `broadcast.replay` on a public channel.
     ReplayOnPublic,
     /// The bindings can never be served, and the join waited for them.
@@ -43,38 +51,54 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// The code, for counting: from a closed set.
-    pub(super) fn code(&self) -> &'static str {
+    /// The code: from a closed set.
+    pub(super) fn code(&self) -> ErrorCode {
         match self {
-            Self::TopicNameRequired => "TopicNameRequired",
+            Self::TopicNameRequired => ErrorCode::TopicNameRequired,
             Self::Payload(_) | Self::TopicTooLong { .. } | Self::Superseded | Self::Left => {
-                "UnknownErrorOnChannel"
+                ErrorCode::UnknownErrorOnChannel
             }
-            Self::TooManyChannels => "ChannelRateLimitReached",
-            Self::TooManyJoins => "ClientJoinRateLimitReached",
-            Self::Token(error) => token_code(&error.join_reason()),
-            Self::Expired { .. } => "InvalidJWTToken",
-            Self::Unauthorized { .. } => "Unauthorized",
-            Self::ReplayOnPublic => "UnableToReplayMessages",
-            Self::Configuration(_) => "RealtimeDisabledForConfiguration",
-            Self::SubscribeTimeout(_) => "PostgresChangesSubscribeTimeout",
-            Self::Initializing => "InitializingProjectConnection",
-            Self::Restarting => "RealtimeRestarting",
+            Self::TooManyChannels => ErrorCode::ChannelRateLimitReached,
+            Self::TooManyJoins => ErrorCode::ClientJoinRateLimitReached,
+            Self::Token(error) => token_code(error),
+            Self::Expired { .. } => ErrorCode::InvalidJwtToken,
+            Self::Unauthorized { .. } => ErrorCode::Unauthorized,
+            Self::Question(error) => question_code(error),
+            Self::ReplayFailed | Self::ReplayParams | Self::ReplayOnPublic => {
+                ErrorCode::UnableToReplayMessages
+            }
+            Self::Configuration(_) => ErrorCode::RealtimeDisabledForConfiguration,
+            Self::SubscribeTimeout(_) => ErrorCode::PostgresChangesSubscribeTimeout,
+            Self::Initializing => ErrorCode::InitializingProjectConnection,
+            Self::Restarting => ErrorCode::RealtimeRestarting,
         }
     }
 }
 
-fn token_code(reason: &str) -> &'static str {
-    const CODES: [&str; 4] = [
-        "InvalidJWTToken",
-        "MalformedJWT",
-        "JwtSignatureError",
-        "JwtSignerError",
-    ];
-    CODES
-        .into_iter()
-        .find(|code| reason.starts_with(code))
-        .unwrap_or("UnknownErrorOnChannel")
+/// The code of a token that is no good.
+pub(super) fn token_code(error: &TokenError) -> ErrorCode {
+    match error {
+        TokenError::Malformed => ErrorCode::MalformedJwt,
+        TokenError::Signature => ErrorCode::JwtSignatureError,
+        TokenError::Signer { .. } => ErrorCode::JwtSignerError,
+        TokenError::MissingClaims | TokenError::Expired { .. } | TokenError::Expiration => {
+            ErrorCode::InvalidJwtToken
+        }
+    }
+}
+
+/// The code of a permission that could not be looked at.
+pub(super) fn question_code(error: &AskError) -> ErrorCode {
+    match error {
+        // Who is told nothing else learns nothing about the policy.
+        AskError::Policy(_) => ErrorCode::Unauthorized,
+        AskError::Cancelled => ErrorCode::QueryCanceled,
+        AskError::MissingPartition => ErrorCode::MissingPartition,
+        AskError::NotInstalled => ErrorCode::RealtimeDisabledForConfiguration,
+        AskError::Unreachable => ErrorCode::UnableToConnectToProject,
+        AskError::TooManyConnections => ErrorCode::DatabaseLackOfConnections,
+        AskError::Overloaded => ErrorCode::IncreaseConnectionPool,
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -83,19 +107,14 @@ impl fmt::Display for Refusal {
             // Brings its code along.
             return f.write_str(&error.join_reason());
         }
-        write!(f, "{}: ", self.code())?;
+        write!(f, "{}: ", self.code().name())?;
         match self {
-            Self::TopicNameRequired => f.write_str("You must provide a topic name"),
             Self::Payload(error) => error.fmt(f),
             Self::TopicTooLong { max } => write!(f, "topic may have at most {max} bytes"),
-            Self::TooManyChannels => f.write_str("Too many channels"),
-            Self::TooManyJoins => f.write_str("Too many joins per second"),
             Self::Token(_) => Ok(()),
             Self::Expired { seconds_ago } => f.write_str(&expired(*seconds_ago)),
-            Self::Unauthorized { sub_topic } => write!(
-                f,
-                "You do not have permissions to read from this Channel topic: {sub_topic}"
-            ),
+            Self::Unauthorized { sub_topic } => f.write_str(&unauthorized(sub_topic)),
+            Self::ReplayParams => f.write_str("Replay params are not valid"),
             Self::ReplayOnPublic => f.write_str("Replay is not allowed for public channels"),
             Self::Configuration(text) => f.write_str(text),
             Self::SubscribeTimeout(after) => write!(
@@ -103,11 +122,39 @@ impl fmt::Display for Refusal {
                 "Timed out after {}ms waiting for the postgres_changes subscription",
                 after.as_millis()
             ),
-            Self::Initializing => f.write_str("Realtime is initializing the project connection"),
-            Self::Restarting => f.write_str("Realtime is restarting, please standby"),
             Self::Superseded => f.write_str("joined again before this join was answered"),
             Self::Left => f.write_str("left before the join was answered"),
+            Self::TopicNameRequired
+            | Self::TooManyChannels
+            | Self::TooManyJoins
+            | Self::Question(_)
+            | Self::ReplayFailed
+            | Self::Initializing
+            | Self::Restarting => f.write_str(self.code().text()),
         }
+    }
+}
+
+/// The text of a topic that no policy lets the token read, in join errors and system messages alike.
+pub(super) fn unauthorized(sub_topic: &str) -> String {
+    format!("You do not have permissions to read from this Channel topic: {sub_topic}")
+}
+
+/// The text for a channel whose token was allowed more before.
+pub(super) fn no_longer(sub_topic: &str) -> String {
+    format!("You no longer have permission to read from this Channel topic: {sub_topic}")
+}
+
+/// The text for an open channel whose permissions could not be looked at with its new token (protocol.md §7.4).
+pub(super) fn question_text(sub_topic: &str, error: &AskError) -> String {
+    match error {
+        AskError::Policy(_) => unauthorized(sub_topic),
+        AskError::Cancelled => ErrorCode::QueryCanceled.text().to_owned(),
+        AskError::MissingPartition
+        | AskError::NotInstalled
+        | AskError::Unreachable
+        | AskError::TooManyConnections
+        | AskError::Overloaded => ErrorCode::UnableToConnectToProject.text().to_owned(),
     }
 }
 
@@ -148,6 +195,30 @@ mod tests {
         check(
             Refusal::ReplayOnPublic,
             "UnableToReplayMessages: Replay is not allowed for public channels",
+        );
+        check(
+            Refusal::ReplayParams,
+            "UnableToReplayMessages: Replay params are not valid",
+        );
+        check(
+            Refusal::ReplayFailed,
+            "UnableToReplayMessages: Realtime was unable to replay messages",
+        );
+        check(
+            Refusal::Question(AskError::Unreachable),
+            "UnableToConnectToProject: Realtime was unable to connect to the project database",
+        );
+        check(
+            Refusal::Question(AskError::TooManyConnections),
+            "DatabaseLackOfConnections: Database can't accept more connections, Realtime won't connect",
+        );
+        check(
+            Refusal::Question(AskError::Overloaded),
+            "IncreaseConnectionPool: Please increase your connection pool size",
+        );
+        check(
+            Refusal::Question(AskError::MissingPartition),
+            "MissingPartition: Realtime was unable to find the expected messages partition",
         );
         check(
             Refusal::SubscribeTimeout(Duration::from_secs(15)),

@@ -14,14 +14,13 @@ use super::channel::{Beginning, Channel, Fate};
 use super::frame::{self, Message, Payload, QuotedTopic, Ref, Status, Version};
 use super::input::{Input, Now};
 use super::join::{self, Join};
-use super::output::{Output, Tally};
+use super::output::{Deliveries, Output, Tally};
+use super::rate::{Counted, PerSecond, Rates, Subject, Subjects};
 use super::refusal::Refusal;
 use super::wire::Wire;
 
-/// Joins are counted in windows of this length.
-const JOIN_WINDOW: Duration = Duration::from_secs(10);
-
-/// Limits of one socket; the defaults are those of protocol.md §8.1 where it has one.
+/// Limits of one socket; the defaults are those of protocol.md §8.1 where it has one, and generous where it has one that
+/// is somebody's plan.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Channels at a time.
@@ -30,10 +29,20 @@ pub struct Limits {
     pub bindings_max: usize,
     /// Bytes of a topic; channels keep theirs.
     pub topic_bytes_max: usize,
-    /// Joins in ten seconds: 100 a second, and enough for every channel of a socket that comes back.
-    pub joins_max: u32,
     /// Without an inbound frame for this long, the socket is closed (protocol.md §2.6).
     pub idle_timeout: Duration,
+    /// Bytes of the payload of a broadcast or of what is tracked.
+    pub payload_bytes_max: usize,
+    /// Broadcasts, sent and delivered.
+    pub messages: PerSecond,
+    /// Joins; the limit per channel means nothing.
+    pub joins: PerSecond,
+    /// Presence calls, and diffs delivered.
+    pub presence_events: PerSecond,
+    /// Presence calls of one channel in 30 s; 0 for any number.
+    pub presence_calls_max: u32,
+    /// Permissions of a private channel are looked at again after this time at the latest.
+    pub recheck_interval: Duration,
 }
 
 impl Default for Limits {
@@ -42,10 +51,38 @@ impl Default for Limits {
             channels_max: 100,
             bindings_max: 1000,
             topic_bytes_max: 4096,
-            joins_max: 1000,
             idle_timeout: Duration::from_secs(60),
+            // 3000 kB, and some room for what is around them.
+            payload_bytes_max: 3_000_500,
+            messages: PerSecond::default(),
+            joins: PerSecond {
+                socket: 100,
+                ..PerSecond::default()
+            },
+            presence_events: PerSecond::default(),
+            presence_calls_max: 5,
+            recheck_interval: Duration::from_secs(60),
         }
     }
+}
+
+/// What a socket begins with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// As the client asked for it.
+    pub version: Version,
+    /// What it may do.
+    pub limits: Limits,
+    /// Verifies the tokens of joins and refreshes.
+    pub verifier: Arc<Verifier>,
+    /// Shared by all sockets.
+    pub subjects: Arc<Subjects>,
+    /// Random, and no other socket's.
+    pub seed: [u8; 16],
+    /// The connection's token.
+    pub token: Arc<str>,
+    /// What it proves.
+    pub claims: Arc<Claims>,
 }
 
 /// One WebSocket.
@@ -53,47 +90,44 @@ pub struct Socket {
     version: Version,
     limits: Limits,
     verifier: Arc<Verifier>,
+    subjects: Arc<Subjects>,
+    seed: [u8; 16],
     token: Arc<str>,
     claims: Arc<Claims>,
     /// By membership, so in the order of their joins; ≤ `channels_max`.
     channels: BTreeMap<u32, Channel>,
     membership_next: u32,
     outputs: VecDeque<Output>,
+    deliveries: Deliveries,
     idle_until: Instant,
-    joins: JoinWindow,
+    /// Not later than the first time of a channel.
+    channels_timeout: Option<Instant>,
+    rates: Rates,
+    /// Of the last join, so that its counts outlive the channel.
+    subject: Option<Arc<Subject>>,
     closed: bool,
 }
 
-#[derive(Debug)]
-struct JoinWindow {
-    ends: Instant,
-    count: u32,
-}
-
 impl Socket {
-    /// A socket whose connection proved `claims` with `token`.
+    /// A socket whose connection has proved its claims.
     #[must_use]
-    pub fn new(
-        now: Now,
-        version: Version,
-        limits: Limits,
-        verifier: Arc<Verifier>,
-        (token, claims): (Arc<str>, Arc<Claims>),
-    ) -> Self {
+    pub fn new(now: Now, opening: Opening) -> Self {
         Self {
-            version,
-            limits,
-            verifier,
-            token,
-            claims,
+            version: opening.version,
+            idle_until: now.instant + opening.limits.idle_timeout,
+            limits: opening.limits,
+            verifier: opening.verifier,
+            subjects: opening.subjects,
+            seed: opening.seed,
+            token: opening.token,
+            claims: opening.claims,
             channels: BTreeMap::new(),
             membership_next: 1,
             outputs: VecDeque::new(),
-            idle_until: now.instant + limits.idle_timeout,
-            joins: JoinWindow {
-                ends: now.instant + JOIN_WINDOW,
-                count: 0,
-            },
+            deliveries: Deliveries::default(),
+            channels_timeout: None,
+            rates: Rates::default(),
+            subject: None,
             closed: false,
         }
     }
@@ -123,7 +157,7 @@ impl Socket {
             }
             Input::Control => self.alive(now),
             Input::Notice { membership, notice } => {
-                self.with(now, membership, |channel, wire, _| {
+                self.with(now, membership, |channel, wire| {
                     channel.notice(wire, notice)
                 });
             }
@@ -132,8 +166,8 @@ impl Socket {
                 ids,
                 payloads,
                 last,
-            } => self.with(now, membership, |channel, wire, verifier| {
-                channel.changes(wire, verifier, ids, payloads, last)
+            } => self.with(now, membership, |channel, wire| {
+                channel.changes(wire, ids, payloads, last)
             }),
             Input::Drain => {
                 let (channels, mut wire) = self.split(now);
@@ -164,6 +198,11 @@ impl Socket {
         for membership in due {
             self.with(now, membership, Channel::handle_timeout);
         }
+        self.channels_timeout = self
+            .channels
+            .values()
+            .filter_map(Channel::next_timeout)
+            .min();
     }
 
     /// When to call [`Self::handle_timeout`].
@@ -172,10 +211,9 @@ impl Socket {
         if self.closed {
             return None;
         }
-        self.channels
-            .values()
-            .filter_map(Channel::next_timeout)
-            .chain([self.idle_until])
+        [self.channels_timeout, Some(self.idle_until)]
+            .into_iter()
+            .flatten()
             .min()
     }
 
@@ -183,6 +221,12 @@ impl Socket {
     #[must_use]
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// What was sent since the last call.
+    #[must_use]
+    pub fn take_deliveries(&mut self) -> Deliveries {
+        std::mem::take(&mut self.deliveries)
     }
 
     /// Channels, pending ones included.
@@ -249,18 +293,16 @@ impl Socket {
                 if let Payload::Json(payload) = message.payload
                     && let Some(token) = join::access_token(payload)
                 {
-                    self.with(now, membership, |channel, wire, verifier| {
-                        channel.refresh(wire, verifier, token)
+                    self.with(now, membership, |channel, wire| {
+                        channel.refresh(wire, token)
                     });
                 }
             }
-            "broadcast" => self.with(now, membership, |channel, wire, _| {
-                channel.broadcast(wire, &message.reference);
-                Fate::Lives
+            "broadcast" => self.with(now, membership, |channel, wire| {
+                channel.broadcast(wire, &message.reference, &message.payload)
             }),
-            "presence" => self.with(now, membership, |channel, wire, _| {
-                channel.presence(wire, &message.reference);
-                Fate::Lives
+            "presence" => self.with(now, membership, |channel, wire| {
+                channel.presence(wire, &message.reference, &message.payload)
             }),
             _ => {}
         }
@@ -309,15 +351,13 @@ impl Socket {
             topic,
             join_ref,
             reference,
-            ack: wanted.join.ack,
-            bindings: wanted.join.bindings,
-            wait: wanted.join.wait,
+            join: wanted.join,
             token: wanted.token,
             claims: wanted.claims,
-            grace: wanted.grace,
             replaces,
         };
         let channel = Channel::join(beginning, &mut self.wire(now));
+        self.plan(channel.next_timeout());
         self.channels.insert(membership, channel);
     }
 
@@ -328,37 +368,51 @@ impl Socket {
                 max: self.limits.topic_bytes_max,
             });
         }
-        if !self.joins.admit(now.instant, self.limits.joins_max) {
+        if !self.admit_join(
+            now,
+            PerSecond {
+                subject: 0,
+                ..self.limits.joins
+            },
+            None,
+        ) {
             return Err(Refusal::TooManyJoins);
         }
         if self.channels.len() >= self.limits.channels_max {
             return Err(Refusal::TooManyChannels);
         }
-        let join = match message.payload {
-            Payload::Json(payload) => {
-                Join::parse(payload, self.limits.bindings_max).map_err(Refusal::Payload)?
-            }
-            Payload::Binary(_) | Payload::UserBroadcast { .. } => Join::default(),
+        let payload = match message.payload {
+            Payload::Json(payload) => Some(payload),
+            Payload::Binary(_) | Payload::UserBroadcast { .. } => None,
         };
+        let join = Join::parse(payload, self.limits.bindings_max).map_err(Refusal::Payload)?;
         let (token, claims) = match &join.token {
             Some(token) => self.identify(now, token)?,
             None => (Arc::clone(&self.token), self.own_claims(now)?),
         };
-        if join.private {
-            // Denied until policies on realtime.messages are asked.
-            return Err(Refusal::Unauthorized {
-                sub_topic: topic.sub_topic().into(),
-            });
+        let subject = self.wire(now).subject(&claims);
+        let of_subject = PerSecond {
+            subject: self.limits.joins.subject,
+            ..PerSecond::default()
+        };
+        let admitted = self.admit_join(now, of_subject, subject.as_deref());
+        self.subject = subject;
+        if !admitted {
+            return Err(Refusal::TooManyJoins);
         }
-        if join.replay {
+        if join.replay.is_some() && !join.private {
             return Err(Refusal::ReplayOnPublic);
         }
         Ok(Wanted {
-            grace: join.token.is_none(),
             join,
             token,
             claims,
         })
+    }
+
+    fn admit_join(&mut self, now: Now, limit: PerSecond, subject: Option<&Subject>) -> bool {
+        let rates = &mut self.rates;
+        super::rate::admit(Counted::Joins, now.instant, limit, rates, None, subject)
     }
 
     fn identify(&self, now: Now, token: &str) -> Result<(Arc<str>, Arc<Claims>), Refusal> {
@@ -402,21 +456,36 @@ impl Socket {
         &mut self,
         now: Now,
         membership: u32,
-        act: impl FnOnce(&mut Channel, &mut Wire<'_>, &Verifier) -> Fate,
+        act: impl FnOnce(&mut Channel, &mut Wire<'_>) -> Fate,
     ) {
-        let verifier = Arc::clone(&self.verifier);
         let (channels, mut wire) = self.split(now);
-        if let Some(channel) = channels.get_mut(&membership)
-            && act(channel, &mut wire, &verifier) == Fate::Ended
-        {
-            channels.remove(&membership);
-        }
+        let Some(channel) = channels.get_mut(&membership) else {
+            return;
+        };
+        let timeout = match act(channel, &mut wire) {
+            Fate::Lives => channel.next_timeout(),
+            Fate::Ended => {
+                channels.remove(&membership);
+                None
+            }
+        };
+        self.plan(timeout);
+    }
+
+    fn plan(&mut self, timeout: Option<Instant>) {
+        self.channels_timeout = [self.channels_timeout, timeout].into_iter().flatten().min();
     }
 
     fn split(&mut self, now: Now) -> (&mut BTreeMap<u32, Channel>, Wire<'_>) {
         let wire = Wire {
             version: self.version,
             now,
+            limits: &self.limits,
+            verifier: &self.verifier,
+            subjects: &self.subjects,
+            seed: &self.seed,
+            rates: &mut self.rates,
+            deliveries: &mut self.deliveries,
             outputs: &mut self.outputs,
         };
         (&mut self.channels, wire)
@@ -437,20 +506,6 @@ struct Wanted {
     join: Join,
     token: Arc<str>,
     claims: Arc<Claims>,
-    grace: bool,
-}
-
-impl JoinWindow {
-    fn admit(&mut self, now: Instant, max: u32) -> bool {
-        if self.ends <= now {
-            *self = Self {
-                ends: now + JOIN_WINDOW,
-                count: 0,
-            };
-        }
-        self.count = self.count.saturating_add(1);
-        self.count <= max
-    }
 }
 
 /// The refs of a join. Some clients send no join ref with it and mean its ref, as `phx_close` would be ignored without.

@@ -1,13 +1,22 @@
 //! Conversations: what a client and the pipeline say, and what comes back, literally.
 
+mod broadcasts;
+mod limits;
+mod presence;
+mod private;
+mod random;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use proptest::prelude::*;
 
-use super::{Frame, Input, Limits, Notice, Now, Output, ResyncReason, Socket, Version};
+use super::{
+    Answer, Ask, AskError, Broadcast, Content, Frame, Input, Limits, Notice, Now, Opening, Output,
+    PerSecond, ResyncReason, RoomRequest, Socket, StoredData, Subjects, Version,
+};
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
+use crate::topic::Topic;
 
 /// When every conversation begins, in seconds since 1970.
 const START: i64 = 1_800_000_000;
@@ -15,6 +24,8 @@ const SECRET: &str = "a secret of at least thirty-two bytes";
 
 struct Conversation {
     socket: Socket,
+    /// What is done in rooms is looked at as well.
+    rooms: bool,
     begin: Instant,
     now: Now,
 }
@@ -41,7 +52,24 @@ impl Conversation {
         Self::with(version, Limits::default(), 3600)
     }
 
+    /// One that looks at rooms as well.
+    fn in_rooms(version: Version) -> Self {
+        Self {
+            rooms: true,
+            ..Self::begin(version)
+        }
+    }
+
     fn with(version: Version, limits: Limits, expires_in: i64) -> Self {
+        Self::sharing(&Subjects::new(), version, limits, expires_in)
+    }
+
+    fn sharing(
+        subjects: &Arc<Subjects>,
+        version: Version,
+        limits: Limits,
+        expires_in: i64,
+    ) -> Self {
         let verifier = Arc::new(Verifier::new(Some(SECRET), None, ApiKeys::default()).unwrap());
         let begin = instant();
         let now = Now {
@@ -50,8 +78,21 @@ impl Conversation {
         };
         let own = token("anon", expires_in);
         let claims = verifier.verify(&own, START).unwrap();
-        let socket = Socket::new(now, version, limits, verifier, (own.into(), claims));
-        Self { socket, begin, now }
+        let opening = Opening {
+            version,
+            limits,
+            verifier,
+            subjects: Arc::clone(subjects),
+            seed: [7; 16],
+            token: own.into(),
+            claims,
+        };
+        Self {
+            socket: Socket::new(now, opening),
+            rooms: false,
+            begin,
+            now,
+        }
     }
 
     /// Seconds since the beginning.
@@ -67,11 +108,36 @@ impl Conversation {
         std::iter::from_fn(|| self.socket.poll_output())
             .filter_map(|output| match output {
                 Output::Send(Frame::Text(text)) => Some(text),
-                Output::Room { .. } | Output::Ask { .. } | Output::AwaitReplication { .. } => None,
+                Output::Room {
+                    membership,
+                    room,
+                    request,
+                } => self.rooms.then(|| {
+                    let request = show_request(&request);
+                    let private = if room.private { "private " } else { "" };
+                    format!("{private}room of {membership}: {request}")
+                }),
+                Output::Ask {
+                    membership,
+                    ticket,
+                    claims,
+                    room,
+                    ask,
+                } => {
+                    assert!(room.private, "of public channels nothing is asked");
+                    let ask = show_ask(&ask);
+                    Some(format!(
+                        "ask {membership}.{ticket} as {}: {ask}",
+                        claims.role
+                    ))
+                }
+                Output::AwaitReplication { membership } => {
+                    Some(format!("await replication {membership}"))
+                }
                 Output::Send(Frame::SharedText(bytes)) => {
                     Some(String::from_utf8(bytes.to_vec()).unwrap())
                 }
-                Output::Send(Frame::Binary(_)) => panic!("nothing is sent as binary yet"),
+                Output::Send(Frame::Binary(bytes)) => Some(bytes.escape_ascii().to_string()),
                 Output::Subscribe {
                     membership,
                     claims,
@@ -121,6 +187,24 @@ impl Conversation {
     }
 
     #[track_caller]
+    fn answer(
+        &mut self,
+        ticket: u32,
+        answer: Result<Answer, AskError>,
+        expected: &[&str],
+    ) -> &mut Self {
+        self.notice(1, Notice::Answered { ticket, answer }, expected)
+    }
+
+    /// Somebody else says something in the room of `realtime:a`.
+    #[track_caller]
+    fn hear(&mut self, content: Content, id: Option<&str>, expected: &[&str]) -> &mut Self {
+        let topic = Topic::parse("realtime:a").unwrap();
+        let message = Broadcast::new(topic, content, id.map(Into::into));
+        self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
+    }
+
+    #[track_caller]
     fn changes(&mut self, membership: u32, payloads: &[&'static str], expected: &[&str]) {
         let payloads: Vec<Bytes> = payloads.iter().map(|text| Bytes::from(*text)).collect();
         let input = Input::Changes {
@@ -137,6 +221,81 @@ impl Conversation {
         self.socket.handle_timeout(self.now);
         self.expect(expected)
     }
+}
+
+fn show_request(request: &RoomRequest) -> String {
+    match request {
+        RoomRequest::Enter(receives) => {
+            let broadcasts = if receives.broadcasts {
+                " broadcasts"
+            } else {
+                ""
+            };
+            let presence = if receives.presence { " presence" } else { "" };
+            format!("enter for{broadcasts}{presence}")
+        }
+        RoomRequest::Leave => "leave".into(),
+        RoomRequest::Say { message, to_self } => {
+            let all = if *to_self { " to all" } else { "" };
+            let frame = match message.frame(Version::V2) {
+                Some(Frame::SharedText(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+                Some(Frame::Binary(bytes)) => bytes.escape_ascii().to_string(),
+                other => panic!("{other:?}"),
+            };
+            format!("say{all} {frame}")
+        }
+        RoomRequest::Track { key, payload } => format!("track {key} {}", payload.get()),
+        RoomRequest::Untrack => "untrack".into(),
+        RoomRequest::State => "state".into(),
+    }
+}
+
+fn show_ask(ask: &Ask) -> String {
+    match ask {
+        Ask::Read { presence: false } => "read".into(),
+        Ask::Read { presence: true } => "read with presence".into(),
+        Ask::Write(extension) => format!("write {}", extension.as_str()),
+        Ask::Replay { since, limit } => format!("replay {limit} since {since}"),
+        Ask::Persist {
+            event,
+            data,
+            ttl_seconds,
+        } => match data {
+            StoredData::Json(data) => {
+                let data = String::from_utf8(data.to_vec()).unwrap();
+                format!("persist {event} {data} for {ttl_seconds}")
+            }
+            StoredData::Binary(data) => {
+                format!("persist {event} {} for {ttl_seconds}", data.escape_ascii())
+            }
+        },
+    }
+}
+
+fn json(event: &str, data: &str) -> Content {
+    Content::Json {
+        event: event.into(),
+        data: Bytes::copy_from_slice(data.as_bytes()),
+    }
+}
+
+/// A kind 3 frame to `realtime:a` with join ref 1.
+fn kind_3(reference: &str, event: &str, metadata: &str, json: bool, data: &[u8]) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).unwrap();
+    let mut frame = vec![
+        3,
+        1,
+        length(reference),
+        10,
+        length(event),
+        length(metadata),
+        u8::from(json),
+    ];
+    for header in ["1", reference, "realtime:a", event, metadata] {
+        frame.extend_from_slice(header.as_bytes());
+    }
+    frame.extend_from_slice(data);
+    frame
 }
 
 /// A version 2 join with one binding and this token.
@@ -377,13 +536,34 @@ fn a_second_join_while_the_first_is_pending_answers_both() {
 #[test]
 fn a_refused_second_join_still_ends_the_first() {
     joined().text(
-        &join_with("2", r#","private":true"#, None),
+        &join_with("2", r#","broadcast":{"replay":{}}"#, None),
         &[
             "unsubscribe 1",
-            r#"["2","2","realtime:a","phx_reply",{"status":"error","response":{"reason":"Unauthorized: You do not have permissions to read from this Channel topic: a"}}]"#,
+            r#"["2","2","realtime:a","phx_reply",{"status":"error","response":{"reason":"UnableToReplayMessages: Replay is not allowed for public channels"}}]"#,
             r#"["1","1","realtime:a","phx_close",{}]"#,
         ],
     );
+    // The second is refused only later.
+    let refused = Answer::Read {
+        broadcast: false,
+        presence: false,
+    };
+    joined()
+        .text(
+            &join_with("2", r#","private":true"#, None),
+            &["unsubscribe 1", "ask 2.1 as anon: read with presence"],
+        )
+        .notice(
+            2,
+            Notice::Answered {
+                ticket: 1,
+                answer: Ok(refused),
+            },
+            &[
+                r#"["2","2","realtime:a","phx_reply",{"status":"error","response":{"reason":"Unauthorized: You do not have permissions to read from this Channel topic: a"}}]"#,
+                r#"["1","1","realtime:a","phx_close",{}]"#,
+            ],
+        );
 }
 
 #[test]
@@ -401,10 +581,6 @@ fn joins_are_refused_with_the_reason() {
         "UnknownErrorOnChannel: config must be an object",
     );
     check(
-        r#"{"config":{"private":true}}"#,
-        "Unauthorized: You do not have permissions to read from this Channel topic: a:b",
-    );
-    check(
         r#"{"config":{"broadcast":{"replay":null}}}"#,
         "UnableToReplayMessages: Replay is not allowed for public channels",
     );
@@ -417,37 +593,6 @@ fn joins_are_refused_with_the_reason() {
         &format!(r#"{{"access_token":"{late}"}}"#),
         "InvalidJWTToken: Token has expired 5 seconds ago",
     );
-}
-
-#[test]
-fn a_socket_has_a_limit_of_channels_and_of_joins() {
-    let limits = Limits {
-        channels_max: 1,
-        joins_max: 3,
-        ..Limits::default()
-    };
-    let join = |topic: &str| format!(r#"["1","1","realtime:{topic}","phx_join",{{}}]"#);
-    let ok = |topic: &str| {
-        format!(
-            r#"["1","1","realtime:{topic}","phx_reply",{{"status":"ok","response":{{"postgres_changes":[]}}}}]"#
-        )
-    };
-    Conversation::with(Version::V2, limits, 60)
-        .text(&join("a"), &[&ok("a")])
-        .text(
-            &join("b"),
-            &[r#"["1","1","realtime:b","phx_reply",{"status":"error","response":{"reason":"ChannelRateLimitReached: Too many channels"}}]"#],
-        )
-        // A rejoin takes the place of the first; with an equal join ref nothing may be closed.
-        .text(&join("a"), &[&ok("a")])
-        .text(
-            &join("b"),
-            &[
-                r#"["1","1","realtime:b","phx_reply",{"status":"error","response":{"reason":"ClientJoinRateLimitReached: Too many joins per second"}}]"#,
-                "close 1001 too many joins",
-            ],
-        )
-        .text(&join("a"), &[]);
 }
 
 #[test]
@@ -583,24 +728,6 @@ fn policy_trouble_is_told_after_the_reply() {
 }
 
 #[test]
-fn what_is_not_supported_yet_says_so() {
-    Conversation::begin(Version::V2)
-        .text(
-            r#"["1","1","realtime:a","phx_join",{"config":{"broadcast":{"ack":true}}}]"#,
-            &[r#"["1","1","realtime:a","phx_reply",{"status":"ok","response":{"postgres_changes":[]}}]"#],
-        )
-        .check(
-            Input::Binary(b"\x03\x01\x01\x0a\x01\x00\x0113realtime:ae{}"),
-            &[r#"["1","3","realtime:a","phx_reply",{"status":"error","response":{"reason":"Broadcast is not supported yet"}}]"#],
-        )
-        .text(
-            r#"[null,"4","realtime:a","presence",{"type":"presence","event":"track"}]"#,
-            &[r#"["1","4","realtime:a","phx_reply",{"status":"error","response":{"reason":"Presence is not supported yet"}}]"#],
-        );
-    joined().text(r#"["1","3","realtime:a","broadcast",{}]"#, &[]);
-}
-
-#[test]
 fn a_leaving_server_closes_no_channel() {
     let mut conversation = joined();
     conversation
@@ -629,181 +756,4 @@ fn silence_is_closed_after_a_minute() {
     conversation.at(118).timeout(&[]);
     conversation.at(119).timeout(&["close 1000 idle"]);
     assert_eq!(conversation.socket.next_timeout(), None);
-}
-
-/// What a random client and pipeline may do.
-#[derive(Clone, Debug)]
-enum Step {
-    Text(String),
-    Binary(Vec<u8>),
-    Join {
-        topic: u8,
-        join_ref: u8,
-        bindings: bool,
-        wait: bool,
-    },
-    Leave {
-        topic: u8,
-        join_ref: u8,
-    },
-    Notice {
-        membership: u32,
-        which: u8,
-    },
-    Changes {
-        membership: u32,
-    },
-    Wait(u64),
-    Drain,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        ".{0,60}".prop_map(Step::Text),
-        r#"\[("1"|null),"2","(realtime:)?[ab]?","(phx_join|phx_leave|access_token|presence)",(\{\}|\[\]|null)\]"#.prop_map(Step::Text),
-        proptest::collection::vec(any::<u8>(), 0..40).prop_map(Step::Binary),
-        (0..3u8, 0..9u8, any::<bool>(), any::<bool>()).prop_map(|(topic, join_ref, bindings, wait)| {
-            Step::Join { topic, join_ref, bindings, wait }
-        }),
-        (0..3u8, 0..9u8).prop_map(|(topic, join_ref)| Step::Leave { topic, join_ref }),
-        (1..9u32, 0..4u8).prop_map(|(membership, which)| Step::Notice { membership, which }),
-        (1..9u32).prop_map(|membership| Step::Changes { membership }),
-        (0..12u64).prop_map(Step::Wait),
-        Just(Step::Drain),
-    ]
-}
-
-fn perform(conversation: &mut Conversation, step: &Step) {
-    let now = conversation.now;
-    let socket = &mut conversation.socket;
-    match step {
-        Step::Text(text) => socket.handle(now, Input::Text(text)),
-        Step::Binary(bytes) => socket.handle(now, Input::Binary(bytes)),
-        Step::Join {
-            topic,
-            join_ref,
-            bindings,
-            wait,
-        } => {
-            let bindings = if *bindings { "{}" } else { "" };
-            let text = format!(
-                r#"["{join_ref}","{join_ref}","realtime:{topic}","phx_join",{{"config":{{"postgres_changes":[{bindings}],"postgres_changes_options":{{"wait":{wait}}}}}}}]"#
-            );
-            socket.handle(now, Input::Text(&text));
-        }
-        Step::Leave { topic, join_ref } => {
-            let text = format!(r#"["{join_ref}","77","realtime:{topic}","phx_leave",{{}}]"#);
-            socket.handle(now, Input::Text(&text));
-        }
-        Step::Notice { membership, which } => {
-            let notice = match which {
-                0 => Notice::Subscribed,
-                1 => Notice::Refused("no".into()),
-                2 => Notice::Resync(ResyncReason::PositionGone),
-                _ => Notice::PolicyTrouble("57014".into()),
-            };
-            socket.handle(
-                now,
-                Input::Notice {
-                    membership: *membership,
-                    notice,
-                },
-            );
-        }
-        Step::Changes { membership } => {
-            let payloads = [Bytes::from_static(b"{}")];
-            socket.handle(
-                now,
-                Input::Changes {
-                    membership: *membership,
-                    ids: "[1]",
-                    payloads: &payloads,
-                    last: false,
-                },
-            );
-        }
-        Step::Wait(seconds) => {
-            let passed = now.instant - conversation.begin;
-            conversation.at(passed.as_secs() + seconds);
-            conversation.socket.handle_timeout(conversation.now);
-        }
-        Step::Drain => socket.handle(now, Input::Drain),
-    }
-}
-
-proptest! {
-    /// Of a topic nothing but replies and closes goes out while no join of it has been answered with ok.
-    #[test]
-    fn nothing_precedes_a_join_reply(steps in proptest::collection::vec(step(), 0..60)) {
-        let mut conversation = Conversation::begin(Version::V2);
-        let mut open: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
-        let mut closed = false;
-        for step in &steps {
-            perform(&mut conversation, step);
-            while let Some(output) = conversation.socket.poll_output() {
-                match output {
-                    Output::Send(Frame::Text(text)) => {
-                        prop_assert!(!closed, "a frame after the close: {text}");
-                        let frame: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
-                        let topic = frame[2].as_str().unwrap().to_owned();
-                        let accepted = frame[4]["response"]["postgres_changes"].is_array();
-                        match frame[3].as_str().unwrap() {
-                            "phx_reply" if accepted => { open.insert(topic); }
-                            "phx_reply" => {}
-                            "phx_close" => {}
-                            _ => prop_assert!(open.contains(&topic), "too early: {text}"),
-                        }
-                    }
-                    Output::Close { .. } => closed = true,
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// Every subscription ends, and only what was asked for ends. What the pipeline ended itself may end twice.
-    #[test]
-    fn the_pipeline_is_told_of_every_end(steps in proptest::collection::vec(step(), 0..60)) {
-        let mut conversation = Conversation::begin(Version::V2);
-        // Memberships that the pipeline holds: it forgets those that it refuses or resynchronises itself.
-        let mut held: std::collections::BTreeSet<u32> = std::collections::BTreeSet::new();
-        let mut asked: std::collections::BTreeSet<u32> = std::collections::BTreeSet::new();
-        let mut steps = steps;
-        steps.push(Step::Drain);
-        for step in &steps {
-            if let Step::Notice { membership, which } = step {
-                let ends = matches!(which, 1 | 2);
-                if !held.contains(membership) || (ends && !held.remove(membership)) {
-                    continue;
-                }
-            }
-            perform(&mut conversation, step);
-            while let Some(output) = conversation.socket.poll_output() {
-                match output {
-                    Output::Subscribe { membership, .. } => {
-                        prop_assert!(held.insert(membership));
-                        asked.insert(membership);
-                    }
-                    Output::Unsubscribe { membership } => {
-                        held.remove(&membership);
-                        prop_assert!(asked.contains(&membership));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        conversation.socket.handle(conversation.now, Input::Gone);
-        while let Some(output) = conversation.socket.poll_output() {
-            if let Output::Unsubscribe { membership } = output {
-                held.remove(&membership);
-                prop_assert!(asked.contains(&membership));
-            }
-        }
-        prop_assert!(held.is_empty());
-    }
-
-    #[test]
-    fn any_bytes_are_survived(data in proptest::collection::vec(any::<u8>(), 0..300)) {
-        super::exercise(instant(), &data);
-    }
 }

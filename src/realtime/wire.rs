@@ -1,22 +1,43 @@
-//! How a channel and its socket write.
+//! How a channel and its socket write, and what a channel may see of its socket.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use crate::auth::{Claims, Verifier};
+
+use super::code::ErrorCode;
 use super::frame::{self, End, QuotedTopic, Ref, Status, Version};
 use super::input::Now;
-use super::output::{Frame, Output, Tally};
+use super::output::{Deliveries, Frame, Output, Tally};
+use super::rate::{Counted, Rates, Subject, Subjects};
 use super::refusal::Refusal;
+use super::socket::Limits;
 
 /// What is written to, in which version, and when.
 pub(super) struct Wire<'a> {
     pub(super) version: Version,
     pub(super) now: Now,
+    pub(super) limits: &'a Limits,
+    pub(super) verifier: &'a Verifier,
+    pub(super) subjects: &'a Arc<Subjects>,
+    /// Random, and the socket's own.
+    pub(super) seed: &'a [u8; 16],
+    pub(super) rates: &'a mut Rates,
+    pub(super) deliveries: &'a mut Deliveries,
     pub(super) outputs: &'a mut VecDeque<Output>,
 }
 
 impl Wire<'_> {
     pub(super) fn send(&mut self, text: String) {
-        self.outputs.push_back(Output::Send(Frame::Text(text)));
+        self.push(Output::Send(Frame::Text(text)));
+    }
+
+    pub(super) fn push(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub(super) fn count(&mut self, code: ErrorCode) {
+        self.push(Output::Record(Tally::Error(code)));
     }
 
     pub(super) fn reply(
@@ -33,11 +54,36 @@ impl Wire<'_> {
     pub(super) fn refuse(&mut self, refs: (&Ref, &Ref), topic: &QuotedTopic, why: &Refusal) {
         let response = format!(r#"{{"reason":{}}}"#, frame::quote(&why.to_string()));
         self.reply(refs, topic, Status::Error, &response);
-        self.outputs
-            .push_back(Output::Record(Tally::JoinRefused(why.code())));
+        self.push(Output::Record(Tally::JoinRefused(why.code())));
     }
 
     pub(super) fn end(&mut self, join_ref: &Ref, topic: &QuotedTopic, end: End) {
         self.send(frame::end(self.version, join_ref, topic, end));
+    }
+
+    /// The subject of these claims, if anything is limited for subjects.
+    pub(super) fn subject(&self, claims: &Claims) -> Option<Arc<Subject>> {
+        let limits = self.limits;
+        let limited = [limits.messages, limits.joins, limits.presence_events]
+            .iter()
+            .any(|limit| limit.subject > 0);
+        let name = claims.subject.as_deref().filter(|_| limited)?;
+        Some(self.subjects.subject(name))
+    }
+
+    /// Counts one more of something that a channel sends or is sent, unless it is too many already.
+    pub(super) fn admit(
+        &mut self,
+        counted: Counted,
+        channel: &mut Rates,
+        subject: Option<&Subject>,
+    ) -> bool {
+        let limit = match counted {
+            Counted::Messages => self.limits.messages,
+            Counted::Joins => self.limits.joins,
+            Counted::PresenceEvents => self.limits.presence_events,
+        };
+        let now = self.now.instant;
+        super::rate::admit(counted, now, limit, self.rates, Some(channel), subject)
     }
 }

@@ -23,8 +23,9 @@ use crate::clock;
 use crate::database::{ConnectError, Database};
 
 use super::assembler::{Assembler, AssemblerOptions, KeyResolver, SpoolOptions};
-use super::guard::{Guard, Intervention, Ownership};
+use super::guard::{Guard, InForce, Intervention, Ownership};
 use super::incarnation::{self, Incarnations, System};
+use super::messages::{self, MESSAGES_PUBLICATION, Sighting};
 use super::progress::Progress;
 use super::session::{Session, SessionError};
 use super::slot::{self, Publication, SlotError, SlotOptions, SlotState};
@@ -113,7 +114,7 @@ pub async fn run(
     tasks: TaskTracker,
 ) {
     let (demand, interventions) = mpsc::channel(1);
-    let (publications, began_with) = watch::channel(Vec::new());
+    let (publications, began_with) = watch::channel(InForce::default());
     let ownership = Arc::new(Ownership::new());
     let guard = Guard {
         database: options.database.clone(),
@@ -121,6 +122,8 @@ pub async fn run(
         slot: options.slot.clone(),
         ownership: Arc::clone(&ownership),
         publications: began_with,
+        poke: Arc::clone(&channels.poke),
+        sighting: Sighting::default(),
         status: status.clone(),
         counters: Arc::clone(&channels.counters),
         interventions: demand,
@@ -148,6 +151,8 @@ pub async fn run(
         assembler,
         memory: Memory::NOTHING,
         past_missing_publication: false,
+        reads_messages: false,
+        messages_held_back: false,
         told_interrupted: true,
     };
     connection.run().await;
@@ -163,12 +168,17 @@ struct Connection {
     status: watch::Sender<ReplicationStatus>,
     interventions: mpsc::Receiver<Intervention>,
     ownership: Arc<Ownership>,
-    publications: watch::Sender<Vec<Publication>>,
+    publications: watch::Sender<InForce>,
     incarnations: Incarnations,
     assembler: Assembler,
     memory: Memory,
     /// The stream failed at a moment of the WAL when a publication did not exist.
     past_missing_publication: bool,
+    /// The last session read the publication of `realtime.messages` besides the configured ones.
+    reads_messages: bool,
+    /// That publication is not to be read before the guard says so: the stream may come past a moment of the WAL when it
+    /// did not exist.
+    messages_held_back: bool,
     /// No session is open as far as downstream knows.
     told_interrupted: bool,
 }
@@ -182,14 +192,28 @@ impl Connection {
                 Ok(never) => match never {},
                 Err(outcome) => outcome,
             };
-            self.publications.send_replace(Vec::new());
+            self.publications.send_replace(InForce::default());
+            self.status
+                .send_if_modified(|status| std::mem::take(&mut status.messages));
             if self.channels.counters.sessions.load(Ordering::Relaxed) != sessions {
                 pauses = self::pauses();
             }
+            let mut at_once = false;
             match outcome {
                 Outcome::Ended(End::Cancelled | End::Abandoned) => return,
                 Outcome::Ended(End::Intervention(intervention)) => {
-                    self.intervene(intervention).await
+                    at_once = intervention.concerns_messages();
+                    self.intervene(intervention).await;
+                }
+                Outcome::Ended(End::Lost(error))
+                | Outcome::Failed(ReplicationError::Session(error))
+                    if self.is_missing_messages(&error) =>
+                {
+                    info!("the stream goes on without publication {MESSAGES_PUBLICATION:?}");
+                    self.messages_held_back = true;
+                    // The list must change whatever was handed down.
+                    self.memory.torn = false;
+                    at_once = true;
                 }
                 Outcome::Ended(End::Lost(error)) => {
                     self.past_missing_publication |= self.is_missing_publication(&error);
@@ -198,6 +222,11 @@ impl Connection {
                 Outcome::Ended(End::HungUp) => info!("the database is shutting down"),
                 Outcome::Ended(End::Assembly(error)) => self.fail(&error),
                 Outcome::Failed(error) => self.fail(&error),
+            }
+            // Nobody else should notice that broadcasts come or go. Does not repeat itself: the next session's list is
+            // another one.
+            if at_once {
+                continue;
             }
             if !self.pause(pauses.next().unwrap_or(RETRY_MAX)).await {
                 return;
@@ -243,13 +272,17 @@ impl Connection {
         let from = self
             .begin_epoch(&client, &mut session, confirmed, &publications)
             .await?;
+        let in_force = self.choose_publications(&client, publications).await?;
         drop(client);
         let timeout = WAL_SENDER_TIMEOUT.as_millis();
         session
             .query(&format!("set wal_sender_timeout to '{timeout}ms'"))
             .await?;
         session
-            .start_streaming(&slot::start_command(&self.slot))
+            .start_streaming(&slot::start_command(
+                &self.slot,
+                in_force.messages.then_some(MESSAGES_PUBLICATION),
+            ))
             .await?;
         self.assembler
             .reset(self.memory.epoch, self.memory.processed());
@@ -258,8 +291,10 @@ impl Connection {
             .sessions
             .fetch_add(1, Ordering::Relaxed);
         let epoch = self.memory.epoch;
-        info!(%epoch, %from, slot = self.slot.name, "streaming");
-        self.publications.send_replace(publications);
+        let messages = in_force.messages || self.slot.is_configured(MESSAGES_PUBLICATION);
+        let messages_from = messages.then_some(in_force.messages_from);
+        info!(%epoch, %from, slot = self.slot.name, messages, "streaming");
+        self.publications.send_replace(in_force);
         // Downstream may be busy for longer than the server waits, so the loop that gives feedback sends this too.
         self.told_interrupted = false;
         self.set_state(ReplicationState::Streaming);
@@ -270,6 +305,9 @@ impl Connection {
             memory: &mut self.memory,
             channels: &mut self.channels,
             interventions: &mut self.interventions,
+            messages_from,
+            status: &self.status,
+            blocked: None,
         };
         let end = stream.run(StreamEvent::Started { epoch, from }).await;
         session.close().await;
@@ -429,6 +467,26 @@ impl Connection {
         Ok(confirmed)
     }
 
+    /// What the session is to read.
+    async fn choose_publications(
+        &mut self,
+        client: &Client,
+        configured: Vec<Publication>,
+    ) -> Result<InForce, SlotError> {
+        let look = messages::look(client, &self.slot).await?;
+        if !self.memory.torn {
+            self.reads_messages = look.oid.is_some()
+                && !self.messages_held_back
+                && !self.slot.is_configured(MESSAGES_PUBLICATION);
+        }
+        Ok(InForce {
+            configured,
+            messages: self.reads_messages,
+            messages_oid: look.oid,
+            messages_from: look.end,
+        })
+    }
+
     /// Finds out in which epoch the session's positions stand. Returns the position before which nothing follows.
     async fn begin_epoch(
         &mut self,
@@ -476,6 +534,10 @@ impl Connection {
     async fn intervene(&mut self, intervention: Intervention) {
         let done = match intervention {
             Intervention::Restart => Ok(()),
+            Intervention::TakeMessages | Intervention::LeaveMessages => {
+                self.messages_held_back = intervention == Intervention::LeaveMessages;
+                Ok(())
+            }
             Intervention::Advance | Intervention::Recreate => {
                 self.give_up_changes(intervention).await
             }
@@ -524,11 +586,13 @@ impl Connection {
     ///
     /// By code and name, because the message is in the server's language.
     fn is_missing_publication(&self, error: &SessionError) -> bool {
-        let SessionError::Server(error) = error else {
-            return false;
-        };
-        let names_one = |name: &String| error.message.contains(name.as_str());
-        error.sqlstate == "42704" && self.slot.publications.iter().any(names_one)
+        let names_one = |name: &String| is_undefined(error, name);
+        self.slot.publications.iter().any(names_one)
+    }
+
+    /// The same for the publication of `realtime.messages`. To be asked first: its name contains that of another.
+    fn is_missing_messages(&self, error: &SessionError) -> bool {
+        self.reads_messages && is_undefined(error, MESSAGES_PUBLICATION)
     }
 
     fn set_state(&self, state: ReplicationState) {
@@ -560,6 +624,10 @@ impl Connection {
         }
         self.set_state(ReplicationState::Failed { sentence });
     }
+}
+
+fn is_undefined(error: &SessionError, name: &str) -> bool {
+    matches!(error, SessionError::Server(error) if error.sqlstate == "42704" && error.message.contains(name))
 }
 
 async fn identify(session: &mut Session) -> Result<(System, Lsn), SessionError> {

@@ -8,20 +8,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::change::{Lsn, Oid};
 use crate::database::Database;
 
+use super::messages::{self, Look, MESSAGES_PUBLICATION, Sighting};
 use super::slot::{self, Publication, SlotError, SlotOptions, SlotState};
 use super::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
 
 /// How often the slot is looked at: one cheap query. In this time even a fast disk writes less than the default limit.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// The same while the publication of `realtime.messages` is about to be read: somebody may be waiting for broadcasts.
+const SIGHTING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One look must not take longer.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +79,38 @@ pub(super) enum Intervention {
     Recreate,
     /// Leave it, but begin another session: the publications are not those that it began with.
     Restart,
+    /// Likewise, with the publication of `realtime.messages`.
+    TakeMessages,
+    /// Likewise, without it.
+    LeaveMessages,
+}
+
+impl Intervention {
+    /// Whether subscribers must start over.
+    pub(super) const fn gives_up_changes(self) -> bool {
+        match self {
+            Self::Advance | Self::Recreate => true,
+            Self::Restart | Self::TakeMessages | Self::LeaveMessages => false,
+        }
+    }
+
+    /// Whether it is about the publication of `realtime.messages` only.
+    pub(super) const fn concerns_messages(self) -> bool {
+        matches!(self, Self::TakeMessages | Self::LeaveMessages)
+    }
+}
+
+/// The publications that a session reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct InForce {
+    /// The configured ones; empty while there is no session.
+    pub(super) configured: Vec<Publication>,
+    /// Whether it reads that of `realtime.messages` besides.
+    pub(super) messages: bool,
+    /// That publication as it was at the session's beginning.
+    pub(super) messages_oid: Option<Oid>,
+    /// Where the WAL ended then: whoever has come so far knows that the publication can be read.
+    pub(super) messages_from: Lsn,
 }
 
 /// What one look says.
@@ -109,8 +146,12 @@ pub(super) struct Guard {
     pub(super) application_name: String,
     pub(super) slot: SlotOptions,
     pub(super) ownership: Arc<Ownership>,
-    /// The publications that the session in force began with; empty while there is none.
-    pub(super) publications: watch::Receiver<Vec<Publication>>,
+    /// The publications that the session in force began with.
+    pub(super) publications: watch::Receiver<InForce>,
+    /// Asks the server where it is, so that the confirmed position moves on.
+    pub(super) poke: Arc<Notify>,
+    /// The publication of `realtime.messages`, if it is there and not read.
+    pub(super) sighting: Sighting,
     pub(super) status: watch::Sender<ReplicationStatus>,
     pub(super) counters: Arc<ReplicationCounters>,
     /// Room for one demand: another one waits until it is met.
@@ -119,12 +160,17 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Looks every few seconds until cancelled.
-    pub(super) async fn watch(self, tasks: TaskTracker, cancel: CancellationToken) {
+    pub(super) async fn watch(mut self, tasks: TaskTracker, cancel: CancellationToken) {
         let mut client = None;
         loop {
+            let interval = if self.sighting.is_under_way() {
+                SIGHTING_INTERVAL
+            } else {
+                INTERVAL
+            };
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(interval) => {}
             }
             let look = async {
                 if client.as_ref().is_none_or(Client::is_closed) {
@@ -153,7 +199,7 @@ impl Guard {
         }
     }
 
-    async fn look(&self, client: &Client) -> Result<(), SlotError> {
+    async fn look(&mut self, client: &Client) -> Result<(), SlotError> {
         let Some(slot) = slot::load(client, &self.slot).await? else {
             return Ok(());
         };
@@ -167,8 +213,8 @@ impl Guard {
             self.warn(None);
             return Ok(());
         }
-        if self.publications_changed(client).await? {
-            let _waits_already = self.interventions.try_send(Intervention::Restart);
+        if let Some(intervention) = self.look_at_publications(client, &slot).await? {
+            let _waits_already = self.interventions.try_send(intervention);
         }
         let (retained, limit) = (
             mebibytes(slot.retained_bytes),
@@ -205,12 +251,29 @@ impl Guard {
     }
 
     /// From PostgreSQL 18 on a publication that is missing raises nothing in the stream: its changes are just not there.
-    async fn publications_changed(&self, client: &Client) -> Result<bool, SlotError> {
-        let began_with = self.publications.borrow().clone();
-        if began_with.is_empty() || self.status.borrow().state != ReplicationState::Streaming {
-            return Ok(false);
+    async fn look_at_publications(
+        &mut self,
+        client: &Client,
+        slot: &SlotState,
+    ) -> Result<Option<Intervention>, SlotError> {
+        let in_force = self.publications.borrow().clone();
+        if in_force.configured.is_empty()
+            || self.status.borrow().state != ReplicationState::Streaming
+        {
+            return Ok(None);
         }
-        Ok(slot::publications(client, &self.slot).await? != began_with)
+        if slot::publications(client, &self.slot).await? != in_force.configured {
+            return Ok(Some(Intervention::Restart));
+        }
+        if self.slot.is_configured(MESSAGES_PUBLICATION) {
+            return Ok(None);
+        }
+        let look = messages::look(client, &self.slot).await?;
+        let demand = demand_for_messages(&in_force, &look, slot, &mut self.sighting);
+        if demand.is_none() && self.sighting.waits_for_confirmation() {
+            self.poke.notify_one();
+        }
+        Ok(demand)
     }
 
     fn warn(&self, warning: Option<String>) {
@@ -222,6 +285,25 @@ impl Guard {
             status.warning = warning;
             changed
         });
+    }
+}
+
+/// What must be done so that the publication of `realtime.messages` is read if it exists and not if it does not.
+fn demand_for_messages(
+    in_force: &InForce,
+    look: &Look,
+    slot: &SlotState,
+    sighting: &mut Sighting,
+) -> Option<Intervention> {
+    if in_force.messages {
+        sighting.forget();
+        // A session that went on within a torn transaction may have begun without it.
+        (look.oid.is_none() || look.oid != in_force.messages_oid)
+            .then_some(Intervention::LeaveMessages)
+    } else {
+        sighting
+            .is_safe(look, slot.confirmed_flush)
+            .then_some(Intervention::TakeMessages)
     }
 }
 
@@ -252,6 +334,32 @@ mod tests {
         check(100, 100, Judgement::Demand(Intervention::Advance));
         check(500, 100, Judgement::Demand(Intervention::Advance));
         check(200, 99, Judgement::Demand(Intervention::Recreate));
+    }
+
+    #[test]
+    fn the_publication_of_messages_is_left_when_it_goes_and_taken_when_it_is_safe() {
+        let mut sighting = Sighting::default();
+        let mut demand = |messages, began_with, found, confirmed| {
+            let in_force = InForce {
+                messages,
+                messages_oid: began_with,
+                ..InForce::default()
+            };
+            let slot = SlotState {
+                confirmed_flush: Some(Lsn::new(confirmed)),
+                ..SlotState::default()
+            };
+            demand_for_messages(&in_force, &Look::quiet(found, 100), &slot, &mut sighting)
+        };
+        assert_eq!(demand(true, Some(1), Some(1), 0), None);
+        let leave = Some(Intervention::LeaveMessages);
+        assert_eq!(demand(true, Some(1), None, 0), leave);
+        assert_eq!(demand(true, Some(1), Some(2), 0), leave);
+        assert_eq!(demand(true, None, None, 0), leave);
+        assert_eq!(demand(false, None, None, 100), None);
+        assert_eq!(demand(false, None, Some(2), 99), None);
+        let take = Some(Intervention::TakeMessages);
+        assert_eq!(demand(false, None, Some(2), 100), take);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod incarnation;
 pub mod login;
 mod merge;
 pub mod message;
+pub mod messages;
 mod net_effect;
 pub mod pgoutput;
 pub mod progress;

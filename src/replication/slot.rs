@@ -39,6 +39,14 @@ pub struct SlotOptions {
     pub retained_wal_bytes_max: u64,
 }
 
+impl SlotOptions {
+    /// Whether the publication is one of the configured ones.
+    #[must_use]
+    pub fn is_configured(&self, publication: &str) -> bool {
+        self.publications.iter().any(|name| name == publication)
+    }
+}
+
 /// A slot as `pg_replication_slots` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotState {
@@ -403,11 +411,16 @@ pub async fn oldest_transaction(
     Ok(row.and_then(|row| row.get(0)))
 }
 
-/// The command that streams from the slot's confirmed position on.
+/// The command that streams from the slot's confirmed position on, with publications besides the configured ones.
 #[must_use]
-pub(super) fn start_command(options: &SlotOptions) -> String {
+pub(super) fn start_command(options: &SlotOptions, besides: Option<&str>) -> String {
     let mut names = String::new();
-    for publication in &options.publications {
+    for publication in options
+        .publications
+        .iter()
+        .map(String::as_str)
+        .chain(besides)
+    {
         let comma = if names.is_empty() { "" } else { "," };
         // The list is a string literal that holds identifiers; writing to a String cannot fail.
         let _ = write!(
@@ -454,13 +467,13 @@ mod tests {
     fn names_in_the_start_command_are_quoted_twice_over() {
         let options = SlotOptions {
             name: "walcast".to_owned(),
-            publications: vec!["a".to_owned(), "it's \"b\"".to_owned()],
+            publications: vec!["a".to_owned()],
             failover: true,
             retained_wal_bytes_max: 0,
         };
         let expected = "START_REPLICATION SLOT \"walcast\" LOGICAL 0/0 (proto_version '2', publication_names \
             '\"a\",\"it''s \"\"b\"\"\"', messages 'true', streaming 'on')";
-        assert_eq!(start_command(&options), expected);
+        assert_eq!(start_command(&options, Some("it's \"b\"")), expected);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum ReplicationState {
 pub struct ReplicationStatus {
     /// What is being done.
     pub state: ReplicationState,
+    /// While streaming: the publication of `realtime.messages` is read as well.
+    pub messages: bool,
     /// One sentence about something that will go wrong if nothing is done, such as an old transaction that keeps WAL.
     pub warning: Option<String>,
 }

@@ -21,7 +21,7 @@ use super::guard::Intervention;
 use super::message::{ServerMessage, StreamMessage, encode_status_update};
 use super::progress::Progress;
 use super::session::{Session, SessionError};
-use super::status::ReplicationCounters;
+use super::status::{ReplicationCounters, ReplicationStatus};
 
 /// The loop looks at the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -77,6 +77,9 @@ pub(super) struct Memory {
     pub(super) wal_end: Lsn,
     /// Highest position that was ever confirmed.
     pub(super) confirmed: Lsn,
+    /// A transaction was handed down in part. When it comes again it must be made of the same changes, because downstream
+    /// goes on by their order.
+    pub(super) torn: bool,
 }
 
 impl Memory {
@@ -86,6 +89,7 @@ impl Memory {
         position: Lsn::ZERO,
         wal_end: Lsn::ZERO,
         confirmed: Lsn::ZERO,
+        torn: false,
     };
 
     /// Commits that start at or before this position need not come again. A crash of the server may set the slot back
@@ -130,8 +134,8 @@ enum Wait {
     Nobody,
     /// More bytes.
     Server,
-    /// Room in the queue for this event.
-    Downstream(StreamEvent),
+    /// Room in the queue for what is blocked.
+    Downstream,
 }
 
 /// One streaming session.
@@ -142,6 +146,11 @@ pub(super) struct Stream<'a> {
     pub(super) memory: &'a mut Memory,
     pub(super) channels: &'a mut Channels,
     pub(super) interventions: &'a mut mpsc::Receiver<Intervention>,
+    /// From this position on it is certain that rows of `realtime.messages` come; to be told in `status`.
+    pub(super) messages_from: Option<Lsn>,
+    pub(super) status: &'a watch::Sender<ReplicationStatus>,
+    /// The event that there was no room for; whatever ends the session, it goes before all that is left.
+    pub(super) blocked: Option<StreamEvent>,
 }
 
 impl Stream<'_> {
@@ -157,6 +166,12 @@ impl Stream<'_> {
                 Ok(()) => End::Lost(error),
                 Err(end) => end,
             },
+            End::Intervention(intervention) if !intervention.gives_up_changes() => {
+                match self.drain().await {
+                    Ok(()) => End::Intervention(intervention),
+                    Err(end) => end,
+                }
+            }
             End::Cancelled => {
                 // What downstream confirmed up to the last moment spares the next start that much.
                 self.take_confirmed();
@@ -172,13 +187,22 @@ impl Stream<'_> {
     async fn pump(&mut self, first: StreamEvent) -> Result<Infallible, End> {
         let mut heard = clock::instant();
         let mut asked = heard;
-        let mut blocked = Some(first);
-        let mut ask = false;
+        self.blocked = Some(first);
+        // An idle server says where it is only when asked.
+        let mut ask = self.messages_from.is_some();
         loop {
-            let wait = match blocked.take() {
+            let wait = match self.blocked.take() {
                 None => self.work()?,
                 Some(event) => self.hand_down(event)?,
             };
+            if self
+                .messages_from
+                .take_if(|from| self.memory.position >= *from)
+                .is_some()
+            {
+                self.status
+                    .send_if_modified(|status| !std::mem::replace(&mut status.messages, true));
+            }
             let now = clock::instant();
             if matches!(wait, Wait::Server) {
                 let silent = now.saturating_duration_since(heard);
@@ -211,7 +235,7 @@ impl Stream<'_> {
                 () = self.channels.poke.notified() => ask = true,
                 Ok(()) = self.channels.confirmed.changed() => {}
                 () = tokio::task::yield_now(), if matches!(wait, Wait::Nobody) => {}
-                room = self.channels.events.reserve(), if matches!(wait, Wait::Downstream(_)) => {
+                room = self.channels.events.reserve(), if matches!(wait, Wait::Downstream) => {
                     // The room is given back and taken again by `hand_down`: nobody else sends into this queue.
                     drop(room.map_err(|_closed| End::Abandoned)?);
                 }
@@ -221,9 +245,6 @@ impl Stream<'_> {
                     heard = clock::instant();
                 }
                 () = due => {}
-            }
-            if let Wait::Downstream(event) = wait {
-                blocked = Some(event);
             }
         }
     }
@@ -283,11 +304,14 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Sends `event`, or gives it back if there is no room.
+    /// Sends `event`, or keeps it if there is no room.
     fn hand_down(&mut self, event: StreamEvent) -> Result<Wait, End> {
         let room = match self.channels.events.try_reserve() {
             Ok(room) => room,
-            Err(TrySendError::Full(())) => return Ok(Wait::Downstream(event)),
+            Err(TrySendError::Full(())) => {
+                self.blocked = Some(event);
+                return Ok(Wait::Downstream);
+            }
             Err(TrySendError::Closed(())) => return Err(End::Abandoned),
         };
         let done = match &event {
@@ -302,6 +326,7 @@ impl Stream<'_> {
             | StreamEvent::Interrupted => None,
         };
         if let Some((commit, last)) = done {
+            self.memory.torn = !last;
             // Before it is sent: a keepalive must not confirm what downstream has only begun with.
             self.progress.hand_down(commit.end_lsn);
             if last {
@@ -320,20 +345,27 @@ impl Stream<'_> {
     /// Hands down what the assembler still holds.
     async fn drain(&mut self) -> Result<(), End> {
         loop {
-            let mut event = match self.assembler.poll()? {
-                Step::Event(event) => event,
-                Step::Busy => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                Step::Idle => return Ok(()),
+            let event = match self.blocked.take() {
+                Some(event) => event,
+                None => match self.assembler.poll()? {
+                    Step::Event(event) => event,
+                    Step::Busy => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    Step::Idle => return Ok(()),
+                },
             };
-            while let Wait::Downstream(same) = self.hand_down(event)? {
-                event = same;
+            if let Wait::Downstream = self.hand_down(event)? {
                 tokio::select! {
                     biased;
                     () = self.channels.cancel.cancelled() => return Err(End::Cancelled),
-                    Some(intervention) = self.interventions.recv() => return Err(End::Intervention(intervention)),
+                    Some(intervention) = self.interventions.recv() => {
+                        // The others only begin another session, which follows anyhow; the guard asks again if need be.
+                        if intervention.gives_up_changes() {
+                            return Err(End::Intervention(intervention));
+                        }
+                    }
                     room = self.channels.events.reserve() => drop(room.map_err(|_closed| End::Abandoned)?),
                 }
             }

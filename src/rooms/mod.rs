@@ -1,14 +1,34 @@
-//! Who is in which room, and what is said there.
+//! Who is in which room, who is present there, and what is said (protocol.md §5.1, §6).
 //!
-//! A room is a topic and a privacy class. Messages and presence reach each member's outbox; a connection takes them at the
-//! pace of its socket. What other nodes would have to hear passes through one place, so that nothing here knows whether it
-//! is alone.
+//! Requests of memberships and messages of other senders go in, with the time; notices in the members' outboxes come out. A
+//! room is a topic and a privacy class. Nothing here waits: a connection takes its notices at the pace of its socket, and an
+//! outbox that overflows is its connection's matter. What other nodes would have to hear passes through one place
+//! (`bus.rs`), so that nothing else knows whether this node is alone.
 
+mod bus;
+mod members;
+mod meta;
+mod presence;
+mod registry;
+mod schedule;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::log::Outbox;
 use crate::realtime::{Broadcast, Notice, RoomRequest};
 use crate::topic::Room;
+use bus::{Bus, Said};
+use meta::{Meta, Refs};
+use registry::Registry;
+
+pub use registry::Sizes;
+pub use schedule::run;
 
 /// A channel membership on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,8 +40,19 @@ pub struct MemberId {
 }
 
 /// All rooms of this node; clones are one.
+///
+/// Within a room all members hear everything in the same order, and from one sender in the order in which it spoke.
 #[derive(Clone, Debug, Default)]
-pub struct Rooms {}
+pub struct Rooms {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    registry: Registry,
+    bus: Bus,
+    refs: Refs,
+}
 
 impl Rooms {
     /// No rooms yet.
@@ -31,18 +62,86 @@ impl Rooms {
     }
 
     /// Does what a membership wants in its room. Never waits.
+    ///
+    /// Only a member is present or told who is: before `Enter` and after `Leave` such requests have no effect, so that nobody
+    /// stays present after leaving. A member that does not receive presence is not told the state either. The requests of one
+    /// membership come one after the other.
     pub fn handle(
         &self,
-        _member: MemberId,
-        _outbox: &Arc<Outbox<Notice>>,
-        _room: &Arc<Room>,
-        _request: RoomRequest,
+        now: Instant,
+        member: MemberId,
+        outbox: &Arc<Outbox<Notice>>,
+        room: &Arc<Room>,
+        request: RoomRequest,
     ) {
+        let registry = &self.shared.registry;
+        match request {
+            RoomRequest::Enter(receives) => registry.enter(member, outbox, room, receives),
+            RoomRequest::Leave => {
+                if registry.leave(member, room) {
+                    self.tell_presence(now, room, member, None);
+                }
+            }
+            RoomRequest::Say { message, to_self } => {
+                let except = (!to_self).then_some(member);
+                self.publish(room, Said::Broadcast { message, except });
+            }
+            RoomRequest::Track { key, payload } => {
+                let meta = Arc::new(Meta::new(&key, self.shared.refs.next(), &payload));
+                if registry.track(member, room, &meta) {
+                    self.tell_presence(now, room, member, Some(meta));
+                }
+            }
+            RoomRequest::Untrack => {
+                if registry.untrack(member, room) {
+                    self.tell_presence(now, room, member, None);
+                }
+            }
+            RoomRequest::State => registry.tell_state(member, room),
+        }
     }
 
-    /// Says something that no member said: over HTTP, or from the database.
-    pub fn say(&self, _room: &Room, _message: &Arc<Broadcast>) {}
+    /// Says something that no member said: over HTTP, or from the database. All members hear it.
+    pub fn say(&self, room: &Room, message: &Arc<Broadcast>) {
+        let message = Arc::clone(message);
+        let except = None;
+        self.publish(room, Said::Broadcast { message, except });
+    }
 
     /// Tells every private membership to look at its permissions again.
-    pub fn recheck(&self) {}
+    pub fn recheck(&self) {
+        self.shared.registry.recheck();
+    }
+
+    /// Sends the presence diffs whose time has come, of a few rooms at most, and says when to call again: at once if more
+    /// are due. Calling early is harmless.
+    #[must_use]
+    pub fn flush_due(&self, now: Instant) -> Option<Instant> {
+        self.shared.registry.flush_due(now)
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.shared.registry.sizes()
+    }
+
+    /// The member is present as `meta`, or not any more.
+    fn tell_presence(&self, at: Instant, room: &Room, member: MemberId, meta: Option<Arc<Meta>>) {
+        self.publish(room, Said::Presence { member, meta, at });
+    }
+
+    fn publish(&self, room: &Room, said: Said) {
+        self.shared.bus.publish(&self.shared.registry, room, said);
+    }
+}
+
+/// Entries for which a map keeps its memory.
+const CAPACITY_KEPT: usize = 64;
+
+/// Gives memory back once most of it is unused; costs a constant per removed entry.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > CAPACITY_KEPT && map.len() < map.capacity() / 4 {
+        map.shrink_to(map.len().saturating_mul(2));
+    }
 }

@@ -81,13 +81,6 @@ pub(super) async fn tenant_health(
     Json(json!({"data": data})).into_response()
 }
 
-/// Sending over HTTP.
-pub(super) async fn broadcast() -> Response {
-    let body = Json(json!({"message": "Broadcast is not available yet"}));
-    let any = [(ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
-    (StatusCode::NOT_IMPLEMENTED, any, body).into_response()
-}
-
 /// What a gateway would answer: any origin, `POST`, whatever headers are wanted.
 pub(super) async fn preflight(headers: HeaderMap) -> Response {
     let wanted = headers

@@ -1,4 +1,4 @@
-//! `Authorization: Bearer` of the endpoints for machines.
+//! The tokens of HTTP requests.
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -10,6 +10,14 @@ pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The token of a request that sends broadcasts: `Authorization: Bearer`, else the header `apikey`; both may also hold an
+/// API key (protocol.md §5.4, §7.3).
+pub(super) fn token_or_key(headers: &HeaderMap) -> Option<&str> {
+    token(headers)
+        .filter(|token| !token.is_empty())
+        .or_else(|| headers.get("apikey")?.to_str().ok())
 }
 
 /// Whether `token` is signed with `secret` and has not expired. Its other claims say nothing that matters.
@@ -66,5 +74,19 @@ mod tests {
         assert_eq!(token(&headers("bearer  x ")), Some("x"));
         assert_eq!(token(&headers("Basic x")), None);
         assert_eq!(token(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_bearer_token_wins_over_the_key() {
+        let headers = |authorization: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, authorization.parse().unwrap());
+            headers.insert("apikey", "key".parse().unwrap());
+            headers
+        };
+        assert_eq!(token_or_key(&headers("Bearer x")), Some("x"));
+        assert_eq!(token_or_key(&headers("Basic x")), Some("key"));
+        assert_eq!(token_or_key(&headers("")), Some("key"));
+        assert_eq!(token_or_key(&HeaderMap::new()), None);
     }
 }

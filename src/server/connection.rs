@@ -2,7 +2,8 @@
 //!
 //! Inbound frames and notices go in, one at a time; what comes out is sent, or asked of the pipeline. Changes are taken
 //! from the log at the pace of the peer: a little is under way, the rest waits in the log. A peer that takes nothing
-//! for a set time, or whose place in the log is gone, is closed as slow; a large transaction alone closes nobody.
+//! for a set time, whose place in the log is gone, or for whom more broadcasts wait than may, is closed as slow; a large
+//! transaction alone closes nobody.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use tokio::{join, select};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::Server;
+use super::awaiting::Awaiting;
 use super::commands::Commands;
-use super::meter::Written;
 use super::output::Outbound;
 use super::record;
 use super::websocket::{self, WebSocket};
@@ -26,7 +27,7 @@ use crate::clock;
 use crate::log::{Outbox, Posting, Run};
 use crate::messages::{Reply, Request};
 use crate::pipeline::Command;
-use crate::realtime::{Frame, Input, Notice, Now, Output, Socket, Version};
+use crate::realtime::{Frame, Input, Notice, Now, Opening, Output, Socket, Version};
 use crate::rooms::MemberId;
 use crate::websocket::{DecodeError, Message};
 
@@ -44,7 +45,8 @@ pub(super) struct Accepted {
     pub(super) version: Version,
     pub(super) token: Arc<str>,
     pub(super) claims: Arc<Claims>,
-    pub(super) written: Written,
+    /// The handshake's `x-*` headers, as a JSON object.
+    pub(super) headers: Arc<str>,
     pub(super) permit: OwnedSemaphorePermit,
 }
 
@@ -91,6 +93,8 @@ enum Event {
     End(End),
     /// Something is in the outbox.
     Posted,
+    /// Broadcasts from the database flow.
+    Replicating,
     Timer,
     Drain,
 }
@@ -111,6 +115,9 @@ struct Connection {
     outbound: Outbound,
     reading: Option<Reading>,
     commands: Commands,
+    /// Who waits for broadcasts from the database.
+    awaiting: Awaiting,
+    headers: Arc<str>,
     end: Option<End>,
     drained: bool,
     /// Counted among the sockets with channels.
@@ -126,24 +133,29 @@ fn now() -> Now {
 
 impl Connection {
     fn new(server: Arc<Server>, accepted: &Accepted, websocket: WebSocket) -> Self {
-        let own = (Arc::clone(&accepted.token), Arc::clone(&accepted.claims));
-        let socket = Socket::new(
-            now(),
-            accepted.version,
-            server.options.limits,
-            Arc::clone(&server.options.verifier),
-            own,
-        );
+        let opening = Opening {
+            version: accepted.version,
+            limits: server.options.limits,
+            verifier: Arc::clone(&server.options.verifier),
+            subjects: Arc::clone(&server.subjects),
+            seed: rand::random(),
+            token: Arc::clone(&accepted.token),
+            claims: Arc::clone(&accepted.claims),
+        };
+        let socket = Socket::new(now(), opening);
         let commands = Commands::new(server.services.pipeline.commands.clone());
+        let outbound = Outbound::new(websocket.written());
         Self {
             server,
             number: accepted.number,
             websocket,
             socket,
             outbox: Arc::default(),
-            outbound: Outbound::new(accepted.written.clone()),
+            outbound,
             reading: None,
             commands,
+            awaiting: Awaiting::default(),
+            headers: Arc::clone(&accepted.headers),
             end: None,
             drained: false,
             counted: false,
@@ -167,6 +179,8 @@ impl Connection {
             }
             let room = self.outbound.room() > 0;
             let drained = self.drained;
+            // Not of `self`, which the network needs meanwhile.
+            let mut awaiting = std::mem::take(&mut self.awaiting);
             let event = select! {
                 biased;
                 () = shutdown.dropping.cancelled() => Event::End(End::Drop),
@@ -174,12 +188,15 @@ impl Connection {
                 () = timer.as_mut() => Event::Timer,
                 event = poll_fn(|cx| self.poll_network(cx)) => event,
                 () = outbox.wait(), if room => Event::Posted,
+                () = awaiting.wait() => Event::Replicating,
             };
+            self.awaiting = awaiting;
             match event {
                 Event::Flushed | Event::Posted => {}
                 Event::Frame(message) => self.receive(&message),
                 Event::End(end) => return end,
                 Event::Timer => self.handle_timeout(),
+                Event::Replicating => self.tell_replicating(),
                 Event::Drain => {
                     self.drained = true;
                     self.handle(Input::Drain);
@@ -192,10 +209,21 @@ impl Connection {
         let now = now();
         self.socket.handle_timeout(now);
         self.take_outputs();
+        self.tell_replicating();
         let stall = self.server.options.stall_timeout;
         let stalled = self.outbound.stalled_since(now.instant);
         if stalled.is_some_and(|since| since + stall <= now.instant) {
             self.end = Some(End::SLOW);
+        }
+    }
+
+    /// Answers those who wait for broadcasts from the database, as far as there is an answer.
+    fn tell_replicating(&mut self) {
+        while let Some((membership, flows)) = self.awaiting.answer(clock::instant()) {
+            self.handle(Input::Notice {
+                membership,
+                notice: Notice::ReplicationReady(flows),
+            });
         }
     }
 
@@ -207,10 +235,14 @@ impl Connection {
             .outbound
             .stalled_since(now)
             .map(|since| since + options.stall_timeout);
-        let deadline = [self.socket.next_timeout(), stall]
-            .into_iter()
-            .flatten()
-            .min();
+        let deadline = [
+            self.socket.next_timeout(),
+            stall,
+            self.awaiting.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         deadline.unwrap_or(now + options.limits.idle_timeout).into()
     }
 
@@ -225,7 +257,11 @@ impl Connection {
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        self.socket.handle(now(), input);
+        self.handle_at(now(), input);
+    }
+
+    fn handle_at(&mut self, now: Now, input: Input<'_>) {
+        self.socket.handle(now, input);
         self.take_outputs();
     }
 
@@ -273,10 +309,8 @@ impl Connection {
                         connection,
                         membership,
                     };
-                    self.server
-                        .services
-                        .rooms
-                        .handle(member, &self.outbox, &room, request);
+                    let rooms = &self.server.services.rooms;
+                    rooms.handle(clock::instant(), member, &self.outbox, &room, request);
                 }
                 Output::Ask {
                     membership,
@@ -286,7 +320,7 @@ impl Connection {
                     ask,
                 } => self.server.services.messages.ask(Request {
                     claims,
-                    headers: Arc::from("{}"),
+                    headers: Arc::clone(&self.headers),
                     room,
                     ask,
                     reply: Reply::Channel {
@@ -295,33 +329,39 @@ impl Connection {
                         ticket,
                     },
                 }),
-                Output::AwaitReplication { membership } => {
-                    self.outbox.push(Posting::Notice {
-                        membership,
-                        notice: Notice::ReplicationReady(false),
-                    });
-                }
+                Output::AwaitReplication { membership } => self.awaiting.add(
+                    clock::instant(),
+                    membership,
+                    &self.server.services.pipeline.status,
+                    self.server.options.limits.channels_max,
+                ),
                 Output::Close { code, reason } => self.end = Some(End::Close(code, reason)),
                 Output::Record(tally) => record::tally(&self.server.metrics, tally),
             }
         }
     }
 
-    /// Takes postings while there is room: changes from the log, notices as they are.
+    /// Takes postings while there is room: changes from the log, notices as they are. What fits goes out in one flush.
     fn fill(&mut self) {
+        if self.outbox.has_overflowed() {
+            self.end = Some(End::SLOW);
+        }
+        // Many notices, one look at the clocks.
+        let now = now();
         while self.end.is_none() && self.outbound.room() > 0 {
             if let Some(reading) = self.reading.take() {
-                self.send_changes(reading);
+                self.send_changes(now, reading);
                 continue;
             }
             match self.outbox.pop(PAYLOADS_MAX) {
-                None => return,
+                None => break,
                 Some(Posting::Notice { membership, notice }) => {
-                    self.handle(Input::Notice { membership, notice });
+                    self.handle_at(now, Input::Notice { membership, notice });
                 }
                 Some(Posting::Run(run)) => self.read(run),
             }
         }
+        record::deliveries(&self.server.metrics, self.socket.take_deliveries());
     }
 
     fn read(&mut self, run: Run) {
@@ -347,7 +387,7 @@ impl Connection {
     }
 
     /// Sends as many payloads as there is room for, and at least one: a frame of any size fits.
-    fn send_changes(&mut self, reading: Reading) {
+    fn send_changes(&mut self, now: Now, reading: Reading) {
         let mut room = self.outbound.room();
         let rest = reading.payloads.get(reading.next..).unwrap_or_default();
         let fitting = rest
@@ -360,12 +400,13 @@ impl Connection {
             .count();
         let (fit, later) = rest.split_at_checked(fitting).unwrap_or((rest, &[]));
         let done = later.is_empty();
-        self.handle(Input::Changes {
+        let changes = Input::Changes {
             membership: reading.run.membership,
             ids: &reading.run.ids,
             payloads: fit,
             last: reading.run.last && done,
-        });
+        };
+        self.handle_at(now, changes);
         if !done {
             let next = reading.next.saturating_add(fitting);
             self.reading = Some(Reading { next, ..reading });

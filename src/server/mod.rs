@@ -5,7 +5,9 @@
 
 mod accept;
 mod api;
+mod awaiting;
 mod bearer;
+mod broadcast;
 mod commands;
 mod connection;
 mod meter;
@@ -26,11 +28,13 @@ use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+#[cfg(feature = "testing")]
+pub use self::broadcast::exercise as exercise_broadcast;
 use crate::auth::Verifier;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::pipeline;
-use crate::realtime::Limits;
+use crate::realtime::{Limits, Subjects};
 use crate::rooms::Rooms;
 use crate::shutdown::Shutdown;
 
@@ -89,6 +93,12 @@ struct Server {
     /// One permit per socket.
     sockets: Arc<Semaphore>,
     connection_next: AtomicU64,
+    /// What was sent over HTTP.
+    rates: broadcast::Rates,
+    /// The space for what HTTP requests bring.
+    bodies: Semaphore,
+    /// Whom sockets share their limits with.
+    subjects: Arc<Subjects>,
 }
 
 /// Accepts connections until [`Shutdown::accepting`] is cancelled. Connections and sockets run on
@@ -109,11 +119,14 @@ pub async fn serve(
         sockets: Arc::new(Semaphore::new(
             options.sockets_max.min(Semaphore::MAX_PERMITS),
         )),
+        rates: broadcast::Rates::new(options.limits.messages.subject),
+        bodies: broadcast::space(),
         options,
         services,
         shutdown,
         metrics,
         connection_next: AtomicU64::new(1),
+        subjects: Subjects::new(),
     });
     accept::accept(listener, &server, router(Arc::clone(&server))).await;
 }
@@ -123,10 +136,10 @@ fn router(server: Arc<Server>) -> Router {
     let api = Router::new()
         .route("/ping", get(api::ping))
         .route("/tenants/{id}/health", get(api::tenant_health))
-        .route("/broadcast", post(api::broadcast).options(api::preflight))
+        .route("/broadcast", post(broadcast::batch).options(api::preflight))
         .route(
             "/broadcast/{topic}/events/{event}",
-            post(api::broadcast).options(api::preflight),
+            post(broadcast::single).options(api::preflight),
         );
     Router::new()
         .route("/socket/websocket", any(upgrade::upgrade))

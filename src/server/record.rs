@@ -2,9 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::metrics::{Code, Metrics, Outcome, Reason, raise};
+use axum::http::StatusCode;
+
+use crate::metrics::{Code, Metrics, Outcome, Reason, Request, raise};
 use crate::pipeline::Handle;
-use crate::realtime::{ResyncReason, Tally};
+use crate::realtime::{Deliveries, ErrorCode, ResyncReason, Tally};
 
 /// A socket was closed by us.
 pub(super) fn closed(metrics: &Metrics, code: u16) {
@@ -27,14 +29,40 @@ fn close_label(code: u16) -> &'static str {
     }
 }
 
+/// A request to send over HTTP was answered.
+pub(super) fn broadcast_request(metrics: &Metrics, endpoint: &'static str, status: StatusCode) {
+    let label = Request {
+        endpoint,
+        status: status_label(status),
+    };
+    metrics.broadcast_requests.get_or_create(&label).inc();
+}
+
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        202 => "202",
+        400 => "400",
+        401 => "401",
+        403 => "403",
+        408 => "408",
+        413 => "413",
+        415 => "415",
+        422 => "422",
+        429 => "429",
+        500 => "500",
+        503 => "503",
+        _ => "other",
+    }
+}
+
 /// Something that a socket counts.
 pub(super) fn tally(metrics: &Metrics, tally: Tally) {
     let joined = |result| {
         let outcome = Outcome { result };
         metrics.channel_joined.get_or_create(&outcome).inc();
     };
-    let error = |code| {
-        let code = Code { code };
+    let error = |code: ErrorCode| {
+        let code = Code { code: code.name() };
         metrics.channel_errors.get_or_create(&code).inc();
     };
     match tally {
@@ -46,7 +74,7 @@ pub(super) fn tally(metrics: &Metrics, tally: Tally) {
             joined("error");
             error(code);
         }
-        Tally::SystemError(code) => error(code),
+        Tally::Error(code) => error(code),
         Tally::Resync(reason) => {
             let reason = Reason {
                 reason: resync_label(reason),
@@ -58,6 +86,21 @@ pub(super) fn tally(metrics: &Metrics, tally: Tally) {
             metrics.channel_db_events.inc_by(count);
         }
         Tally::Message => metrics.channel_events.inc(),
+    }
+}
+
+/// What a socket was sent.
+pub(super) fn deliveries(metrics: &Metrics, deliveries: Deliveries) {
+    let Deliveries {
+        broadcasts,
+        presence_events,
+    } = deliveries;
+    // The counters are shared by all sockets: most turns have nothing to add.
+    if broadcasts > 0 {
+        metrics.broadcasts_delivered.inc_by(broadcasts);
+    }
+    if presence_events > 0 {
+        metrics.channel_presence_events.inc_by(presence_events);
     }
 }
 
@@ -74,12 +117,13 @@ const fn resync_label(reason: ResyncReason) -> &'static str {
 
 /// Brings what the pipeline counts up to date. Called when somebody reads the metrics; in between they rest.
 pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
-    let (ready, totals) = {
+    let (ready, broadcasts, totals) = {
         let status = pipeline.status.borrow();
-        (status.ready, status.totals)
+        (status.ready, status.broadcasts, status.totals)
     };
     let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     metrics.ready.set(i64::from(ready));
+    metrics.broadcasts_ready.set(i64::from(broadcasts));
     metrics.subscribers.set(gauge(totals.subscribers));
     metrics.identities.set(gauge(totals.lanes));
     raise(&metrics.transactions, totals.transactions);
@@ -97,6 +141,20 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
     ] {
         raise(
             &metrics.changes_denied.get_or_create(&Reason { reason }),
+            count,
+        );
+    }
+    raise(&metrics.broadcasts_from_database, totals.broadcasts);
+    let unsendable = totals.unsendable;
+    for (reason, count) in [
+        ("empty_topic", unsendable.empty_topic),
+        ("too_large", unsendable.too_large),
+        ("unreadable", unsendable.unreadable),
+    ] {
+        raise(
+            &metrics
+                .broadcasts_unsendable
+                .get_or_create(&Reason { reason }),
             count,
         );
     }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -21,24 +22,26 @@ use crate::log::{self, Log, Outbox, Posting, Run};
 use crate::messages::{Messages, Request};
 use crate::metrics::Metrics;
 use crate::pipeline::{Command, Handle, Status};
-use crate::realtime::{Limits, Notice};
-use crate::rooms::Rooms;
+use crate::realtime::{Answer, Ask, Broadcast, Content, Limits, Notice};
+use crate::rooms::{self, Rooms};
 use crate::shutdown::Shutdown;
+use crate::topic::Topic;
 
-const SECRET: &str = "a secret of at least thirty-two bytes";
-const KEY: &str = "sb_publishable_test";
+pub(super) const SECRET: &str = "a secret of at least thirty-two bytes";
+pub(super) const KEY: &str = "sb_publishable_test";
 /// Longer than anything here takes, and shorter than anyone's patience.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Fixture {
-    address: SocketAddr,
+pub(super) struct Fixture {
+    pub(super) address: SocketAddr,
     commands: mpsc::Receiver<Command>,
     log: Arc<Log>,
     status: watch::Sender<Status>,
     shutdown: Shutdown,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) rooms: Rooms,
     /// What sockets ask about private topics.
-    questions: mpsc::Receiver<Request>,
+    pub(super) questions: mpsc::Receiver<Request>,
 }
 
 impl Drop for Fixture {
@@ -51,7 +54,7 @@ impl Drop for Fixture {
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-fn options() -> ServerOptions {
+pub(super) fn options() -> ServerOptions {
     let keys = ApiKeys {
         publishable: Some(KEY.into()),
         secret: None,
@@ -71,7 +74,7 @@ fn insert(log: &Log, number: u64, payloads: Vec<Bytes>) {
     }
 }
 
-async fn start(options: ServerOptions) -> Fixture {
+pub(super) async fn start(options: ServerOptions) -> Fixture {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, commands) = mpsc::channel(4);
@@ -90,12 +93,15 @@ async fn start(options: ServerOptions) -> Fixture {
     let log = Arc::clone(&handle.log);
     let shutdown = Shutdown::new();
     let metrics = Arc::new(Metrics::new());
+    let rooms = Rooms::new();
+    let flushing = rooms::run(rooms.clone(), shutdown.pipeline.clone());
+    shutdown.pipeline_tasks.spawn(flushing);
     let serving = serve(
         listener,
         options,
         Services {
             pipeline: handle,
-            rooms: Rooms::new(),
+            rooms: rooms.clone(),
             messages,
         },
         shutdown.clone(),
@@ -109,6 +115,7 @@ async fn start(options: ServerOptions) -> Fixture {
         status,
         shutdown,
         metrics,
+        rooms,
         questions,
     }
 }
@@ -163,7 +170,7 @@ impl Fixture {
     }
 }
 
-const JOIN: &str = r#"["1","1","realtime:a","phx_join",{"config":{"postgres_changes":[{"event":"*","schema":"public","table":"t"}]}}]"#;
+const JOIN: &str = r#"["1","1","realtime:a","phx_join",{"config":{"presence":{"enabled":false},"postgres_changes":[{"event":"*","schema":"public","table":"t"}]}}]"#;
 const HEARTBEAT: &str = r#"[null,"5","phoenix","heartbeat",{}]"#;
 const HEARTBEAT_REPLY: &str = r#"[null,"5","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
 
@@ -229,6 +236,96 @@ async fn changes_follow_the_join_reply() {
     assert_eq!(fixture.metrics.channel_db_events.count(), 2);
     client.close(None).await.unwrap();
     assert_eq!(fixture.command().await.0, "unsubscribe 1");
+}
+
+#[tokio::test]
+async fn questions_bring_the_headers_along_and_hold_up_nobody() {
+    let mut fixture = start(options()).await;
+    let mut request = fixture.url().into_client_request().unwrap();
+    for (name, value) in [("x-team", "red\"s"), ("other", "no")] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let long = "x".repeat(5000).parse().unwrap();
+    request.headers_mut().insert("x-long", long);
+    let (mut client, _response) = connect_async(request).await.unwrap();
+    say(
+        &mut client,
+        r#"["1","1","realtime:a","phx_join",{"config":{"private":true}}]"#,
+    )
+    .await;
+    let question = timeout(PATIENCE, fixture.questions.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&*question.headers, r#"{"x-team":"red\"s"}"#);
+    assert_eq!(&*question.claims.role, "anon");
+    assert!(question.room.private);
+    assert!(matches!(question.ask, Ask::Read { presence: true }));
+    say(&mut client, HEARTBEAT).await;
+    assert_eq!(hear(&mut client).await, HEARTBEAT_REPLY);
+    question.reply.send(Ok(Answer::Read {
+        broadcast: false,
+        presence: false,
+    }));
+    assert!(hear(&mut client).await.contains("Unauthorized: "));
+    assert!(
+        fixture
+            .metrics
+            .encode()
+            .contains(r#"realtime_channel_error{code="Unauthorized"} 1"#)
+    );
+}
+
+#[tokio::test]
+async fn a_burst_of_broadcasts_arrives_whole_and_in_order() {
+    const COUNT: usize = 10_000;
+    let mut fixture = start(options()).await;
+    let mut client = fixture.connect().await;
+    let outbox = fixture.join(&mut client).await;
+    let topic = Topic::parse("realtime:a").unwrap();
+    for number in 0..COUNT {
+        let content = Content::Json {
+            event: "e".into(),
+            data: number.to_string().into(),
+        };
+        let message = Broadcast::new(topic.clone(), content, None);
+        outbox.push(notice(Notice::Broadcast(Arc::new(message))));
+    }
+    for number in 0..COUNT {
+        match timeout(PATIENCE, client.next()).await.unwrap() {
+            Some(Ok(Message::Binary(bytes))) => {
+                let expected = format!("realtime:ae{number}");
+                assert_eq!(&bytes[..5], [4, 10, 1, 0, 1]);
+                assert_eq!(&bytes[5..], expected.as_bytes());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fixture.metrics.broadcasts_delivered.get(), 10_000);
+}
+
+#[tokio::test]
+async fn who_waits_for_replication_is_told() {
+    let fixture = start(options()).await;
+    let mut client = fixture.connect().await;
+    let join = |topic: &str| {
+        format!(
+            r#"["1","1","realtime:{topic}","phx_join",{{"config":{{"broadcast":{{"replication_ready":true}},"presence":{{"enabled":false}}}}}}]"#
+        )
+    };
+    say(&mut client, &join("a")).await;
+    assert!(hear(&mut client).await.contains(r#""status":"ok""#));
+    say(&mut client, HEARTBEAT).await;
+    assert_eq!(hear(&mut client).await, HEARTBEAT_REPLY);
+    fixture
+        .status
+        .send_modify(|status| status.broadcasts = true);
+    let established = "Replication connection established";
+    assert!(hear(&mut client).await.contains(established));
+    // Once it flows, who asks is told at once.
+    say(&mut client, &join("b")).await;
+    assert!(hear(&mut client).await.contains(r#""status":"ok""#));
+    assert!(hear(&mut client).await.contains(established));
 }
 
 #[tokio::test]
@@ -610,12 +707,6 @@ async fn browsers_may_ask_for_broadcasts() {
         ] {
             assert!(preflight.contains(header), "{preflight}");
         }
-        let post = fixture
-            .http(&format!("POST {path}"), "content-length: 0\r\n")
-            .await;
-        assert!(post.starts_with("HTTP/1.1 501"), "{post}");
-        assert!(post.contains("access-control-allow-origin: *"), "{post}");
-        assert!(post.ends_with(r#"{"message":"Broadcast is not available yet"}"#));
     }
 }
 

@@ -34,6 +34,11 @@ use crate::realtime::Version;
 /// What an accepted key is hashed with (RFC 6455, section 1.3).
 const ACCEPT: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// Longest value of a header that policies can read (protocol.md §8.1).
+const HEADER_BYTES_MAX: usize = 4096;
+/// Most bytes of all of them: a socket keeps them for as long as it lives.
+const HEADERS_BYTES_MAX: usize = 16 * 1024;
+
 /// A request that becomes no socket.
 struct Refused {
     status: StatusCode,
@@ -68,20 +73,21 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
             return (status, [(SEC_WEBSOCKET_VERSION, "13")], reason).into_response();
         }
     };
+    let accepted = Accepted {
+        number: server.connection_next.fetch_add(1, Ordering::Relaxed),
+        version,
+        token,
+        claims,
+        headers: extra_headers(&parts.headers),
+        permit,
+    };
     let tasks = server.shutdown.server_tasks.clone();
-    tasks.spawn(serve(server, version, token, claims, permit, upgrade));
+    tasks.spawn(serve(server, accepted, upgrade));
     answer
 }
 
 /// Serves the socket once the answer was written.
-async fn serve(
-    server: Arc<Server>,
-    version: Version,
-    token: Arc<str>,
-    claims: Arc<Claims>,
-    permit: OwnedSemaphorePermit,
-    upgrade: OnUpgrade,
-) {
+async fn serve(server: Arc<Server>, accepted: Accepted, upgrade: OnUpgrade) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => return debug!(%error, "the upgrade fails"),
@@ -90,14 +96,6 @@ async fn serve(
         return debug!("the connection is not one of the listener's");
     };
     let stream = parts.io.into_inner();
-    let accepted = Accepted {
-        number: server.connection_next.fetch_add(1, Ordering::Relaxed),
-        version,
-        token,
-        claims,
-        written: stream.written(),
-        permit,
-    };
     let websocket = WebSocket::new(stream, &parts.read_buf, server.options.frame_bytes_max);
     // Its memory is not to be kept for as long as the socket lives.
     drop(parts.read_buf);
@@ -140,6 +138,28 @@ fn has_word(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','));
     words.any(|found| found.trim().eq_ignore_ascii_case(word))
+}
+
+/// The `x-*` headers as the JSON object that policies read (protocol.md §7.5). What is no text or too long is left out; of
+/// equal names the last counts.
+fn extra_headers(headers: &HeaderMap) -> Arc<str> {
+    let mut object = serde_json::Map::new();
+    let mut bytes = 0_usize;
+    for (name, value) in headers {
+        let Ok(value) = value.to_str() else {
+            continue;
+        };
+        if !name.as_str().starts_with("x-") || value.len() > HEADER_BYTES_MAX {
+            continue;
+        }
+        bytes = bytes
+            .saturating_add(name.as_str().len())
+            .saturating_add(value.len());
+        if bytes <= HEADERS_BYTES_MAX {
+            object.insert(name.as_str().to_owned(), value.into());
+        }
+    }
+    serde_json::Value::Object(object).to_string().into()
 }
 
 /// Checks the token and takes one of the places.

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use super::meter::Metered;
+use super::meter::{Metered, Written};
 use crate::websocket::{DecodeError, Decoder, Head, Message, Opcode};
 
 /// Bytes that are read at a time.
@@ -123,6 +123,11 @@ impl WebSocket {
             ended: false,
             closing: false,
         }
+    }
+
+    /// Counts what the kernel takes.
+    pub(super) fn written(&self) -> Written {
+        self.stream.written()
     }
 
     /// The next message; pings and the peer's goodbye are answered by themselves. Ends with the connection, or after the

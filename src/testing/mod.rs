@@ -13,6 +13,9 @@
 )]
 
 mod app;
+mod attendance;
+mod binary;
+mod channel;
 mod cluster;
 mod crowd;
 mod figures;
@@ -24,6 +27,9 @@ mod subscriber;
 mod token;
 
 pub use app::{App, AppOptions, FENCE_TABLE};
+pub use attendance::Attendance;
+pub use binary::{Encoding, Push, broadcast_frame};
+pub use channel::Channel;
 pub use cluster::{Cluster, Session};
 pub use crowd::{
     Counting, Crowd, CrowdOptions, UNLIMITED, allow_files, client_frame, crowd_join, numbered,

@@ -41,14 +41,16 @@ pub struct Frame {
     pub event: String,
     /// Whatever the event carries.
     pub payload: Value,
-    /// The text as it came.
+    /// The text as it came; empty for a binary frame.
     pub raw: String,
+    /// A binary frame as it came. Its message is that of the stock client.
+    pub binary: Option<Vec<u8>>,
 }
 
 /// What comes out of a socket.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Received {
-    /// A text frame.
+    /// A frame.
     Frame(Box<Frame>),
     /// The end: close code (`None` without a close frame) and reason.
     Closed(Option<u16>, String),
@@ -299,11 +301,25 @@ impl Socket {
                 Some(Ok(Message::Close(None)) | Err(_)) | None => {
                     return Received::Closed(None, String::new());
                 }
-                Some(Ok(other @ Message::Binary(_))) => {
-                    panic!("an unexpected binary frame: {other:?}")
+                Some(Ok(Message::Binary(bytes))) => {
+                    return Received::Frame(Box::new(self.parse_binary(bytes.to_vec())));
                 }
                 Some(Ok(_ping_or_pong)) => {}
             }
+        }
+    }
+
+    fn parse_binary(&self, bytes: Vec<u8>) -> Frame {
+        assert_eq!(self.version, Version::V2, "version 1 has no binary frames");
+        let (topic, payload) = super::binary::decode(&bytes);
+        Frame {
+            join_ref: Value::Null,
+            reference: Value::Null,
+            topic,
+            event: "broadcast".to_owned(),
+            payload,
+            raw: String::new(),
+            binary: Some(bytes),
         }
     }
 
@@ -326,6 +342,7 @@ impl Socket {
                     event: text(&object["event"]),
                     payload: object["payload"].clone(),
                     raw: raw.to_owned(),
+                    binary: None,
                 }
             }
             (Version::V2, Value::Array(mut parts)) => {
@@ -337,6 +354,7 @@ impl Socket {
                     event: text(&parts[3]),
                     payload: parts[4].take(),
                     raw: raw.to_owned(),
+                    binary: None,
                 }
             }
             (version, value) => panic!("not a frame of {version:?}: {value}"),

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
 import { createInterface } from 'node:readline'
+import { isDeepStrictEqual } from 'node:util'
 import ws from 'ws'
 
 const [, , version] = process.argv
@@ -72,11 +73,21 @@ export class Inbox {
 }
 
 export function connect (options = {}) {
-  return createClient(WALCAST_URL, WALCAST_PUBLISHABLE_KEY, {
+  return connectWith(createClient, isNew, options)
+}
+
+// A client of the other release, for what both must understand.
+export async function connectOther () {
+  const other = await import(`supabase-js-${isNew ? 'old' : 'new'}`)
+  return connectWith(other.createClient, !isNew, {})
+}
+
+function connectWith (create, needsTransport, options) {
+  return create(WALCAST_URL, WALCAST_PUBLISHABLE_KEY, {
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
     ...options,
     // Node 20 has no WebSocket of its own. The old release finds `ws` by itself and does not survive being given it.
-    realtime: isNew ? { transport: ws } : {}
+    realtime: needsTransport ? { transport: ws } : {}
   })
 }
 
@@ -167,3 +178,73 @@ export const say = (conversation, content) => sql(
 )
 
 export const contents = (changes) => changes.map((change) => change.new.content)
+
+// A channel without bindings: broadcasts and, if wanted, presence.
+export class Room {
+  heard = new Inbox()
+  statuses = new Inbox()
+  systems = new Inbox()
+  joins = []
+  leaves = []
+  #syncs = new Inbox()
+
+  constructor (client, topic, { config = {}, presence = false } = {}) {
+    this.client = client
+    this.channel = client.channel(topic, { config })
+    this.channel.on('broadcast', { event: '*' }, (message) => this.heard.put(message))
+    this.channel.on('system', {}, (message) => this.systems.put(message))
+    if (presence) {
+      this.channel.on('presence', { event: 'sync' }, () => this.#syncs.put('sync'))
+      this.channel.on('presence', { event: 'join' }, (change) => this.joins.push(change))
+      this.channel.on('presence', { event: 'leave' }, (change) => this.leaves.push(change))
+    }
+  }
+
+  start () {
+    this.channel.subscribe((status, error) => this.statuses.put({ status, error }))
+    return this
+  }
+
+  async status (wanted) {
+    return await this.statuses.until(({ status, error }) => {
+      const refused = status === 'CHANNEL_ERROR' && wanted === 'SUBSCRIBED' && error?.message !== undefined && !this.mayFail
+      if (refused) throw new Error(`${status}: ${error.message}`)
+      return status === wanted
+    }, wanted)
+  }
+
+  say (event, payload, more = {}) {
+    return patiently(`the end of send ${event}`, this.channel.send({ type: 'broadcast', event, payload, ...more }))
+  }
+
+  // Event and payload of the next broadcast.
+  async hear () {
+    const { event, payload } = await this.heard.take('a broadcast')
+    return [event, payload]
+  }
+
+  async synced () {
+    await this.#syncs.take('sync')
+  }
+
+  // Waits until exactly these are present: { key: [payload, …] }.
+  async attendedBy (expected) {
+    for (;;) {
+      const seen = view(this.channel.presenceState())
+      if (isDeepStrictEqual(seen, expected)) return
+      await this.#syncs.take(`presence of ${JSON.stringify(expected)} instead of ${JSON.stringify(seen)}`)
+    }
+  }
+}
+
+function view (state) {
+  const plain = ({ presence_ref: ref, ...payload }) => payload
+  const sorted = (metas) => metas.map(plain).sort((a, b) => JSON.stringify(a) < JSON.stringify(b) ? -1 : 1)
+  return Object.fromEntries(Object.entries(state).map(([key, metas]) => [key, sorted(metas)]))
+}
+
+export async function enter (client, topic, options) {
+  const room = new Room(client, topic, options).start()
+  await room.status('SUBSCRIBED')
+  return room
+}

@@ -44,6 +44,9 @@ const SETUP: &str = r#"
     grant select on walcast_catalog_hidden.hidden to walcast_reader;
     grant select (id) on walcast_catalog.guarded to walcast_columns;
     grant select ("B b", c) on walcast_catalog.plain to walcast_columns;
+    create schema if not exists realtime;
+    drop table if exists realtime.messages cascade;
+    create table realtime.messages (id uuid, topic text, day int) partition by range (day);
     create publication walcast_catalog for table walcast_catalog.plain, walcast_catalog.guarded, walcast_catalog.forced,
         walcast_catalog.keyless, walcast_catalog_hidden.hidden, walcast_catalog.parted with (publish = 'insert, update');
     create publication walcast_catalog_root for table walcast_catalog.guarded with (publish = 'delete');
@@ -282,6 +285,16 @@ const CHANGES: &[&str] = &[
     "create table walcast_catalog.parted_2 partition of walcast_catalog.parted for values from (10) to (20)",
     "drop publication walcast_catalog_root",
     "create publication walcast_missing",
+    "create table realtime.messages_1 partition of realtime.messages for values from (1) to (9) partition by range (day)",
+    "create table realtime.messages_1_1 partition of realtime.messages_1 for values from (1) to (2)",
+    "alter table realtime.messages enable row level security",
+    "grant select, insert on realtime.messages to walcast_nobody",
+    "grant select (topic) on realtime.messages to walcast_columns",
+    "create policy p on realtime.messages for select using (true)",
+    "alter policy p on realtime.messages using (false)",
+    "drop policy p on realtime.messages",
+    "create table realtime.messages_2 partition of realtime.messages for values from (9) to (10)",
+    "drop table realtime.messages_2",
 ];
 
 /// Statements after which the picture is what it was.
@@ -291,6 +304,9 @@ const STILL: &[&str] = &[
     "vacuum walcast_catalog.keyless",
     "vacuum pg_catalog.pg_class",
     "vacuum freeze pg_catalog.pg_attribute",
+    "insert into realtime.messages values (null, 'a', 1)",
+    "analyze realtime.messages",
+    "create policy p on realtime.messages_1 for select using (true)",
 ];
 
 async fn check_fingerprint(client: &Client, names: &[String]) {
@@ -312,7 +328,16 @@ async fn check_fingerprint(client: &Client, names: &[String]) {
         client.batch_execute(still).await.unwrap();
         assert_eq!(before, read().await, "{still}");
     }
-    assert_eq!(*load(client, names).await.unwrap().fingerprint, *before);
+    let catalog = load(client, names).await.unwrap();
+    assert_eq!(*catalog.fingerprint, *before);
+    // The table and two partitions, one of them of the other; none of them for subscribers of row changes.
+    assert_eq!(catalog.messages.len(), 3);
+    assert!(
+        catalog
+            .messages
+            .iter()
+            .all(|oid| !catalog.tables.contains_key(oid))
+    );
 }
 
 /// A login role without rights of its own sees the same tables, and only the roles that it may become.

@@ -85,42 +85,87 @@ async fn check(release: &str, scenario: &str) {
 }
 
 macro_rules! scenarios {
-    ($($test:ident = $scenario:literal,)*) => {
+    (both { $($test:ident = $scenario:literal,)* } new { $($new_test:ident = $new_scenario:literal,)* }) => {
         mod old_release {
             $(#[tokio::test] async fn $test() { super::check("old", $scenario).await; })*
         }
         mod new_release {
             $(#[tokio::test] async fn $test() { super::check("new", $scenario).await; })*
+            $(#[tokio::test] async fn $new_test() { super::check("new", $new_scenario).await; })*
         }
-        /// Every scenario of the file is in the list above.
+        /// Every scenario of the files is in the list above.
         #[test]
         fn no_scenario_is_forgotten() {
-            let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/scenarios.mjs")).unwrap();
-            let listed = [$($scenario),*];
-            let written = file.lines().filter_map(|line| line.strip_prefix("export async function ")?.split(' ').next());
-            assert_eq!(written.collect::<Vec<_>>(), listed);
+            let mut listed = vec![$($scenario),* $(, $new_scenario)*];
+            let files = FILES.map(|file| {
+                std::fs::read_to_string(format!("{}/tests/clients/{file}.mjs", env!("CARGO_MANIFEST_DIR"))).unwrap()
+            });
+            let mut written: Vec<&str> = files
+                .iter()
+                .flat_map(|file| file.lines())
+                .filter_map(|line| line.strip_prefix("export async function ")?.split(' ').next())
+                .collect();
+            listed.sort_unstable();
+            written.sort_unstable();
+            assert_eq!(written, listed);
         }
     };
 }
 
+const FILES: [&str; 4] = [
+    "scenarios",
+    "scenarios-broadcast",
+    "scenarios-presence",
+    "scenarios-private",
+];
+
 scenarios! {
-    inserts_updates_and_deletes_arrive = "insertsUpdatesAndDeletesArrive",
-    only_the_wanted_events_arrive = "onlyTheWantedEventsArrive",
-    filters_hold = "filtersHold",
-    select_limits_columns = "selectLimitsColumns",
-    wildcards_match = "wildcardsMatch",
-    each_user_sees_their_own = "eachUserSeesTheirOwn",
-    two_channels_share_a_socket = "twoChannelsShareASocket",
-    anon_sees_only_what_is_public = "anonSeesOnlyWhatIsPublic",
-    wrong_tokens_are_refused = "wrongTokensAreRefused",
-    an_expired_token_ends_the_channel = "anExpiredTokenEndsTheChannel",
-    a_refreshed_token_keeps_the_channel = "aRefreshedTokenKeepsTheChannel",
-    a_new_token_changes_what_is_seen = "aNewTokenChangesWhatIsSeen",
-    a_token_from_a_callback_counts_from_the_start = "aTokenFromACallbackCountsFromTheStart",
-    channels_come_back_after_a_restart = "channelsComeBackAfterARestart",
-    a_channel_can_leave_and_join_again = "aChannelCanLeaveAndJoinAgain",
-    broadcast_and_presence_may_be_asked_for = "broadcastAndPresenceMayBeAskedFor",
-    bad_filters_are_told = "badFiltersAreTold",
-    values_keep_their_types = "valuesKeepTheirTypes",
-    many_changes_arrive_in_order = "manyChangesArriveInOrder",
+    both {
+        inserts_updates_and_deletes_arrive = "insertsUpdatesAndDeletesArrive",
+        only_the_wanted_events_arrive = "onlyTheWantedEventsArrive",
+        filters_hold = "filtersHold",
+        select_limits_columns = "selectLimitsColumns",
+        wildcards_match = "wildcardsMatch",
+        each_user_sees_their_own = "eachUserSeesTheirOwn",
+        two_channels_share_a_socket = "twoChannelsShareASocket",
+        anon_sees_only_what_is_public = "anonSeesOnlyWhatIsPublic",
+        wrong_tokens_are_refused = "wrongTokensAreRefused",
+        an_expired_token_ends_the_channel = "anExpiredTokenEndsTheChannel",
+        a_refreshed_token_keeps_the_channel = "aRefreshedTokenKeepsTheChannel",
+        a_new_token_changes_what_is_seen = "aNewTokenChangesWhatIsSeen",
+        a_token_from_a_callback_counts_from_the_start = "aTokenFromACallbackCountsFromTheStart",
+        channels_come_back_after_a_restart = "channelsComeBackAfterARestart",
+        a_channel_can_leave_and_join_again = "aChannelCanLeaveAndJoinAgain",
+        broadcast_and_presence_may_be_asked_for = "broadcastAndPresenceMayBeAskedFor",
+        bad_filters_are_told = "badFiltersAreTold",
+        values_keep_their_types = "valuesKeepTheirTypes",
+        many_changes_arrive_in_order = "manyChangesArriveInOrder",
+        broadcasts_reach_everybody_else = "broadcastsReachEverybodyElse",
+        listeners_get_their_events = "listenersGetTheirEvents",
+        a_sender_may_hear_itself_and_wait_for_the_answer = "aSenderMayHearItselfAndWaitForTheAnswer",
+        a_broadcast_before_subscribing_goes_over_http = "aBroadcastBeforeSubscribingGoesOverHttp",
+        broadcasts_keep_their_order = "broadcastsKeepTheirOrder",
+        old_and_new_releases_understand_each_other = "oldAndNewReleasesUnderstandEachOther",
+        the_database_broadcasts = "theDatabaseBroadcasts",
+        channels_hear_again_after_a_restart = "channelsHearAgainAfterARestart",
+        who_left_and_came_back_hears_once = "whoLeftAndCameBackHearsOnce",
+        three_clients_see_each_other = "threeClientsSeeEachOther",
+        two_tabs_of_one_person_are_two_presences = "twoTabsOfOnePersonAreTwoPresences",
+        what_is_tracked_may_change = "whatIsTrackedMayChange",
+        presence_comes_back_after_a_restart = "presenceComesBackAfterARestart",
+        too_many_presence_messages_end_the_channel = "tooManyPresenceMessagesEndTheChannel",
+    }
+    new {
+        a_mixed_crowd_ends_up_with_one_view = "aMixedCrowdEndsUpWithOneView",
+        http_send_says_how_it_went = "httpSendSaysHowItWent",
+        bytes_arrive_as_bytes = "bytesArriveAsBytes",
+        private_channels_are_for_participants = "privateChannelsAreForParticipants",
+        who_may_only_listen_is_told = "whoMayOnlyListenIsTold",
+        a_channel_follows_its_token = "aChannelFollowsItsToken",
+        a_dropped_policy_ends_the_channel = "aDroppedPolicyEndsTheChannel",
+        private_presence_works = "privatePresenceWorks",
+        triggers_broadcast_changes = "triggersBroadcastChanges",
+        recent_broadcasts_are_replayed = "recentBroadcastsAreReplayed",
+        stored_broadcasts_are_replayed = "storedBroadcastsAreReplayed",
+    }
 }

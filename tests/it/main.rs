@@ -6,16 +6,25 @@
     reason = "clippy.toml allows these in #[test] functions; this covers their helpers"
 )]
 
+mod broadcast;
 mod catalog;
 mod clients;
 mod comparison;
+mod crowd;
+mod database_broadcast;
 mod delivery;
 mod filter_values;
 mod filters;
 mod harness;
+mod http_broadcast;
 mod isolation;
+mod limits;
+mod messages;
 mod operations;
+mod presence;
+mod private;
 mod rendering;
+mod replay;
 mod subscribe;
 mod values;
 mod visibility;

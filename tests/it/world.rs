@@ -1,7 +1,7 @@
 //! People, conversations and short ways to say things, shared by the modules.
 
 use serde_json::{Value, json};
-use walcast::testing::{App, Change, Subscriber, user};
+use walcast::testing::{App, AppOptions, Change, Channel, Subscriber, Version, user};
 
 pub(crate) const ALICE: &str = "a0000000-0000-4000-8000-000000000001";
 pub(crate) const BOB: &str = "b0000000-0000-4000-8000-000000000002";
@@ -72,4 +72,31 @@ pub(crate) fn brief(changes: &[Change]) -> Vec<String> {
             format!("{kind} {id}")
         })
         .collect()
+}
+
+/// Joins a public channel as the publishable key's role.
+pub(crate) async fn join(app: &App, version: Version, sub_topic: &str) -> Channel {
+    join_with(app, version, sub_topic, json!({}), None).await
+}
+
+/// As [`join`], with the join's `config` and a token.
+pub(crate) async fn join_with(
+    app: &App,
+    version: Version,
+    sub_topic: &str,
+    config: Value,
+    token: Option<&str>,
+) -> Channel {
+    Channel::join(app.server.port(), version, sub_topic, &config, token).await
+}
+
+/// As [`start_with`], with settings of the server.
+pub(crate) async fn start_with_environment(more: &str, environment: &[(&str, &str)]) -> App {
+    let schema = format!("{SCHEMA}{more}");
+    let options = AppOptions {
+        schema: &schema,
+        environment,
+        private: None,
+    };
+    App::start_with(env!("CARGO_BIN_EXE_walcast"), &options).await
 }

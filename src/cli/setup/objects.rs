@@ -44,6 +44,17 @@ const fn object(title: &'static str, present: &'static str, remedy: &'static str
     }
 }
 
+const fn function(title: &'static str, present: &'static str) -> Object {
+    object(title, present, "")
+}
+
+/// Whether `realtime.messages` takes a row now. By name; a default partition takes every row.
+pub(in crate::cli) const PARTITION_PRESENT: &str = "exists (select from pg_catalog.pg_inherits as i \
+    join pg_catalog.pg_class as c on c.oid = i.inhrelid \
+    where i.inhparent = pg_catalog.to_regclass('realtime.messages') \
+      and (c.relname = 'messages_' || pg_catalog.to_char(pg_catalog.now() at time zone 'utc', 'YYYY_MM_DD') \
+        or pg_catalog.pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT'))";
+
 pub(super) const ROLES: Script = Script {
     sql: include_str!("../../../sql/roles.sql"),
     when_missing: Mark::Failure,
@@ -151,6 +162,81 @@ pub(super) const PUBLICATION: Script = Script {
     )],
 };
 
+pub(super) const MESSAGES: Script = Script {
+    sql: include_str!("../../../sql/messages.sql"),
+    // Row changes are delivered without it.
+    when_missing: Mark::Warning,
+    objects: &[
+        object(
+            "schema realtime",
+            "pg_catalog.to_regnamespace('realtime') is not null",
+            "",
+        ),
+        object(
+            "subscribers may use schema realtime",
+            "select pg_catalog.bool_and(pg_catalog.has_schema_privilege(r.oid, pg_catalog.to_regnamespace('realtime')::oid, 'usage')) \
+             from pg_catalog.pg_roles as r where r.rolname in ('anon', 'authenticated', 'service_role')",
+            "grant usage on schema realtime to anon, authenticated, service_role;",
+        ),
+        object(
+            "table realtime.messages",
+            "pg_catalog.to_regclass('realtime.messages') is not null",
+            "",
+        ),
+        function(
+            "function realtime.topic()",
+            "pg_catalog.to_regprocedure('realtime.topic()') is not null",
+        ),
+        function(
+            "function realtime.send()",
+            "pg_catalog.to_regprocedure('realtime.send(jsonb, text, text, boolean)') is not null",
+        ),
+        function(
+            "function realtime.send_binary()",
+            "pg_catalog.to_regprocedure('realtime.send_binary(bytea, text, text, boolean)') is not null",
+        ),
+        function(
+            "function realtime.broadcast_changes()",
+            "pg_catalog.to_regprocedure('realtime.broadcast_changes(text, text, text, text, text, record, record, text)') \
+                is not null",
+        ),
+        object(
+            "publication supabase_realtime_messages_publication",
+            "exists (select from pg_catalog.pg_publication where pubname = 'supabase_realtime_messages_publication')",
+            "create publication supabase_realtime_messages_publication for table realtime.messages\n  \
+             with (publish = 'insert', publish_via_partition_root = true);",
+        ),
+    ],
+};
+
+pub(super) const MESSAGE_FUNCTIONS: Script = Script {
+    sql: include_str!("../../../sql/message_functions.sql"),
+    when_missing: Mark::Warning,
+    objects: &[
+        function(
+            "function walcast.keep_message_partitions()",
+            "pg_catalog.to_regprocedure('walcast.keep_message_partitions()') is not null",
+        ),
+        function(
+            "function walcast.probe_messages()",
+            "pg_catalog.to_regprocedure('walcast.probe_messages(text, uuid, uuid)') is not null",
+        ),
+        function(
+            "function walcast.replay_messages()",
+            "pg_catalog.to_regprocedure('walcast.replay_messages(text, bigint, integer)') is not null",
+        ),
+        function(
+            "function walcast.store_message()",
+            "pg_catalog.to_regprocedure('walcast.store_message(text, text, text, bytea, integer)') is not null",
+        ),
+        object(
+            "today's partition of realtime.messages",
+            PARTITION_PRESENT,
+            "select walcast.keep_message_partitions();",
+        ),
+    ],
+};
+
 pub(super) const MESSAGING: Script = Script {
     sql: include_str!("../../../sql/messaging.sql"),
     when_missing: Mark::Failure,
@@ -163,6 +249,11 @@ pub(super) const MESSAGING: Script = Script {
         object(
             "table public.messages",
             "pg_catalog.to_regclass('public.messages') is not null",
+            "",
+        ),
+        object(
+            "table public.last_seen",
+            "pg_catalog.to_regclass('public.last_seen') is not null",
             "",
         ),
         object(
@@ -186,12 +277,18 @@ pub(super) const MESSAGING: Script = Script {
             "alter table public.messages enable row level security;",
         ),
         object(
-            "subscribers may read both tables",
+            "row-level security on public.last_seen",
+            "select relrowsecurity from pg_catalog.pg_class where oid = pg_catalog.to_regclass('public.last_seen')",
+            "alter table public.last_seen enable row level security;",
+        ),
+        object(
+            "subscribers may read the three tables",
             "select pg_catalog.bool_and(pg_catalog.has_schema_privilege(r.oid, pg_catalog.to_regnamespace('public')::oid, 'usage') \
                 and pg_catalog.has_table_privilege(r.oid, pg_catalog.to_regclass('public.conversations'), 'select') \
-                and pg_catalog.has_table_privilege(r.oid, pg_catalog.to_regclass('public.messages'), 'select')) \
+                and pg_catalog.has_table_privilege(r.oid, pg_catalog.to_regclass('public.messages'), 'select') \
+                and pg_catalog.has_table_privilege(r.oid, pg_catalog.to_regclass('public.last_seen'), 'select')) \
              from pg_catalog.pg_roles as r where r.rolname in ('anon', 'authenticated', 'service_role')",
-            "grant select on public.conversations, public.messages to anon, authenticated, service_role;",
+            "grant select on public.conversations, public.messages, public.last_seen to anon, authenticated, service_role;",
         ),
         object(
             "public.conversations in publication {publication}",
@@ -204,6 +301,12 @@ pub(super) const MESSAGING: Script = Script {
             "exists (select from pg_catalog.pg_publication_tables where pubname = $1 and schemaname = 'public' \
                 and tablename = 'messages')",
             "alter publication {publication} add table public.messages;",
+        ),
+        object(
+            "public.last_seen in publication {publication}",
+            "exists (select from pg_catalog.pg_publication_tables where pubname = $1 and schemaname = 'public' \
+                and tablename = 'last_seen')",
+            "alter publication {publication} add table public.last_seen;",
         ),
     ],
 };
@@ -222,6 +325,47 @@ pub(super) const MESSAGING_POLICIES: Script = Script {
             "policy \"participants read the messages of their conversations\"",
             "exists (select from pg_catalog.pg_policies where schemaname = 'public' and tablename = 'messages' \
                 and policyname = 'participants read the messages of their conversations')",
+            "",
+        ),
+        object(
+            "policy \"people in one conversation see when the others were here\"",
+            "exists (select from pg_catalog.pg_policies where schemaname = 'public' and tablename = 'last_seen' \
+                and policyname = 'people in one conversation see when the others were here')",
+            "",
+        ),
+    ],
+};
+
+pub(super) const CHANNEL_POLICIES: Script = Script {
+    sql: include_str!("../../../policies/channels.sql"),
+    when_missing: Mark::Warning,
+    objects: &[
+        function(
+            "function public.conversation_of_topic()",
+            "pg_catalog.to_regprocedure('public.conversation_of_topic(text)') is not null",
+        ),
+        object(
+            "policy \"participants receive in the channel of their conversation\"",
+            "exists (select from pg_catalog.pg_policies where schemaname = 'realtime' and tablename = 'messages' \
+                and policyname = 'participants receive in the channel of their conversation')",
+            "",
+        ),
+        object(
+            "policy \"participants send to the channel of their conversation\"",
+            "exists (select from pg_catalog.pg_policies where schemaname = 'realtime' and tablename = 'messages' \
+                and policyname = 'participants send to the channel of their conversation')",
+            "",
+        ),
+        object(
+            "policy \"people see who is online\"",
+            "exists (select from pg_catalog.pg_policies where schemaname = 'realtime' and tablename = 'messages' \
+                and policyname = 'people see who is online')",
+            "",
+        ),
+        object(
+            "policy \"people show that they are online\"",
+            "exists (select from pg_catalog.pg_policies where schemaname = 'realtime' and tablename = 'messages' \
+                and policyname = 'people show that they are online')",
             "",
         ),
     ],

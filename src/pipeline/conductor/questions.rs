@@ -2,7 +2,7 @@
 
 use super::{Ask, BREAKER_TIMEOUT, Conductor, Output};
 use crate::change::Oid;
-use crate::pipeline::lane::{Asking, LaneId, RowState};
+use crate::pipeline::lane::{Asking, LaneId, QUERY_CANCELED, RowState};
 use crate::pipeline::standing::Pool;
 use crate::pipeline::subscriber::{Subscriber, SubscriberId};
 use crate::pipeline::view::View;
@@ -192,9 +192,6 @@ const CATALOG_RETRIES_MAX: u32 = 3;
 
 /// Rows that any sound policy judges within the time of a question.
 const FEW_ROWS: usize = 4;
-
-/// SQLSTATE of a statement that its timeout ended.
-const QUERY_CANCELED: &str = "57014";
 
 /// Columns of the view's table that any member of a lane is sent.
 fn sent_columns(

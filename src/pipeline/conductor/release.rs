@@ -9,6 +9,7 @@ use crate::auth::Claims;
 use crate::catalog::Catalog;
 use crate::change::{Oid, Relation, TransactionPart};
 use crate::pipeline::lane::{Item, Lane, LaneId};
+use crate::pipeline::messages::broadcast_of;
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
 use crate::pipeline::view::View;
@@ -19,6 +20,8 @@ use std::time::Instant;
 
 /// Lanes that are gone through at once although they do not keep up; some hundred microseconds.
 const LANES_AT_ONCE: usize = 64;
+/// Broadcasts that are said at once; each may have thousands of receivers.
+const SAYS_AT_ONCE: usize = 32;
 
 /// What one snapshot releases, under way.
 #[derive(Debug)]
@@ -28,6 +31,16 @@ pub(super) struct Release {
     released: bool,
     /// Where the part that was routed last must still go.
     rest: Option<Routing>,
+    /// The part whose broadcasts are being said.
+    saying: Option<Saying>,
+}
+
+/// A part with rows of `realtime.messages`.
+#[derive(Debug)]
+struct Saying {
+    part: Arc<Part>,
+    /// Index of the next change to look at.
+    next: usize,
 }
 
 /// A part on its way to lanes.
@@ -64,6 +77,7 @@ impl Conductor {
                     horizon,
                     released: false,
                     rest: None,
+                    saying: None,
                 });
                 return self.go_on(now);
             }
@@ -99,6 +113,7 @@ impl Conductor {
         let before = std::mem::replace(&mut self.catalog, Arc::clone(&catalog));
         let first = !std::mem::replace(&mut self.has_catalog, true);
         self.views.clear();
+        self.look_at = self.look_at.or_else(|| now.checked_add(LOOK_PAUSE));
         let outdated = |subscriber: &&Subscriber| {
             let resolved = matches!(subscriber.phase, Phase::Joining | Phase::Live)
                 || self.resolving.contains_key(&subscriber.ticket);
@@ -142,21 +157,27 @@ impl Conductor {
     }
 
     /// Goes on with what a snapshot has released. Interrupts itself after the lanes that keep up, and then after some of
-    /// the others at a time: there may be thousands, and nobody's questions and answers should wait for them.
+    /// the others at a time: there may be thousands, and nobody's questions and answers should wait for them. Likewise
+    /// after some broadcasts.
     pub(in crate::pipeline) fn go_on(&mut self, now: Instant) {
         let Some(mut release) = self.release.take() else {
             return;
         };
+        let mut says = SAYS_AT_ONCE;
         loop {
             if let Some(mut rest) = release.rest.take() {
                 let some = rest.lanes.len().min(LANES_AT_ONCE);
                 let some: Vec<LaneId> = rest.lanes.drain(..some).collect();
                 self.route_to(now, &rest, &some);
-                if !rest.lanes.is_empty() {
-                    release.rest = Some(rest);
-                    self.release = Some(release);
-                    return self.ask_what_is_ready();
-                }
+                release.rest = (!rest.lanes.is_empty()).then_some(rest);
+            }
+            release.saying = release
+                .saying
+                .take()
+                .and_then(|saying| self.say(saying, &mut says));
+            if release.rest.is_some() || release.saying.is_some() {
+                self.release = Some(release);
+                return self.ask_what_is_ready();
             }
             // Part by part: what one snapshot releases of a large transaction may be many times the log's memory.
             self.log.settle();
@@ -170,7 +191,16 @@ impl Conductor {
             release.released = true;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.size());
             match waiting {
-                Waiting::Part(part) => release.rest = self.route(now, part),
+                Waiting::Part(part) => {
+                    let part = self.view_part(part);
+                    // Before the lanes, which are none of their business.
+                    let saying = Saying {
+                        part: Arc::clone(&part),
+                        next: 0,
+                    };
+                    release.saying = self.say(saying, &mut says);
+                    release.rest = self.route(now, part);
+                }
                 Waiting::Skipped { relations, .. } => self.skip(&relations),
             }
             if release.rest.is_some() {
@@ -254,14 +284,48 @@ impl Conductor {
         }
     }
 
-    /// Hands a released part to the lanes that it concerns and that keep up; returns it with the others.
-    pub(super) fn route(&mut self, now: Instant, part: TransactionPart) -> Option<Routing> {
+    /// Says what the part's rows of `realtime.messages` say, up to `room` of them; returns what is left.
+    fn say(&mut self, mut saying: Saying, room: &mut usize) -> Option<Saying> {
+        if self.catalog.messages.is_empty() {
+            return None;
+        }
+        let part = Arc::clone(&saying.part);
+        for change in part.changes.get(saying.next..).unwrap_or_default() {
+            if self.catalog.messages.contains(&change.relation.oid) {
+                let Some(left) = room.checked_sub(1) else {
+                    return Some(saying);
+                };
+                *room = left;
+                match broadcast_of(change, self.rules.broadcast_bytes_max) {
+                    Ok(None) => {}
+                    Ok(Some((room, message))) => {
+                        self.counts.broadcasts = self.counts.broadcasts.saturating_add(1);
+                        self.outputs.push_back(Output::Say {
+                            room,
+                            message: Arc::new(message),
+                            committed: part.commit.time,
+                        });
+                    }
+                    Err(fault) => self.counts.unsendable.count(fault),
+                }
+            }
+            saying.next = saying.next.saturating_add(1);
+        }
+        None
+    }
+
+    /// The part as the catalog of now sees it.
+    fn view_part(&mut self, part: TransactionPart) -> Arc<Part> {
         let views: Vec<Option<Arc<View>>> = part
             .changes
             .iter()
             .map(|change| self.view(&change.relation))
             .collect();
-        let part = Arc::new(Part::new(part, views, Arc::clone(&self.catalog)));
+        Arc::new(Part::new(part, views, Arc::clone(&self.catalog)))
+    }
+
+    /// Hands a released part to the lanes that it concerns and that keep up; returns it with the others.
+    pub(super) fn route(&mut self, now: Instant, part: Arc<Part>) -> Option<Routing> {
         let oids: BTreeSet<Oid> = part
             .changes
             .iter()

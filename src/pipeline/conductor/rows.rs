@@ -43,8 +43,9 @@ pub(super) fn routed_rows(
     rows
 }
 
-/// Whether the part is denied to the whole lane without a look at it: the identity must not be asked for the moment, and
-/// nothing in the part goes without asking. A thousand such lanes should cost next to nothing.
+/// Whether the part is denied to the whole lane without a look at it: the identity must not be asked for the moment, or
+/// times out and waits for its turn with another row, and nothing in the part goes without asking. A thousand such lanes
+/// should cost next to nothing.
 pub(super) fn is_denied_unseen(
     now: Instant,
     lane: &Lane,
@@ -57,14 +58,16 @@ pub(super) fn is_denied_unseen(
             .get(id)
             .is_some_and(|member| member.grace.is_some())
     };
-    lane.standing.pool(now).is_none()
-        && lane.queue.is_empty()
+    let is_paused = lane.standing.pool(now).is_none() && lane.queue.is_empty();
+    let waits = !lane.standing.is_sound() && !lane.queue.is_empty();
+    (is_paused || waits)
         && lane.pending.is_empty()
         && part.changes.len() <= FEW_CHANGES
         && !lane.subscribers.iter().any(keeps)
         && (part.changes.iter().zip(&part.views)).all(|(change, view)| {
-            view.as_ref()
-                .is_some_and(|view| policies_ask(change, view, role))
+            view.as_ref().is_some_and(|view| {
+                policies_ask(change, view, role) && (is_paused || lane.times_out(view.table.oid))
+            })
         })
 }
 

@@ -85,11 +85,9 @@ impl Conductor {
         }
     }
 
-    /// Whether anybody may be concerned. Tables that the catalog does not know yet may be anybody's.
+    /// Whether anybody may be concerned. Tables that the catalog does not know yet may be anybody's, or new partitions of
+    /// `realtime.messages`, whose rows concern rooms that are not known here.
     pub(super) fn is_interesting(&self, part: &TransactionPart) -> bool {
-        if self.subscribers.is_empty() {
-            return false;
-        }
         let mut known = None;
         part.changes.iter().any(|change| {
             let oid = change.relation.oid;
@@ -98,6 +96,7 @@ impl Conductor {
             }
             known = Some(oid);
             self.by_table.contains_key(&oid)
+                || self.catalog.messages.contains(&oid)
                 || !self.catalog.tables.contains_key(&oid)
                 || !self.resolving.is_empty()
                 || !self.resolve_queue.is_empty()

@@ -1,0 +1,291 @@
+//! Rows of `realtime.messages` as the broadcasts that they are (protocol.md §5.6). Plain functions.
+//!
+//! Columns are found by name in the relation that the row was written with: projects have the table in several versions.
+//! A row that asks for no broadcast is no fault; one that cannot become a frame is counted and left out.
+
+use bytes::Bytes;
+
+use crate::change::{Change, ChangeKind, Oid};
+use crate::realtime::{Broadcast, Content};
+use crate::topic::{Room, Topic};
+
+/// `bool`, `bytea`, `json` and `jsonb`.
+const BOOL: Oid = 16;
+const BYTEA: Oid = 17;
+const JSON: [Oid; 2] = [114, 3802];
+
+/// Rows of `realtime.messages` that cannot be broadcast, by why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsendable {
+    /// The topic is the empty text.
+    pub empty_topic: u64,
+    /// The payload exceeds the limit of broadcasts.
+    pub too_large: u64,
+    /// A value is not of the type that it should be.
+    pub unreadable: u64,
+}
+
+/// Why a row cannot be broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    EmptyTopic,
+    TooLarge,
+    Unreadable,
+}
+
+impl Unsendable {
+    pub(super) fn count(&mut self, fault: Fault) {
+        let count = match fault {
+            Fault::EmptyTopic => &mut self.empty_topic,
+            Fault::TooLarge => &mut self.too_large,
+            Fault::Unreadable => &mut self.unreadable,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
+/// The columns that matter; NULL and absent are the same.
+#[derive(Default)]
+struct Row<'a> {
+    id: Option<&'a [u8]>,
+    topic: Option<&'a [u8]>,
+    event: Option<&'a [u8]>,
+    private: Option<bool>,
+    payload: Option<&'a [u8]>,
+    binary_payload: Option<&'a [u8]>,
+    skip_broadcast: bool,
+}
+
+/// What a change of `realtime.messages` says and where; `None` if nothing.
+///
+/// # Errors
+/// It was meant to be said, and cannot be.
+pub(super) fn broadcast_of(
+    change: &Change,
+    bytes_max: usize,
+) -> Result<Option<(Room, Broadcast)>, Fault> {
+    let Some(row) = read(change)? else {
+        return Ok(None);
+    };
+    let (Some(topic), Some(event), Some(private)) = (row.topic, row.event, row.private) else {
+        return Ok(None);
+    };
+    if row.skip_broadcast {
+        return Ok(None);
+    }
+    let event = || text(event).map(Box::from);
+    let content = match (row.payload, row.binary_payload) {
+        (Some(payload), _) => {
+            within(payload.len(), bytes_max)?;
+            text(payload)?;
+            Content::Json {
+                event: event()?,
+                // What it was read from belongs to the whole part.
+                data: Bytes::copy_from_slice(payload),
+            }
+        }
+        (None, Some(binary)) => {
+            let digits = binary.strip_prefix(b"\\x").ok_or(Fault::Unreadable)?;
+            within(digits.len() / 2, bytes_max)?;
+            Content::Binary {
+                event: event()?,
+                data: decode_hex(digits).ok_or(Fault::Unreadable)?,
+            }
+        }
+        (None, None) => return Ok(None),
+    };
+    let id = row.id.map(text).transpose()?.map(Box::from);
+    let topic = Topic::of_sub_topic(text(topic)?).ok_or(Fault::EmptyTopic)?;
+    let room = Room {
+        topic: topic.clone(),
+        private,
+    };
+    Ok(Some((room, Broadcast::new(topic, content, id))))
+}
+
+fn read(change: &Change) -> Result<Option<Row<'_>>, Fault> {
+    let ChangeKind::Insert { new } = &change.kind else {
+        return Ok(None);
+    };
+    let mut row = Row::default();
+    for (column, datum) in change.relation.columns.iter().zip(new.iter()) {
+        let Some(value) = datum.text() else {
+            continue;
+        };
+        let of = |types: &[Oid]| {
+            let known = types.contains(&column.type_oid);
+            known.then_some(value).ok_or(Fault::Unreadable)
+        };
+        match &*column.name {
+            "id" => row.id = Some(value),
+            "topic" => row.topic = Some(value),
+            "event" => row.event = Some(value),
+            "private" => row.private = Some(of(&[BOOL])? == b"t"),
+            "payload" => row.payload = Some(of(&JSON)?),
+            "binary_payload" => row.binary_payload = Some(of(&[BYTEA])?),
+            "skip_broadcast" => row.skip_broadcast = of(&[BOOL])? == b"t",
+            _ => {}
+        }
+    }
+    Ok(Some(row))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Fault> {
+    std::str::from_utf8(bytes).map_err(|_no_text| Fault::Unreadable)
+}
+
+fn within(bytes: usize, bytes_max: usize) -> Result<(), Fault> {
+    if bytes > bytes_max {
+        return Err(Fault::TooLarge);
+    }
+    Ok(())
+}
+
+fn decode_hex(digits: &[u8]) -> Option<Bytes> {
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => digit.checked_sub(b'0'),
+        b'a'..=b'f' => digit.checked_sub(b'a' - 10),
+        _ => None,
+    };
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
+    pairs
+        .iter()
+        .map(|[high, low]| Some(value(*high)? << 4 | value(*low)?))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::change::{Datum, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleBuilder};
+
+    const COLUMNS: &[(&str, Oid)] = &[
+        ("topic", 25),
+        ("extension", 25),
+        ("payload", 3802),
+        ("event", 25),
+        ("private", 16),
+        ("id", 2950),
+        ("binary_payload", 17),
+        ("skip_broadcast", 16),
+    ];
+
+    fn change(columns: &[(&str, Oid)], values: &[(&str, &str)]) -> Change {
+        let column = |(name, type_oid): &(&str, Oid)| RelationColumn {
+            name: (*name).into(),
+            type_oid: *type_oid,
+            type_modifier: -1,
+            in_identity: false,
+        };
+        let mut tuple = TupleBuilder::new();
+        for (name, _) in columns {
+            let found = values.iter().find(|(column, _)| column == name);
+            tuple.push(found.map_or(Datum::Null, |(_, value)| Datum::Text(value.as_bytes())));
+        }
+        inserted(columns.iter().map(column).collect(), tuple.build())
+    }
+
+    fn inserted(columns: Box<[RelationColumn]>, new: Tuple) -> Change {
+        let relation = Relation {
+            oid: 1,
+            schema: "realtime".into(),
+            name: "messages".into(),
+            identity: ReplicaIdentity::Default,
+            columns,
+        };
+        Change {
+            relation: Arc::new(relation),
+            order: 0,
+            kind: ChangeKind::Insert { new },
+        }
+    }
+
+    /// Room, content and id, in short.
+    fn said(values: &[(&str, &str)]) -> Result<Option<String>, Fault> {
+        let said = broadcast_of(&change(COLUMNS, values), 10)?;
+        Ok(said.map(|(room, message)| {
+            format!("{} {} {message:?}", room.topic.sub_topic(), room.private)
+        }))
+    }
+
+    const WHOLE: [(&str, &str); 5] = [
+        ("topic", "a:b"),
+        ("event", "e"),
+        ("private", "t"),
+        ("payload", "{\"a\": 1}"),
+        ("id", "c2f1"),
+    ];
+
+    fn with(column: &'static str, value: &'static str) -> Vec<(&'static str, &'static str)> {
+        let mut values: Vec<_> = WHOLE.into_iter().filter(|(c, _)| *c != column).collect();
+        values.push((column, value));
+        values
+    }
+
+    fn without(column: &str) -> Vec<(&'static str, &'static str)> {
+        WHOLE.into_iter().filter(|(c, _)| *c != column).collect()
+    }
+
+    #[test]
+    fn a_row_is_said_in_its_room_as_it_is() {
+        let shown = said(&WHOLE).unwrap().unwrap();
+        assert!(shown.starts_with("a:b true "), "{shown}");
+        assert!(shown.contains(r#"data: b"{\"a\": 1}""#), "{shown}");
+        assert!(shown.contains(r#"Some("c2f1")"#), "{shown}");
+        let public = said(&with("private", "f")).unwrap().unwrap();
+        assert!(public.starts_with("a:b false "), "{public}");
+    }
+
+    #[test]
+    fn bytes_are_decoded() {
+        let mut values = without("payload");
+        values.push(("binary_payload", "\\x00ff10"));
+        let shown = said(&values).unwrap().unwrap();
+        assert!(
+            shown.contains("Binary") && shown.contains(r#"b"\0\xff\x10""#),
+            "{shown}"
+        );
+        for odd in ["\\x0", "00", "\\xgg", "\\x00F"] {
+            let mut values = without("payload");
+            values.push(("binary_payload", odd));
+            assert_eq!(said(&values), Err(Fault::Unreadable), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_lacks_something_says_nothing() {
+        for column in ["topic", "event", "private", "payload"] {
+            assert_eq!(said(&without(column)), Ok(None), "{column}");
+        }
+        assert_eq!(said(&with("skip_broadcast", "t")), Ok(None));
+        assert!(said(&with("skip_broadcast", "f")).unwrap().is_some());
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        assert_eq!(said(&with("topic", "")), Err(Fault::EmptyTopic));
+        assert_eq!(
+            said(&with("payload", "\"123456789\"")),
+            Err(Fault::TooLarge)
+        );
+        let columns = [
+            ("topic", 25),
+            ("event", 25),
+            ("private", 16),
+            ("payload", 25),
+        ];
+        let of_text = broadcast_of(&change(&columns, &WHOLE), 10);
+        assert_eq!(of_text.err(), Some(Fault::Unreadable));
+    }
+
+    #[test]
+    fn columns_that_a_project_does_not_have_are_not_missed() {
+        let older: Vec<_> = COLUMNS.iter().copied().take(5).collect();
+        let (_, message) = broadcast_of(&change(&older, &WHOLE), 10).unwrap().unwrap();
+        assert_eq!(message.id(), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! The bindings of a channel: whether they are in force, and what comes of them (protocol.md §3.4, §4, §11).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Channel, Fate, Phase};
+use crate::realtime::Notice;
+use crate::realtime::code::ErrorCode;
+use crate::realtime::frame::{self, End, Status};
+use crate::realtime::notice::ResyncReason;
+use crate::realtime::output::{Output, Tally};
+use crate::realtime::refusal::Refusal;
+use crate::realtime::wire::Wire;
+
+/// The extension of the system messages about changes.
+const POSTGRES: &str = "postgres_changes";
+
+/// How far the bindings are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subscription {
+    /// There are none.
+    None,
+    /// Asked for and not yet answered.
+    Asked,
+    /// In force.
+    Live,
+    /// Refused. New claims ask again: a client that joins before it has its user's token is refused for `anon` first.
+    Refused,
+}
+
+impl Channel {
+    /// What the pipeline says besides changes.
+    pub(super) fn pipeline_notice(&mut self, wire: &mut Wire<'_>, notice: Notice) -> Fate {
+        if self.subscription == Subscription::None {
+            // Of a subscription that has ended meanwhile.
+            return Fate::Lives;
+        }
+        match notice {
+            Notice::Subscribed => {
+                self.subscription = Subscription::Live;
+                self.identified = false;
+                let first = self.accept(wire);
+                self.system(wire, POSTGRES, Status::Ok, "Subscribed to PostgreSQL");
+                if let Some(state) = self.trouble.take() {
+                    self.policy_trouble(wire, &state);
+                }
+                if first {
+                    self.follow_up(wire);
+                }
+                Fate::Lives
+            }
+            Notice::Refused(text) => self.refused(wire, text),
+            Notice::Resync(reason) => {
+                self.subscription = Subscription::None;
+                self.depart(wire);
+                if !self.is_joined() {
+                    return self.refuse(wire, &Refusal::Initializing);
+                }
+                wire.push(Output::Record(Tally::Resync(reason)));
+                let message = format!("Resync required: {reason}");
+                self.system(wire, POSTGRES, Status::Error, &message);
+                wire.end(&self.join_ref, &self.quoted, End::Error);
+                Fate::Ended
+            }
+            Notice::PolicyTrouble(state) => {
+                if self.is_joined() {
+                    self.policy_trouble(wire, &state);
+                } else {
+                    self.trouble = Some(state);
+                }
+                Fate::Lives
+            }
+            Notice::Broadcast(_)
+            | Notice::PresenceDiff(_)
+            | Notice::PresenceState(_)
+            | Notice::Answered { .. }
+            | Notice::Recheck
+            | Notice::ReplicationReady(_) => Fate::Lives,
+        }
+    }
+
+    /// Changes, in order. `last`: the last of them is the last of its transaction for this channel.
+    pub(in crate::realtime) fn changes(
+        &mut self,
+        wire: &mut Wire<'_>,
+        ids: &str,
+        payloads: &[Bytes],
+        last: bool,
+    ) -> Fate {
+        if !self.is_joined() || self.subscription != Subscription::Live {
+            return Fate::Lives;
+        }
+        if self.expire_late(wire) == Fate::Ended {
+            return Fate::Ended;
+        }
+        for (index, payload) in payloads.iter().enumerate() {
+            let Ok(data) = std::str::from_utf8(payload) else {
+                return self.notice(wire, Notice::Resync(ResyncReason::VerdictUnknown));
+            };
+            let last = last && index.saturating_add(1) == payloads.len();
+            wire.send(frame::postgres_changes(
+                wire.version,
+                &self.quoted,
+                ids,
+                data,
+                last,
+            ));
+        }
+        wire.push(Output::Record(Tally::Changes(payloads.len())));
+        Fate::Lives
+    }
+
+    /// Asks for them.
+    pub(super) fn subscribe(&mut self, wire: &mut Wire<'_>, grace: bool) {
+        self.subscription = Subscription::Asked;
+        self.identified = false;
+        wire.push(Output::Subscribe {
+            membership: self.membership,
+            claims: Arc::clone(self.credentials.claims()),
+            bindings: self.bindings.clone(),
+            grace,
+        });
+    }
+
+    fn refused(&mut self, wire: &mut Wire<'_>, text: String) -> Fate {
+        if self.identified {
+            self.subscribe(wire, false);
+            return Fate::Lives;
+        }
+        self.subscription = Subscription::Refused;
+        if let Phase::Joining { wait: Some(_), .. } = self.phase {
+            return self.refuse(wire, &Refusal::Configuration(text));
+        }
+        let first = self.accept(wire);
+        self.system(wire, POSTGRES, Status::Error, &text);
+        wire.count(ErrorCode::UnableToSubscribeToPostgres);
+        if first {
+            self.follow_up(wire);
+        }
+        Fate::Lives
+    }
+
+    fn policy_trouble(&self, wire: &mut Wire<'_>, state: &str) {
+        let message = format!("Row-level security check failed ({state})");
+        self.system(wire, POSTGRES, Status::Error, &message);
+        wire.count(ErrorCode::RlsPolicyError);
+    }
+}

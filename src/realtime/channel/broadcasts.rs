@@ -1,0 +1,364 @@
+//! Broadcasts of a channel: sent, delivered, replayed and stored (protocol.md §5).
+
+use std::sync::Arc;
+
+use super::{Channel, Fate, Phase, Stage};
+use crate::realtime::broadcast::{Broadcast, Content};
+use crate::realtime::code::{AckError, ErrorCode};
+use crate::realtime::frame::{Payload, Ref, Status, quote};
+use crate::realtime::output::{Output, Receives, RoomRequest};
+use crate::realtime::push::{self, Call, Persist};
+use crate::realtime::rate::Counted;
+use crate::realtime::refusal::Refusal;
+use crate::realtime::request::{Answer, Ask, AskError, Extension, Stored, StoredData};
+use crate::realtime::wire::Wire;
+
+/// Most pushes of a channel that wait for their permission, and most broadcasts that wait for a replay.
+const WAITING_MAX: usize = 1024;
+/// Most bytes of them, unless one alone has more.
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most broadcasts of a channel that are being stored; further ones are not.
+const PERSISTING_MAX: usize = 256;
+
+/// A broadcast to be sent.
+#[derive(Debug)]
+pub(super) struct Said {
+    content: Content,
+    /// For how long it is stored.
+    ttl_seconds: Option<u32>,
+    size: usize,
+}
+
+/// A push that waits for its permission.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Broadcast { reference: Ref, said: Said },
+    Call { reference: Ref, call: Call },
+}
+
+impl Waiting {
+    pub(super) fn extension(&self) -> Extension {
+        match self {
+            Self::Broadcast { .. } => Extension::Broadcast,
+            Self::Call { .. } => Extension::Presence,
+        }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Broadcast { said, .. } => said.size,
+            Self::Call {
+                call: Call::Track(payload),
+                ..
+            } => payload.get().len(),
+            Self::Call { .. } => 0,
+        }
+    }
+}
+
+/// What is to be replayed, and what comes meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Replaying {
+    ticket: Option<u32>,
+    stored: Vec<Stored>,
+    live: Vec<Arc<Broadcast>>,
+    live_bytes: usize,
+    /// Ids that were replayed and have not come again.
+    ids: Vec<Box<str>>,
+}
+
+impl Replaying {
+    /// Whether this was replayed. It comes again once at most.
+    fn has_shown(&mut self, message: &Broadcast) -> bool {
+        if self.ids.is_empty() {
+            return false;
+        }
+        let place = message
+            .id()
+            .and_then(|id| self.ids.iter().position(|shown| **shown == *id));
+        if let Some(place) = place {
+            let _shown = self.ids.swap_remove(place);
+        }
+        place.is_some()
+    }
+}
+
+impl Channel {
+    /// A `broadcast` push.
+    pub(in crate::realtime) fn broadcast(
+        &mut self,
+        wire: &mut Wire<'_>,
+        reference: &Ref,
+        payload: &Payload<'_>,
+    ) -> Fate {
+        if !self.is_joined() {
+            return Fate::Lives;
+        }
+        if self.expire_late(wire) == Fate::Ended {
+            return Fate::Ended;
+        }
+        if !wire.admit(Counted::Messages, &mut self.rates, self.subject.as_deref()) {
+            return self.close_with(wire, ErrorCode::MessagePerSecondRateLimitReached);
+        }
+        match self.understand(wire, payload) {
+            Ok(said) => self.send(wire, reference, said),
+            Err(error) => self.unsent(wire, reference, error),
+        }
+        Fate::Lives
+    }
+
+    fn understand(&self, wire: &Wire<'_>, payload: &Payload<'_>) -> Result<Said, AckError> {
+        let size = push::size(payload);
+        if size > wire.limits.payload_bytes_max {
+            return Err(AckError::PayloadSizeExceeded);
+        }
+        // A public channel stores nothing, whatever the metadata says.
+        let ttl_seconds = match push::persist(payload) {
+            _ if !self.room.private => None,
+            Persist::No => None,
+            Persist::For(seconds) => Some(seconds),
+            Persist::Invalid => return Err(AckError::InvalidPersistTtl),
+        };
+        let content = push::content(payload).ok_or(AckError::UnableToHandleBroadcast)?;
+        Ok(Said {
+            content,
+            ttl_seconds,
+            size,
+        })
+    }
+
+    /// Says it, or lets it wait for its permission.
+    fn send(&mut self, wire: &mut Wire<'_>, reference: &Ref, said: Said) {
+        let may_send = match &self.private {
+            None => Some(true),
+            Some(private) => private.may_send(Extension::Broadcast),
+        };
+        match may_send {
+            Some(true) => self.say(wire, reference, said),
+            Some(false) => self.unsent(wire, reference, AckError::Unauthorized),
+            None => {
+                let reference = reference.clone();
+                if let Err(waiting) = self.wait(wire, Waiting::Broadcast { reference, said })
+                    && let Waiting::Broadcast { reference, .. } = *waiting
+                {
+                    self.unsent(wire, &reference, AckError::IncreaseConnectionPool);
+                }
+            }
+        }
+    }
+
+    /// Lets a push wait for its permission, behind those that came before. Given back if too much waits.
+    pub(super) fn wait(
+        &mut self,
+        wire: &mut Wire<'_>,
+        waiting: Waiting,
+    ) -> Result<(), Box<Waiting>> {
+        let Some(private) = &mut self.private else {
+            return Err(Box::new(waiting));
+        };
+        let bytes = private.waiting_bytes.saturating_add(waiting.size());
+        let full = private.waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES_MAX;
+        if full && !private.waiting.is_empty() {
+            return Err(Box::new(waiting));
+        }
+        let extension = waiting.extension();
+        private.waiting_bytes = bytes;
+        private.waiting.push_back(waiting);
+        self.ask_write(wire, extension);
+        Ok(())
+    }
+
+    /// Says it in the room.
+    pub(super) fn say(&mut self, wire: &mut Wire<'_>, reference: &Ref, said: Said) {
+        let stored = said
+            .ttl_seconds
+            .and_then(|ttl| Some((ttl, stored(&said.content)?)));
+        let message = Broadcast::new(self.room.topic.clone(), said.content, None);
+        self.in_room(
+            wire,
+            RoomRequest::Say {
+                message: Arc::new(message),
+                to_self: self.to_self,
+            },
+        );
+        match stored {
+            Some((ttl_seconds, (event, data))) => {
+                self.persist(
+                    wire,
+                    reference,
+                    Ask::Persist {
+                        event,
+                        data,
+                        ttl_seconds,
+                    },
+                );
+            }
+            None => self.acknowledge(wire, reference, Status::Ok, "{}"),
+        }
+    }
+
+    fn persist(&mut self, wire: &mut Wire<'_>, reference: &Ref, ask: Ask) {
+        let persisting = |channel: &Self| {
+            let private = channel.private.as_ref();
+            private.map_or(0, |private| private.persisting.len())
+        };
+        if persisting(self) >= PERSISTING_MAX {
+            wire.count(ErrorCode::UnableToPersistMessage);
+            self.acknowledge(wire, reference, Status::Ok, "{}");
+            return;
+        }
+        let ticket = self.ask(wire, ask);
+        let told = self.ack.then(|| reference.clone());
+        if let Some(private) = &mut self.private {
+            private.persisting.insert(ticket, told);
+        }
+    }
+
+    /// A broadcast was stored, or not: it was delivered all the same.
+    pub(super) fn persisted(
+        &self,
+        wire: &mut Wire<'_>,
+        reference: Option<&Ref>,
+        answer: Result<Answer, AskError>,
+    ) {
+        let response = match answer {
+            Ok(Answer::Persisted(Some(id))) => format!(r#"{{"id":{}}}"#, quote(&id)),
+            Ok(_) => "{}".to_owned(),
+            Err(_) => {
+                wire.count(ErrorCode::UnableToPersistMessage);
+                "{}".to_owned()
+            }
+        };
+        if let Some(reference) = reference {
+            self.acknowledge(wire, reference, Status::Ok, &response);
+        }
+    }
+
+    /// A broadcast that is not sent; who did not ask for acknowledgements is not told.
+    pub(super) fn unsent(&self, wire: &mut Wire<'_>, reference: &Ref, error: AckError) {
+        wire.count(ErrorCode::UnableToHandleBroadcast);
+        let response = format!(r#"{{"error":"{}"}}"#, error.name());
+        self.acknowledge(wire, reference, Status::Error, &response);
+    }
+
+    fn acknowledge(&self, wire: &mut Wire<'_>, reference: &Ref, status: Status, response: &str) {
+        if self.ack {
+            wire.reply((&self.join_ref, reference), &self.quoted, status, response);
+        }
+    }
+
+    /// Somebody said something in the room.
+    pub(super) fn deliver(&mut self, wire: &mut Wire<'_>, message: Arc<Broadcast>) -> Fate {
+        if !self.receives.is_some_and(|receives| receives.broadcasts) {
+            return Fate::Lives;
+        }
+        if !self.is_joined() {
+            return self.keep(wire, message);
+        }
+        if self.expire_late(wire) == Fate::Ended {
+            return Fate::Ended;
+        }
+        if let Some(private) = &mut self.private
+            && private.replaying.has_shown(&message)
+        {
+            return Fate::Lives;
+        }
+        let Some(frame) = message.frame(wire.version) else {
+            return Fate::Lives;
+        };
+        if !wire.admit(Counted::Messages, &mut self.rates, self.subject.as_deref()) {
+            return self.close_with(wire, ErrorCode::MessagePerSecondRateLimitReached);
+        }
+        wire.deliveries.broadcasts = wire.deliveries.broadcasts.saturating_add(1);
+        wire.push(Output::Send(frame));
+        Fate::Lives
+    }
+
+    /// Asks for what was stored. The channel is in its room before, so that nothing is missed in between.
+    pub(super) fn ask_replay(&mut self, wire: &mut Wire<'_>, since: i64, limit: u8) {
+        self.stand_at(Stage::Replay);
+        self.enter(
+            wire,
+            Receives {
+                broadcasts: true,
+                presence: false,
+            },
+        );
+        let ticket = self.ask(wire, Ask::Replay { since, limit });
+        if let Some(private) = &mut self.private {
+            private.replaying.ticket = Some(ticket);
+        }
+    }
+
+    pub(super) fn replay_answered(
+        &mut self,
+        wire: &mut Wire<'_>,
+        ticket: u32,
+        answer: Result<Answer, AskError>,
+    ) -> Fate {
+        let Some(private) = &mut self.private else {
+            return Fate::Lives;
+        };
+        if private.replaying.ticket != Some(ticket) {
+            return Fate::Lives;
+        }
+        private.replaying.ticket = None;
+        let Ok(Answer::Replayed(stored)) = answer else {
+            return self.refuse(wire, &Refusal::ReplayFailed);
+        };
+        private.replaying.stored = stored;
+        self.bind(wire);
+        Fate::Lives
+    }
+
+    /// Keeps what is said before the join is answered.
+    fn keep(&mut self, wire: &mut Wire<'_>, message: Arc<Broadcast>) -> Fate {
+        let Some(private) = &mut self.private else {
+            return Fate::Lives;
+        };
+        let replaying = &mut private.replaying;
+        replaying.live_bytes = replaying.live_bytes.saturating_add(message.size());
+        let full = replaying.live.len() >= WAITING_MAX || replaying.live_bytes > WAITING_BYTES_MAX;
+        if full && !replaying.live.is_empty() {
+            // The client joins again, and finds what was stored meanwhile.
+            return self.refuse(wire, &Refusal::ReplayFailed);
+        }
+        replaying.live.push(message);
+        Fate::Lives
+    }
+
+    /// What was stored, oldest first, then what was said since it was asked for.
+    pub(super) fn replay(&mut self, wire: &mut Wire<'_>) {
+        let Some(private) = &mut self.private else {
+            return;
+        };
+        let replaying = &mut private.replaying;
+        let topic = &self.room.topic;
+        for stored in std::mem::take(&mut replaying.stored) {
+            if let Some(frame) = stored.frame(wire.version, &self.join_ref, topic, &self.quoted) {
+                wire.deliveries.broadcasts = wire.deliveries.broadcasts.saturating_add(1);
+                wire.push(Output::Send(frame));
+            }
+            replaying.ids.push(stored.id);
+        }
+        replaying.live_bytes = 0;
+        for message in std::mem::take(&mut replaying.live) {
+            if !replaying.has_shown(&message)
+                && let Some(frame) = message.frame(wire.version)
+            {
+                wire.deliveries.broadcasts = wire.deliveries.broadcasts.saturating_add(1);
+                wire.push(Output::Send(frame));
+            }
+        }
+        debug_assert!(matches!(self.phase, Phase::Joined));
+    }
+}
+
+/// The event and the payload as they are stored.
+fn stored(content: &Content) -> Option<(Box<str>, StoredData)> {
+    match content {
+        Content::Object(_) => None,
+        Content::Json { event, data } => Some((event.clone(), StoredData::Json(data.clone()))),
+        Content::Binary { event, data } => Some((event.clone(), StoredData::Binary(data.clone()))),
+    }
+}
