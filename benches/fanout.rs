@@ -12,11 +12,10 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
-use walcast::testing::{App, AppOptions, Durations, Subscriber, anon, processor_time};
+use walcast::testing::{App, AppOptions, Durations, Subscriber, allow_files, anon, processor_time};
 
 const SOCKETS: usize = 1000;
 const CHANGES: usize = 200;
@@ -27,15 +26,7 @@ async fn main() {
         return peer();
     }
     // 1,000 sockets are more than the usual soft limit; the server inherits what is set here.
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    )
-    .unwrap();
+    allow_files(2 * SOCKETS as u64);
     println!("fanout: {CHANGES} changes to {SOCKETS} sockets each, one after the other");
     let bytes = walcast().await;
     bare(bytes).await;

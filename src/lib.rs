@@ -25,3 +25,4 @@ pub mod shutdown;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod topic;
+pub mod websocket;

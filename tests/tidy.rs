@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const IMPORTS: &str = "
     change:
     topic:
+    websocket:
     auth:
     config:
     clock:
@@ -30,7 +31,7 @@ const IMPORTS: &str = "
     messaging: change auth policy
     cluster: change topic log rooms
     pipeline: change topic auth database catalog replication log shadow policy routing realtime rooms
-    server: change topic auth log routing realtime rooms messages cluster pipeline
+    server: change topic auth log routing realtime rooms messages cluster pipeline websocket
     cli: change auth config database catalog replication log policy routing realtime rooms messages cluster pipeline server
     main: cli
 ";

@@ -6,25 +6,22 @@
 //! transaction alone closes nobody.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
-use futures_util::{Stream as _, StreamExt as _};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tokio::{join, select};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::Server;
 use super::awaiting::Awaiting;
 use super::commands::Commands;
-use super::meter::Written;
 use super::output::Outbound;
 use super::record;
+use super::websocket::{self, WebSocket};
 use crate::auth::Claims;
 use crate::clock;
 use crate::log::{Outbox, Posting, Run};
@@ -32,13 +29,14 @@ use crate::messages::{Reply, Request};
 use crate::pipeline::Command;
 use crate::realtime::{Frame, Input, Notice, Now, Opening, Output, Socket, Version};
 use crate::rooms::MemberId;
+use crate::websocket::{DecodeError, Message};
 
 /// Payloads that are read from the log at once, and so at most kept by a socket that does not move.
 const PAYLOADS_MAX: u32 = 32;
 /// How long a close frame and the answer to it may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the connection is kept after a message that was too large: the peer is still sending it, and would see a
-/// reset instead of the close frame.
+/// How long the connection is kept for a peer that could not be understood: it is still sending, and would see a reset
+/// instead of the close frame.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What the upgrade has found out.
@@ -49,7 +47,6 @@ pub(super) struct Accepted {
     pub(super) claims: Arc<Claims>,
     /// The handshake's `x-*` headers, as a JSON object.
     pub(super) headers: Arc<str>,
-    pub(super) written: Written,
     pub(super) permit: OwnedSemaphorePermit,
 }
 
@@ -147,13 +144,14 @@ impl Connection {
         };
         let socket = Socket::new(now(), opening);
         let commands = Commands::new(server.services.pipeline.commands.clone());
+        let outbound = Outbound::new(websocket.written());
         Self {
             server,
             number: accepted.number,
             websocket,
             socket,
             outbox: Arc::default(),
-            outbound: Outbound::new(accepted.written.clone()),
+            outbound,
             reading: None,
             commands,
             awaiting: Awaiting::default(),
@@ -252,7 +250,7 @@ impl Connection {
         match message {
             Message::Text(text) => self.handle(Input::Text(text)),
             Message::Binary(bytes) => self.handle(Input::Binary(bytes)),
-            Message::Ping(_) | Message::Pong(_) => self.handle(Input::Control),
+            Message::Ping(_) | Message::Pong => self.handle(Input::Control),
             // The answer is on its way by itself.
             Message::Close(_) => self.end = Some(End::Gone),
         }
@@ -271,12 +269,11 @@ impl Connection {
         let connection = self.number;
         while let Some(output) = self.socket.poll_output() {
             match output {
-                Output::Send(Frame::Text(text)) => self.outbound.push(Message::Text(text.into())),
-                Output::Send(Frame::SharedText(bytes)) => match Utf8Bytes::try_from(bytes) {
-                    Ok(text) => self.outbound.push(Message::Text(text)),
-                    Err(error) => debug!(%error, "frame is not UTF-8"),
-                },
-                Output::Send(Frame::Binary(bytes)) => self.outbound.push(Message::Binary(bytes)),
+                Output::Send(frame) => self.outbound.push(match frame {
+                    Frame::Text(text) => websocket::Frame::Text(text.into()),
+                    Frame::SharedText(text) => websocket::Frame::Text(text),
+                    Frame::Binary(bytes) => websocket::Frame::Binary(bytes),
+                }),
                 Output::Subscribe {
                     membership,
                     claims,
@@ -425,20 +422,21 @@ impl Connection {
         if !self.outbound.is_empty() {
             match self.outbound.poll_flush(&mut self.websocket, cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Event::Flushed),
-                Poll::Ready(Err(error)) => return Poll::Ready(Event::End(failed(error))),
+                Poll::Ready(Err(error)) => {
+                    debug!(%error, "cannot write");
+                    return Poll::Ready(Event::End(End::Gone));
+                }
                 Poll::Pending => {}
             }
         }
         if !self.outbound.has_room_for_replies() || self.commands.is_full() {
             return Poll::Pending;
         }
-        Pin::new(&mut self.websocket)
-            .poll_next(cx)
-            .map(|frame| match frame {
-                Some(Ok(message)) => Event::Frame(message),
-                Some(Err(error)) => Event::End(failed(error)),
-                None => Event::End(End::Gone),
-            })
+        self.websocket.poll_next(cx).map(|message| match message {
+            Some(Ok(message)) => Event::Frame(message),
+            Some(Err(error)) => Event::End(failed(&error)),
+            None => Event::End(End::Gone),
+        })
     }
 
     /// Tells the pipeline, and says goodbye.
@@ -449,10 +447,7 @@ impl Connection {
         self.count_channels();
         if let End::Close(code, reason) = end {
             record::closed(&self.server.metrics, code);
-            self.outbound.push(Message::Close(Some(CloseFrame {
-                code,
-                reason: reason.into(),
-            })));
+            self.outbound.push(websocket::Frame::Close(code, reason));
         }
         // Meanwhile the peer may take its time.
         let tell = self.commands.take().send_all();
@@ -469,10 +464,12 @@ impl Connection {
         if flushed.is_err() || end == End::Drop {
             return;
         }
-        if let End::Close(1009, _) = end {
-            sleep(LINGER).await;
+        if let End::Close(1002 | 1007 | 1009, _) = end {
+            let drained = poll_fn(|cx| self.websocket.poll_drain(cx));
+            let _timely = timeout(LINGER, drained).await;
+            return;
         }
-        while let Some(Ok(_late)) = self.websocket.next().await {}
+        while let Some(Ok(_late)) = poll_fn(|cx| self.websocket.poll_next(cx)).await {}
     }
 
     /// Keeps the gauge of sockets with channels.
@@ -491,16 +488,12 @@ impl Connection {
 }
 
 /// What an error of the WebSocket means for the peer.
-fn failed(error: axum::Error) -> End {
-    use tungstenite::Error;
-    use tungstenite::error::ProtocolError;
-
+fn failed(error: &websocket::Error) -> End {
     debug!(%error, "socket failed");
-    match error.into_inner().downcast_ref::<Error>() {
-        Some(Error::Capacity(_)) => End::Close(1009, "frame too large"),
-        Some(Error::Utf8(_)) => End::Close(1007, "text is not UTF-8"),
-        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Gone,
-        Some(Error::Protocol(_)) => End::Close(1002, "protocol error"),
-        _ => End::Gone,
+    match error {
+        websocket::Error::Connection(_) => End::Gone,
+        websocket::Error::Decode(DecodeError::TooLarge) => End::Close(1009, "frame too large"),
+        websocket::Error::Decode(DecodeError::NotUtf8) => End::Close(1007, "text is not UTF-8"),
+        websocket::Error::Decode(DecodeError::Protocol) => End::Close(1002, "protocol error"),
     }
 }

@@ -14,6 +14,7 @@ mod meter;
 mod output;
 mod record;
 mod upgrade;
+mod websocket;
 
 #[cfg(test)]
 mod tests;

@@ -4,15 +4,12 @@
 //! Many frames are gathered into one flush.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use axum::Error;
-use axum::extract::ws::{Message, WebSocket};
-use futures_util::Sink as _;
-
 use super::meter::Written;
+use super::websocket::{Frame, QUEUE_KEPT, WebSocket};
 
 /// Bytes under way beyond which no further changes are taken from the log. A frame of any size fits all the same.
 const ROOM_BYTES: usize = 64 * 1024;
@@ -21,7 +18,7 @@ const REPLY_ROOM_BYTES: usize = 2 * ROOM_BYTES;
 
 /// Frames under way.
 pub(super) struct Outbound {
-    frames: VecDeque<Message>,
+    frames: VecDeque<Frame>,
     /// Bytes of frames that were added since everything was last flushed.
     unflushed: usize,
     written: Written,
@@ -39,12 +36,8 @@ impl Outbound {
         }
     }
 
-    pub(super) fn push(&mut self, frame: Message) {
-        let bytes = match &frame {
-            Message::Text(text) => text.len(),
-            Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
-            Message::Close(_) => 0,
-        };
+    pub(super) fn push(&mut self, frame: Frame) {
+        let bytes = frame.len();
         // An empty frame has a header as well.
         self.unflushed = self.unflushed.saturating_add(bytes).saturating_add(2);
         self.frames.push_back(frame);
@@ -69,15 +62,15 @@ impl Outbound {
         &mut self,
         websocket: &mut WebSocket,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Error>> {
-        let mut websocket = Pin::new(websocket);
+    ) -> Poll<io::Result<()>> {
         while !self.frames.is_empty() {
-            ready!(websocket.as_mut().poll_ready(cx))?;
+            ready!(websocket.poll_ready(cx))?;
             if let Some(frame) = self.frames.pop_front() {
-                websocket.as_mut().start_send(frame)?;
+                websocket.push(frame);
             }
         }
         ready!(websocket.poll_flush(cx))?;
+        self.frames.shrink_to(QUEUE_KEPT);
         self.unflushed = 0;
         self.progress = None;
         Poll::Ready(Ok(()))

@@ -4,28 +4,35 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Json;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{FromRequestParts as _, Query, Request, State};
+use axum::extract::{Query, Request, State};
+use axum::http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
+use sha1::{Digest as _, Sha1};
 use tokio::select;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
+use tracing::debug;
 
 use super::Server;
 use super::connection::{self, Accepted};
-use super::meter::Written;
+use super::meter::Metered;
+use super::websocket::WebSocket;
 use crate::auth::Claims;
 use crate::clock;
 use crate::metrics::Code;
 use crate::realtime::Version;
 
-/// Buffer for inbound frames, per socket and for as long as it lives: heartbeats and joins are small.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
-/// Outbound frames are gathered up to this before they are handed to the kernel.
-const WRITE_BUFFER_BYTES: usize = 32 * 1024;
+/// What an accepted key is hashed with (RFC 6455, section 1.3).
+const ACCEPT: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Longest value of a header that policies can read (protocol.md §8.1).
 const HEADER_BYTES_MAX: usize = 4096;
@@ -60,9 +67,11 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
         Ok(admitted) => admitted,
         Err(refused) => return refuse(&server, refused).await,
     };
-    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &server).await {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return rejection.into_response(),
+    let (answer, upgrade) = match handshake(&mut parts) {
+        Ok(handshake) => handshake,
+        Err((status, reason)) => {
+            return (status, [(SEC_WEBSOCKET_VERSION, "13")], reason).into_response();
+        }
     };
     let accepted = Accepted {
         number: server.connection_next.fetch_add(1, Ordering::Relaxed),
@@ -70,24 +79,65 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
         token,
         claims,
         headers: extra_headers(&parts.headers),
-        written: parts
-            .extensions
-            .get::<Written>()
-            .cloned()
-            .unwrap_or_default(),
         permit,
     };
-    // The task is axum's; the token makes the shutdown wait for it all the same.
-    let tracked = server.shutdown.server_tasks.token();
-    upgrade
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(server.options.frame_bytes_max)
-        .max_frame_size(server.options.frame_bytes_max)
-        .on_upgrade(async move |websocket| {
-            connection::run(server, accepted, websocket).await;
-            drop(tracked);
-        })
+    let tasks = server.shutdown.server_tasks.clone();
+    tasks.spawn(serve(server, accepted, upgrade));
+    answer
+}
+
+/// Serves the socket once the answer was written.
+async fn serve(server: Arc<Server>, accepted: Accepted, upgrade: OnUpgrade) {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => return debug!(%error, "the upgrade fails"),
+    };
+    let Ok(parts) = upgraded.downcast::<TokioIo<Metered>>() else {
+        return debug!("the connection is not one of the listener's");
+    };
+    let stream = parts.io.into_inner();
+    let websocket = WebSocket::new(stream, &parts.read_buf, server.options.frame_bytes_max);
+    // Its memory is not to be kept for as long as the socket lives.
+    drop(parts.read_buf);
+    connection::run(server, accepted, websocket).await;
+}
+
+/// The answer to a handshake, or why it is none (RFC 6455, section 4.2).
+fn handshake(parts: &mut Parts) -> Result<(Response, OnUpgrade), (StatusCode, &'static str)> {
+    let bad = |reason| (StatusCode::BAD_REQUEST, reason);
+    let headers = &parts.headers;
+    if !has_word(headers, CONNECTION, "upgrade") || !has_word(headers, UPGRADE, "websocket") {
+        return Err(bad("this is for WebSockets\n"));
+    }
+    let version = headers.get(SEC_WEBSOCKET_VERSION);
+    if version.is_none_or(|version| version != "13") {
+        let reason = "WebSockets are spoken in version 13\n";
+        return Err((StatusCode::UPGRADE_REQUIRED, reason));
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY);
+    let key = key.ok_or(bad("a WebSocket needs a key\n"))?;
+    let hash = Sha1::new()
+        .chain_update(key)
+        .chain_update(ACCEPT)
+        .finalize();
+    let answer = [
+        (CONNECTION, "upgrade".to_owned()),
+        (UPGRADE, "websocket".to_owned()),
+        (SEC_WEBSOCKET_ACCEPT, STANDARD.encode(hash)),
+    ];
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let upgrade = upgrade.ok_or(bad("this connection cannot be upgraded\n"))?;
+    let answer = (StatusCode::SWITCHING_PROTOCOLS, answer).into_response();
+    Ok((answer, upgrade))
+}
+
+/// Whether a header is a list with this word in it, however it is written.
+fn has_word(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).into_iter();
+    let mut words = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    words.any(|found| found.trim().eq_ignore_ascii_case(word))
 }
 
 /// The `x-*` headers as the JSON object that policies read (protocol.md §7.5). What is no text or too long is left out; of

@@ -17,6 +17,7 @@ mod attendance;
 mod binary;
 mod channel;
 mod cluster;
+mod crowd;
 mod figures;
 mod installation;
 mod leash;
@@ -30,6 +31,10 @@ pub use attendance::Attendance;
 pub use binary::{Encoding, Push, broadcast_frame};
 pub use channel::Channel;
 pub use cluster::{Cluster, Session};
+pub use crowd::{
+    Counting, Crowd, CrowdOptions, UNLIMITED, allow_files, client_frame, crowd_join, numbered,
+    server_frame,
+};
 pub use figures::Durations;
 pub use installation::Installation;
 pub use leash::{Leash, free_port};
