@@ -780,6 +780,8 @@ fn an_unanswered_recheck_is_put_again_after_a_while() {
     let mut conversation = joined("{}");
     conversation
         .recheck(0, &["ask 1.2 as anon: read"])
+        .at(50)
+        .check(Input::Control, &[])
         .recheck(59, &[])
         .recheck(61, &["ask 1.3 as anon: read"])
         .answer(2, read(false, false), &[])

@@ -252,13 +252,13 @@ mod tests {
         let rates = Rates::new(2, Arc::clone(&subjects));
         let socket = subjects.subject("one");
         assert!(socket.admit(Counted::Messages, now, 2, 5));
-        let rolling = |claims| rates.admit(claims, 0, now).unwrap().rolling;
-        assert_eq!(rolling(&claims(Some("one"))), 1);
+        let rolling = |name| rates.admit(&claims(name), 0, now).unwrap().rolling;
+        assert_eq!(rolling(Some("one")), 1);
         // Neither another subject nor a role of the name of one.
-        assert_eq!(rolling(&claims(Some("other"))), 0);
+        assert_eq!(rolling(Some("other")), 0);
         let role = subjects.subject("anon");
         assert!(role.admit(Counted::Messages, now, 2, 5));
-        assert_eq!(rolling(&claims(None)), 0);
+        assert_eq!(rolling(None), 0);
         for _ in 0..5 {
             assert!(rates.admit(&claims(Some("one")), 1, now).is_ok());
         }
