@@ -116,6 +116,10 @@ pub struct Config {
     pub question_connections_quarantine: usize,
     /// The statement timeout of a question; > 0.
     pub question_timeout: Duration,
+    /// Connections for private channels; ≥ 1.
+    pub message_connections: usize,
+    /// Time of one of their questions; > 0.
+    pub message_timeout: Duration,
     /// How diagnostics look.
     pub log_format: LogFormat,
     /// Which diagnostics are written: a filter of `tracing`.
@@ -264,6 +268,8 @@ impl Config {
                 values::count,
             ),
             question_timeout: reader.value("question_timeout", Duration::ZERO, positive),
+            message_connections: reader.value("message_connections", 1, values::count),
+            message_timeout: reader.value("message_timeout", Duration::ZERO, positive),
             log_format: reader.value("log_format", LogFormat::Text, log_format),
             log_level: reader.value("log_level", String::new(), |text| Ok(text.to_owned())),
         };

@@ -125,6 +125,12 @@ pub struct Metrics {
     pub broadcasts_delivered: Counter,
     /// Metas that came or left, each time that a socket was told.
     pub channel_presence_events: Plain,
+    /// Rooms with members.
+    pub rooms: Gauge,
+    /// Channels that are in a room.
+    pub room_members: Gauge,
+    /// Those of them that are present.
+    pub presences: Gauge,
     /// Bytes read from sockets, framing included.
     pub input_bytes: Plain,
     /// Bytes written to sockets, framing included.
@@ -213,6 +219,9 @@ impl Metrics {
             channel_db_events: Plain::default(),
             broadcasts_delivered: Counter::default(),
             channel_presence_events: Plain::default(),
+            rooms: Gauge::default(),
+            room_members: Gauge::default(),
+            presences: Gauge::default(),
             input_bytes: Plain::default(),
             output_bytes: Plain::default(),
             subscribers: Gauge::default(),
@@ -256,6 +265,9 @@ impl Metrics {
         to.register("realtime_channel_db_events", "Change frames written to sockets", self.channel_db_events.clone());
         to.register("walcast_broadcasts_delivered", "Broadcast frames written to sockets", self.broadcasts_delivered.clone());
         to.register("realtime_channel_presence_events", "Presence metas that came or left, each time that a socket was told", self.channel_presence_events.clone());
+        to.register("walcast_rooms", "Rooms with members", self.rooms.clone());
+        to.register("walcast_room_members", "Channels that are in a room", self.room_members.clone());
+        to.register("walcast_presences", "Channels that are present in their room", self.presences.clone());
         to.register("realtime_channel_input_bytes", "Bytes read from sockets", self.input_bytes.clone());
         to.register("realtime_channel_output_bytes", "Bytes written to sockets", self.output_bytes.clone());
     }

@@ -104,8 +104,8 @@ pub(super) async fn run(
     let messages = messages::start(
         &messages::Options {
             database: database.clone(),
-            connections: config.question_connections,
-            timeout: messages::TIMEOUT_DEFAULT,
+            connections: config.message_connections,
+            timeout: config.message_timeout,
         },
         &shutdown.pipeline_tasks,
         &shutdown.pipeline,

@@ -195,6 +195,16 @@ pub const SETTINGS: &[Setting] = &[
         "The statement timeout of a question to an identity that timed out before; others have shorter ones.",
     ),
     open(
+        "message_connections",
+        "4",
+        "Database connections for private channels: who may read and write them, what is replayed and stored.",
+    ),
+    open(
+        "message_timeout",
+        "2s",
+        "The statement timeout of such a question.",
+    ),
+    open(
         "log_format",
         "text",
         "Diagnostics on standard error as `text` or `json`.",

@@ -60,6 +60,7 @@ pub struct Outbox<N> {
     offered_bytes_max: usize,
     /// Set once, for good.
     overflowed: AtomicBool,
+    overflow: Notify,
     filled: Notify,
 }
 
@@ -105,6 +106,7 @@ impl<N> Outbox<N> {
             }),
             offered_bytes_max,
             overflowed: AtomicBool::new(false),
+            overflow: Notify::new(),
             filled: Notify::new(),
         }
     }
@@ -132,6 +134,7 @@ impl<N> Outbox<N> {
             if waiting.offered_bytes > 0 && sum > self.offered_bytes_max {
                 // Under the lock: what another thread offers from now on has no place behind a gap.
                 self.overflowed.store(true, Ordering::Relaxed);
+                self.overflow.notify_one();
             } else if !self.has_overflowed() {
                 waiting.offer(membership, notice, counted);
             }
@@ -156,6 +159,13 @@ impl<N> Outbox<N> {
     /// Cancel safe.
     pub async fn wait(&self) {
         self.filled.notified().await;
+    }
+
+    /// Waits until a notice does not fit: for a reader that takes nothing at the moment. Tells it once.
+    ///
+    /// Cancel safe.
+    pub async fn wait_overflow(&self) {
+        self.overflow.notified().await;
     }
 }
 

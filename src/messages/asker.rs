@@ -41,8 +41,11 @@ const VISIBLE: &str = "select id = $1::text::uuid, id = $2::text::uuid from real
 const INSERT: &str = "insert into realtime.messages (topic, extension, inserted_at, updated_at) \
      values ($1, $2, pg_catalog.now() at time zone 'utc', pg_catalog.now() at time zone 'utc')";
 
-const REPLAY: &str =
-    "select id::text, event, payload, binary_payload from walcast.replay_messages($1, $2, $3)";
+/// One row at least, for the snapshot; the function is stable, so that it reads in that same one.
+const REPLAY: &str = "select m.id::text, m.event, m.payload, m.binary_payload, s.snapshot::text \
+     from pg_catalog.pg_current_snapshot() as s (snapshot) left join walcast.replay_messages($1, $2, $3) \
+       with ordinality as m (id, event, payload, binary_payload, place) on true \
+     order by m.place";
 
 const STORE: &str = "select walcast.store_message($1, $2, $3, $4, $5)::text";
 
@@ -302,8 +305,15 @@ impl Asker {
             .query(&replay, &[&topic, &since, &limit])
             .await
             .map_err(ours)?;
-        let stored = rows.iter().map(stored).collect::<Result<_, _>>();
-        Ok(Answer::Replayed(stored.map_err(ours)?))
+        let snapshot = match rows.first() {
+            Some(row) => row.try_get::<_, &str>(4).map_err(ours)?.parse().ok(),
+            None => None,
+        };
+        let stored = rows.iter().filter_map(|row| stored(row).transpose());
+        Ok(Answer::Replayed {
+            stored: stored.collect::<Result<_, _>>().map_err(ours)?,
+            snapshot,
+        })
     }
 
     async fn store(
@@ -332,7 +342,11 @@ impl Asker {
     }
 }
 
-fn stored(row: &Row) -> Result<Stored, Error> {
+/// What a row replays; `None` if it only holds the snapshot.
+fn stored(row: &Row) -> Result<Option<Stored>, Error> {
+    let Some(id) = row.try_get::<_, Option<&str>>(0)? else {
+        return Ok(None);
+    };
     let text: Option<&str> = row.try_get(2)?;
     let data = match text {
         Some(json) => StoredData::Json(Bytes::copy_from_slice(json.as_bytes())),
@@ -341,11 +355,11 @@ fn stored(row: &Row) -> Result<Stored, Error> {
             StoredData::Binary(Bytes::copy_from_slice(bytes.unwrap_or_default()))
         }
     };
-    Ok(Stored {
-        id: row.try_get::<_, &str>(0)?.into(),
+    Ok(Some(Stored {
+        id: id.into(),
         event: row.try_get::<_, &str>(1)?.into(),
         data,
-    })
+    }))
 }
 
 /// A random UUID (version 4) as 32 digits.

@@ -74,9 +74,6 @@ pub struct Options {
     pub timeout: Duration,
 }
 
-/// What [`Options::timeout`] is unless somebody says otherwise.
-pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
-
 /// Questions that may wait: a few seconds' work.
 const REQUESTS_MAX: usize = 1024;
 

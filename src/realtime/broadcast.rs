@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::frame::{self, QuotedTopic, Ref, Version};
 use super::output::Frame;
 use super::request::{Stored, StoredData};
+use crate::change::Xid;
 use crate::topic::Topic;
 
 /// What was sent.
@@ -41,6 +42,8 @@ pub struct Broadcast {
     content: Content,
     /// `meta.id`: of a row of `realtime.messages`, or given by the sender over HTTP.
     id: Option<Box<str>>,
+    /// Which committed it, if it is a row of `realtime.messages`.
+    transaction: Option<Xid>,
     v1: OnceLock<Option<Frame>>,
     v2: OnceLock<Option<Frame>>,
 }
@@ -54,9 +57,25 @@ impl Broadcast {
             raw_topic: topic,
             content,
             id,
+            transaction: None,
             v1: OnceLock::new(),
             v2: OnceLock::new(),
         }
+    }
+
+    /// The same as a row that this transaction committed.
+    #[must_use]
+    pub fn committed_by(self, transaction: Xid) -> Self {
+        Self {
+            transaction: Some(transaction),
+            ..self
+        }
+    }
+
+    /// Which transaction committed it, if it is a row.
+    #[must_use]
+    pub fn transaction(&self) -> Option<Xid> {
+        self.transaction
     }
 
     /// The id by which a replayed copy is recognised.

@@ -232,7 +232,7 @@ impl Channel {
             Notice::PresenceState(state) => self.deliver_state(wire, &state),
             Notice::Answered { ticket, answer } => self.answered(wire, ticket, answer),
             Notice::Recheck => {
-                self.recheck(wire);
+                self.recheck_soon(wire);
                 Fate::Lives
             }
             Notice::ReplicationReady(ready) => self.tell_replication(wire, ready),

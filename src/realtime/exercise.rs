@@ -135,11 +135,17 @@ fn answer(ask: &Ask, which: u64) -> Result<Answer, AskError> {
             presence: *presence && !which.is_multiple_of(3),
         }),
         (_, Ask::Write(_)) => Ok(Answer::Write(!which.is_multiple_of(7))),
-        (2, Ask::Replay { .. }) => Ok(Answer::Replayed(Vec::new())),
-        (_, Ask::Replay { .. }) => Ok(Answer::Replayed(vec![
-            stored(1, StoredData::Json(Bytes::from_static(b"{}"))),
-            stored(2, StoredData::Binary(Bytes::from_static(b"\xff"))),
-        ])),
+        (2, Ask::Replay { .. }) => Ok(Answer::Replayed {
+            stored: Vec::new(),
+            snapshot: "10:20:10,14".parse().ok(),
+        }),
+        (_, Ask::Replay { .. }) => Ok(Answer::Replayed {
+            stored: vec![
+                stored(1, StoredData::Json(Bytes::from_static(b"{}"))),
+                stored(2, StoredData::Binary(Bytes::from_static(b"\xff"))),
+            ],
+            snapshot: None,
+        }),
         (_, Ask::Persist { .. }) => Ok(Answer::Persisted(Some("3".into()))),
     }
 }

@@ -25,7 +25,7 @@ pub enum Notice {
         /// What the database said.
         answer: Result<Answer, AskError>,
     },
-    /// Policies or grants may have changed: permissions are to be looked at again.
+    /// Policies or grants may have changed: permissions are to be looked at again, within a second.
     Recheck,
     /// Broadcasts from the database flow, or (false) did not begin to in time.
     ReplicationReady(bool),

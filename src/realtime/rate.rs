@@ -202,6 +202,13 @@ impl Subject {
         }
         admitted
     }
+
+    /// The average per second, rounded down.
+    #[must_use]
+    pub fn average(&self, counted: Counted, now: Instant) -> u64 {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.of(counted, now).average(now)
+    }
 }
 
 impl Drop for Subject {
@@ -212,10 +219,10 @@ impl Drop for Subject {
     }
 }
 
-/// The subjects that are connected.
+/// The subjects that somebody holds.
 #[derive(Debug, Default)]
 pub struct Subjects {
-    /// Bounded by who holds them: each socket a few.
+    /// Bounded by who holds them: each socket a few, and HTTP those of the last minute.
     entries: Mutex<HashMap<Arc<str>, Weak<Subject>>>,
 }
 

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::change::Snapshot;
+
 /// The two values of `realtime.messages.extension` that policies tell apart; storing asks for a third.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Extension {
@@ -62,8 +64,13 @@ pub enum Answer {
     },
     /// To [`Ask::Write`].
     Write(bool),
-    /// To [`Ask::Replay`]: oldest first, in the order of their commits.
-    Replayed(Vec<Stored>),
+    /// To [`Ask::Replay`].
+    Replayed {
+        /// Oldest first, in the order of their commits.
+        stored: Vec<Stored>,
+        /// What they were read in; unknown, ids alone tell them from what comes live.
+        snapshot: Option<Snapshot>,
+    },
     /// To [`Ask::Persist`]: the id of the row; `None` where no policy allows it.
     Persisted(Option<Box<str>>),
 }

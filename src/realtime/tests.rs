@@ -16,6 +16,7 @@ use super::{
     PerSecond, ResyncReason, RoomRequest, Socket, StoredData, Subjects, Version,
 };
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
+use crate::change::Xid;
 use crate::topic::Topic;
 
 /// When every conversation begins, in seconds since 1970.
@@ -201,6 +202,24 @@ impl Conversation {
     fn hear(&mut self, content: Content, id: Option<&str>, expected: &[&str]) -> &mut Self {
         let topic = Topic::parse("realtime:a").unwrap();
         let message = Broadcast::new(topic, content, id.map(Into::into));
+        self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
+    }
+
+    /// Is told in this second that policies may have changed, and has a second to ask.
+    #[track_caller]
+    fn recheck(&mut self, second: u64, expected: &[&str]) -> &mut Self {
+        self.at(second)
+            .notice(1, Notice::Recheck, &[])
+            .at(second + 1)
+            .timeout(expected)
+    }
+
+    /// Hears a row that this transaction committed.
+    #[track_caller]
+    fn hear_row(&mut self, transaction: u32, id: &str, expected: &[&str]) -> &mut Self {
+        let topic = Topic::parse("realtime:a").unwrap();
+        let message = Broadcast::new(topic, json("e", "{}"), Some(id.into()));
+        let message = message.committed_by(Xid(transaction));
         self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
     }
 

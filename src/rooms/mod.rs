@@ -108,7 +108,7 @@ impl Rooms {
         self.publish(room, Said::Broadcast { message, except });
     }
 
-    /// Tells every private membership to look at its permissions again.
+    /// Tells every private membership to look at its permissions again; they spread that over a second.
     pub fn recheck(&self) {
         self.shared.registry.recheck();
     }

@@ -48,7 +48,8 @@ pub(super) async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMa
             return StatusCode::FORBIDDEN.into_response();
         }
     }
-    record::refresh(&server.metrics, &server.services.pipeline);
+    let services = &server.services;
+    record::refresh(&server.metrics, &services.pipeline, services.rooms.sizes());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], server.metrics.encode()).into_response()
 }

@@ -91,7 +91,7 @@ enum Event {
     Flushed,
     Frame(Message),
     End(End),
-    /// Something is in the outbox.
+    /// Something is in the outbox, or too much is.
     Posted,
     /// Broadcasts from the database flow.
     Replicating,
@@ -188,6 +188,7 @@ impl Connection {
                 () = timer.as_mut() => Event::Timer,
                 event = poll_fn(|cx| self.poll_network(cx)) => event,
                 () = outbox.wait(), if room => Event::Posted,
+                () = outbox.wait_overflow(), if !room => Event::Posted,
                 () = awaiting.wait() => Event::Replicating,
             };
             self.awaiting = awaiting;

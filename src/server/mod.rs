@@ -93,11 +93,11 @@ struct Server {
     /// One permit per socket.
     sockets: Arc<Semaphore>,
     connection_next: AtomicU64,
-    /// What was sent over HTTP.
+    /// What may be sent over HTTP.
     rates: broadcast::Rates,
     /// The space for what HTTP requests bring.
     bodies: Semaphore,
-    /// Whom sockets share their limits with.
+    /// Whom sockets share their limits with, and HTTP its own.
     subjects: Arc<Subjects>,
 }
 
@@ -115,18 +115,19 @@ pub async fn serve(
     metrics
         .connections_max
         .set(i64::try_from(options.sockets_max).unwrap_or(i64::MAX));
+    let subjects = Subjects::new();
     let server = Arc::new(Server {
         sockets: Arc::new(Semaphore::new(
             options.sockets_max.min(Semaphore::MAX_PERMITS),
         )),
-        rates: broadcast::Rates::new(options.limits.messages.subject),
+        rates: broadcast::Rates::new(options.limits.messages.subject, Arc::clone(&subjects)),
         bodies: broadcast::space(),
         options,
         services,
         shutdown,
         metrics,
         connection_next: AtomicU64::new(1),
-        subjects: Subjects::new(),
+        subjects,
     });
     accept::accept(listener, &server, router(Arc::clone(&server))).await;
 }

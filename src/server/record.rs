@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use crate::metrics::{Code, Metrics, Outcome, Reason, Request, raise};
 use crate::pipeline::Handle;
 use crate::realtime::{Deliveries, ErrorCode, ResyncReason, Tally};
+use crate::rooms::Sizes;
 
 /// A socket was closed by us.
 pub(super) fn closed(metrics: &Metrics, code: u16) {
@@ -116,7 +117,7 @@ const fn resync_label(reason: ResyncReason) -> &'static str {
 }
 
 /// Brings what the pipeline counts up to date. Called when somebody reads the metrics; in between they rest.
-pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
+pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle, rooms: Sizes) {
     let (ready, broadcasts, totals) = {
         let status = pipeline.status.borrow();
         (status.ready, status.broadcasts, status.totals)
@@ -124,6 +125,10 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle) {
     let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     metrics.ready.set(i64::from(ready));
     metrics.broadcasts_ready.set(i64::from(broadcasts));
+    let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    metrics.rooms.set(size(rooms.rooms));
+    metrics.room_members.set(size(rooms.members));
+    metrics.presences.set(size(rooms.tracked));
     metrics.subscribers.set(gauge(totals.subscribers));
     metrics.identities.set(gauge(totals.lanes));
     raise(&metrics.transactions, totals.transactions);

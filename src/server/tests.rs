@@ -20,12 +20,12 @@ use crate::auth::{ApiKeys, Grant, Verifier, mint};
 use crate::clock;
 use crate::log::{self, Log, Outbox, Posting, Run};
 use crate::messages::{Messages, Request};
-use crate::metrics::Metrics;
+use crate::metrics::{Code, Metrics};
 use crate::pipeline::{Command, Handle, Status};
 use crate::realtime::{Answer, Ask, Broadcast, Content, Limits, Notice};
 use crate::rooms::{self, Rooms};
 use crate::shutdown::Shutdown;
-use crate::topic::Topic;
+use crate::topic::{Room, Topic};
 
 pub(super) const SECRET: &str = "a secret of at least thirty-two bytes";
 pub(super) const KEY: &str = "sb_publishable_test";
@@ -302,6 +302,78 @@ async fn a_burst_of_broadcasts_arrives_whole_and_in_order() {
         }
     }
     assert_eq!(fixture.metrics.broadcasts_delivered.get(), 10_000);
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_no_broadcasts_is_closed_and_nobody_else() {
+    const JOIN_ROOM: &str =
+        r#"["1","1","realtime:room","phx_join",{"config":{"presence":{"enabled":false}}}]"#;
+    const LARGE: usize = 2_000_000;
+    let fixture = start(options()).await;
+    let mut slow = fixture.connect().await;
+    let mut quick = fixture.connect().await;
+    for client in [&mut slow, &mut quick] {
+        say(client, JOIN_ROOM).await;
+        assert!(hear(client).await.contains(r#""status":"ok""#));
+    }
+    let topic = Topic::parse("realtime:room").unwrap();
+    let room = Room {
+        topic: topic.clone(),
+        private: false,
+    };
+    let metrics = Arc::clone(&fixture.metrics);
+    let closed = || {
+        let code = Code { code: "1013" };
+        metrics.connections_closed.get_or_create(&code).get()
+    };
+    let mut said: u8 = 0;
+    while closed() == 0 {
+        assert!(
+            said < 100,
+            "{LARGE} bytes each, and the socket is still there"
+        );
+        let content = Content::Binary {
+            event: "e".into(),
+            data: vec![said; LARGE].into(),
+        };
+        let message = Broadcast::new(topic.clone(), content, None);
+        fixture.rooms.say(&room, &Arc::new(message));
+        // Who reads is skipped nothing.
+        match timeout(PATIENCE, quick.next()).await.unwrap() {
+            Some(Ok(Message::Binary(bytes))) => assert_eq!(bytes.last(), Some(&said)),
+            other => panic!("{other:?}"),
+        }
+        said += 1;
+    }
+    // Not before as much waits as any legal message has.
+    assert!(usize::from(said) * LARGE > 8 << 20, "{said}");
+    say(&mut quick, HEARTBEAT).await;
+    assert_eq!(hear(&mut quick).await, HEARTBEAT_REPLY);
+    assert_eq!(fixture.rooms.sizes().members, 1);
+    let told = fixture.http("GET /metrics", "").await;
+    for line in [
+        "walcast_rooms 1",
+        "walcast_room_members 1",
+        "walcast_presences 0",
+    ] {
+        assert!(told.contains(&format!("\n{line}\n")), "{told}");
+    }
+    // What was under way may still be read: from the first on, none left out.
+    let mut next = 0;
+    loop {
+        match timeout(PATIENCE, slow.next()).await.unwrap() {
+            Some(Ok(Message::Binary(bytes))) => {
+                assert_eq!(bytes.last(), Some(&next));
+                next += 1;
+            }
+            Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
+                assert_eq!((u16::from(code), reason.as_str()), (1013, "slow consumer"));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(next < said);
 }
 
 #[tokio::test]

@@ -163,10 +163,13 @@ impl Questions {
             .ask(&user(ALICE), topic, Ask::Replay { since, limit })
             .await
         {
-            Ok(Answer::Replayed(stored)) => stored
-                .into_iter()
-                .map(|stored| (stored.event.into(), stored.data))
-                .collect(),
+            Ok(Answer::Replayed { stored, snapshot }) => {
+                assert!(snapshot.is_some());
+                let stored = stored.into_iter();
+                stored
+                    .map(|stored| (stored.event.into(), stored.data))
+                    .collect()
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -1,5 +1,7 @@
 //! Broadcasts from the database, replayed and stored ones (protocol.md §5.6, §5.7, §3.5).
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 use walcast::testing::{
     App, Channel, Encoding, Push, Version, broadcast_frame, eventually, service, user,
@@ -557,4 +559,67 @@ async fn http_stores_as_well() {
     })
     .await;
     assert_eq!(stored, "stored minute");
+}
+
+/// A walsender that does not run: the stream lags behind the tables.
+struct Stopped(String);
+
+impl Stopped {
+    async fn walsender(app: &App) -> Self {
+        let sql = format!(
+            "select active_pid from pg_replication_slots where slot_name = '{}'",
+            app.slot()
+        );
+        let pid = app.admin.text(&sql).await.unwrap();
+        signal("-STOP", &pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal("-CONT", &self.0);
+    }
+}
+
+fn signal(signal: &str, pid: &str) {
+    let sent = Command::new("kill").args([signal, pid]).status();
+    assert!(sent.unwrap().success(), "kill {signal} {pid}");
+}
+
+#[tokio::test]
+async fn a_stream_that_lags_behind_a_replay_repeats_nothing() {
+    let app = start_with(POLICIES).await;
+    let send = |n: u64| format!(r#"select realtime.send('{{"n": {n}}}', 'count', 'room')"#);
+    for version in [Version::V1, Version::V2] {
+        app.sql("delete from realtime.messages").await;
+        // Nothing of what follows has come when the walsender stops.
+        let late = app.session().await;
+        late.run("begin").await;
+        late.run(&send(0)).await;
+        let stopped = Stopped::walsender(&app).await;
+        for n in 1..=300 {
+            app.sql(&send(n)).await;
+        }
+        let replay = json!({"since": 0, "limit": 25});
+        let mut channel = join_replaying(&app, version, "room", replay).await;
+        late.run("commit").await;
+        for n in 301..=310 {
+            app.sql(&send(n)).await;
+        }
+        drop(stopped);
+        for n in 311..=320 {
+            app.sql(&send(n)).await;
+        }
+        let (mut numbers, mut replayed) = (Vec::new(), 0);
+        while numbers.last() != Some(&320) {
+            let frame = channel.heard().await.payload;
+            replayed += u64::from(frame["meta"]["replayed"] == true);
+            numbers.push(frame["payload"]["n"].as_u64().unwrap());
+        }
+        // What was not committed when the others were read comes in its turn.
+        let expected: Vec<u64> = (276..=300).chain([0]).chain(301..=320).collect();
+        assert_eq!(numbers, expected);
+        assert_eq!(replayed, 25);
+    }
 }

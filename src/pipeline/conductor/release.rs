@@ -302,7 +302,7 @@ impl Conductor {
                         self.counts.broadcasts = self.counts.broadcasts.saturating_add(1);
                         self.outputs.push_back(Output::Say {
                             room,
-                            message: Arc::new(message),
+                            message: Arc::new(message.committed_by(part.commit.xid)),
                             committed: part.commit.time,
                         });
                     }

@@ -1,8 +1,10 @@
 //! Broadcasts of a channel: sent, delivered, replayed and stored (protocol.md §5).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Channel, Fate, Phase, Stage};
+use crate::change::Snapshot;
 use crate::realtime::broadcast::{Broadcast, Content};
 use crate::realtime::code::{AckError, ErrorCode};
 use crate::realtime::frame::{Payload, Ref, Status, quote};
@@ -19,6 +21,9 @@ const WAITING_MAX: usize = 1024;
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most broadcasts of a channel that are being stored; further ones are not.
 const PERSISTING_MAX: usize = 256;
+/// How long the stream may lag behind a replay. Another server may take over and count its transactions anew, so that what a
+/// snapshot says about them does not hold for ever.
+const SNAPSHOT_HOLDS: Duration = Duration::from_secs(600);
 
 /// A broadcast to be sent.
 #[derive(Debug)]
@@ -63,13 +68,22 @@ pub(super) struct Replaying {
     stored: Vec<Stored>,
     live: Vec<Arc<Broadcast>>,
     live_bytes: usize,
+    /// What the rows were read in, and until when that counts.
+    snapshot: Option<(Snapshot, Instant)>,
     /// Ids that were replayed and have not come again.
     ids: Vec<Box<str>>,
 }
 
 impl Replaying {
-    /// Whether this was replayed. It comes again once at most.
-    fn has_shown(&mut self, message: &Broadcast) -> bool {
+    /// Whether this was replayed, or is older than what was. A client's broadcast was if its id was; it comes again once at
+    /// most. A row was if its transaction had committed: the stream may lag behind the table.
+    fn has_passed(&mut self, now: Instant, message: &Broadcast) -> bool {
+        if let (Some((snapshot, until)), Some(transaction)) =
+            (&self.snapshot, message.transaction())
+            && now < *until
+        {
+            return snapshot.sees(transaction);
+        }
         if self.ids.is_empty() {
             return false;
         }
@@ -259,7 +273,7 @@ impl Channel {
             return Fate::Ended;
         }
         if let Some(private) = &mut self.private
-            && private.replaying.has_shown(&message)
+            && private.replaying.has_passed(wire.now.instant, &message)
         {
             return Fate::Lives;
         }
@@ -303,10 +317,12 @@ impl Channel {
             return Fate::Lives;
         }
         private.replaying.ticket = None;
-        let Ok(Answer::Replayed(stored)) = answer else {
+        let Ok(Answer::Replayed { stored, snapshot }) = answer else {
             return self.refuse(wire, &Refusal::ReplayFailed);
         };
+        let until = wire.now.instant + SNAPSHOT_HOLDS;
         private.replaying.stored = stored;
+        private.replaying.snapshot = snapshot.map(|snapshot| (snapshot, until));
         self.bind(wire);
         Fate::Lives
     }
@@ -317,6 +333,9 @@ impl Channel {
             return Fate::Lives;
         };
         let replaying = &mut private.replaying;
+        if replaying.has_passed(wire.now.instant, &message) {
+            return Fate::Lives;
+        }
         replaying.live_bytes = replaying.live_bytes.saturating_add(message.size());
         let full = replaying.live.len() >= WAITING_MAX || replaying.live_bytes > WAITING_BYTES_MAX;
         if full && !replaying.live.is_empty() {
@@ -343,7 +362,7 @@ impl Channel {
         }
         replaying.live_bytes = 0;
         for message in std::mem::take(&mut replaying.live) {
-            if !replaying.has_shown(&message)
+            if !replaying.has_passed(wire.now.instant, &message)
                 && let Some(frame) = message.frame(wire.version)
             {
                 wire.deliveries.broadcasts = wire.deliveries.broadcasts.saturating_add(1);

@@ -20,6 +20,8 @@ use crate::realtime::wire::Wire;
 
 /// When a question that was not answered is put again.
 const RETRY: Duration = Duration::from_secs(5);
+/// Over which all channels ask again once policies have changed: ten thousand would keep the database from everything else.
+const SPREAD: Duration = Duration::from_secs(1);
 
 /// Why the permission to read is asked for; a later one is the stricter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,6 +127,14 @@ impl Private {
     fn retry_recheck(&mut self, wire: &Wire<'_>) {
         let soon = self.later(wire, wire.limits.recheck_interval.min(RETRY));
         self.recheck_at = self.recheck_at.min(soon);
+    }
+
+    /// At a time of its own within the next [`SPREAD`].
+    fn recheck_soon(&mut self, now: Instant) {
+        self.jitter = scramble(self.jitter);
+        let spread = u64::try_from(SPREAD.as_millis()).unwrap_or(u64::MAX);
+        let delay = self.jitter.checked_rem(spread).unwrap_or_default();
+        self.recheck_at = self.recheck_at.min(now + Duration::from_millis(delay));
     }
 
     /// Between three quarters of this time and all of it, so that channels which joined together do not ask together.
@@ -240,6 +250,13 @@ impl Channel {
         self.private
             .as_ref()
             .is_some_and(|private| private.recheck_at <= now)
+    }
+
+    /// Policies may have changed.
+    pub(super) fn recheck_soon(&mut self, wire: &Wire<'_>) {
+        if let Some(private) = &mut self.private {
+            private.recheck_soon(wire.now.instant);
+        }
     }
 
     /// Asks again. Until the answers are there, what was allowed stays so.

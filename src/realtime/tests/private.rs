@@ -196,10 +196,13 @@ fn stored(id: &str, data: StoredData) -> Stored {
 }
 
 fn two_stored() -> Result<Answer, AskError> {
-    Ok(Answer::Replayed(vec![
-        stored("x", StoredData::Json(Bytes::from_static(b"{}"))),
-        stored("y", StoredData::Binary(Bytes::from_static(&[7]))),
-    ]))
+    Ok(Answer::Replayed {
+        stored: vec![
+            stored("x", StoredData::Json(Bytes::from_static(b"{}"))),
+            stored("y", StoredData::Binary(Bytes::from_static(&[7]))),
+        ],
+        snapshot: None,
+    })
 }
 
 const REPLAYED_X: &str = r#"["1",null,"realtime:a","broadcast",{"event":"e","payload":{},"type":"broadcast","meta":{"replayed":true,"id":"x"}}]"#;
@@ -234,6 +237,61 @@ fn what_was_stored_comes_first_and_only_once() {
         )
         .hear(json("e", "{}"), Some("x"), &[])
         .hear(json("e", "{}"), Some("w"), &[&live("w")]);
+}
+
+/// Read when transactions 14 and 20 had not committed.
+fn one_stored() -> Result<Answer, AskError> {
+    Ok(Answer::Replayed {
+        stored: vec![stored("x", StoredData::Json(Bytes::from_static(b"{}")))],
+        snapshot: Some("14:20:14".parse().unwrap()),
+    })
+}
+
+#[test]
+fn a_stream_that_lags_behind_a_replay_repeats_nothing() {
+    let live = |id: &str| format!(r#"\x04\n\x01\n\x01realtime:ae{{\"id\":\"{id}\"}}{{}}"#);
+    Conversation::in_rooms(Version::V2)
+        .text(&join(r#"{"replay":{}}"#, false), &["ask 1.1 as anon: read"])
+        .answer(
+            1,
+            read(true, false),
+            &[ENTER, "ask 1.2 as anon: replay 10 since 0"],
+        )
+        .hear_row(9, "a", &[])
+        .hear_row(14, "b", &[])
+        .hear(json("e", "{}"), Some("c"), &[])
+        .hear_row(15, "x", &[])
+        .answer(2, one_stored(), &[OK, REPLAYED_X, &live("b"), &live("c")])
+        // Older than what was replayed, and committed before it.
+        .hear_row(16, "d", &[])
+        .hear_row(15, "x", &[])
+        .hear_row(20, "e", &[&live("e")])
+        // What is no row is known by its id.
+        .hear(json("e", "{}"), Some("x"), &[])
+        .hear(json("e", "{}"), Some("x"), &[&live("x")])
+        .at(599)
+        .hear_row(19, "f", &[])
+        // By then another server may count.
+        .at(600)
+        .hear_row(19, "g", &[&live("g")]);
+}
+
+#[test]
+fn what_a_replay_has_passed_takes_no_room_while_the_bindings_are_waited_for() {
+    let options = r#","private":true,"presence":{"enabled":false},"broadcast":{"replay":{}}"#;
+    let mut conversation = Conversation::in_rooms(Version::V2);
+    conversation
+        .text(&join_with("1", options, None), &["ask 1.1 as anon: read"])
+        .answer(
+            1,
+            read(true, false),
+            &[ENTER, "ask 1.2 as anon: replay 10 since 0"],
+        )
+        .answer(2, one_stored(), &[SUBSCRIBE]);
+    for _ in 0..2000 {
+        conversation.hear_row(9, "a", &[]);
+    }
+    conversation.notice(1, Notice::Subscribed, &[super::OK, REPLAYED_X, SUBSCRIBED]);
 }
 
 #[test]
@@ -602,19 +660,19 @@ fn a_new_token_is_asked_about_and_its_loss_told() {
 #[test]
 fn who_lost_the_permission_is_told_when_policies_change() {
     joined("{}")
-        .notice(1, Notice::Recheck, &["ask 1.2 as anon: read"])
+        .recheck(0, &["ask 1.2 as anon: read"])
         // Once is enough while a question is open, but its answer may be too old.
-        .notice(1, Notice::Recheck, &[])
-        .notice(1, Notice::Recheck, &[])
+        .recheck(1, &[])
+        .recheck(2, &[])
         .answer(2, read(true, false), &["ask 1.3 as anon: read"])
         .hear(json("e", "{}"), None, &[FRAME])
         .answer(3, read(false, false), &[LEAVE, &system(DENIED), CLOSE])
         .hear(json("e", "{}"), None, &[]);
     joined("{}")
-        .notice(1, Notice::Recheck, &["ask 1.2 as anon: read"])
+        .recheck(0, &["ask 1.2 as anon: read"])
         .answer(2, Err(AskError::Unreachable), &[])
         .hear(json("e", "{}"), None, &[FRAME])
-        .notice(1, Notice::Recheck, &["ask 1.3 as anon: read"])
+        .recheck(1, &["ask 1.3 as anon: read"])
         .answer(
             3,
             Err(AskError::Policy("x".into())),
@@ -623,7 +681,43 @@ fn who_lost_the_permission_is_told_when_policies_change() {
     // A public channel has nothing to ask.
     Conversation::begin(Version::V2)
         .text(r#"["1","1","realtime:a","phx_join",{}]"#, &[OK])
-        .notice(1, Notice::Recheck, &[]);
+        .recheck(0, &[]);
+}
+
+#[test]
+fn channels_ask_within_a_second_and_not_all_at_once() {
+    let mut conversation = Conversation::begin(Version::V2);
+    for number in 1..=100 {
+        let rename = |text: &str| {
+            let refs = format!(r#"["{number}","{number}","realtime:{number}""#);
+            text.replace(r#"["1","1","realtime:a""#, &refs)
+        };
+        let answer = read(true, false);
+        conversation
+            .text(
+                &rename(&join("{}", false)),
+                &[&format!("ask {number}.1 as anon: read")],
+            )
+            .notice(
+                number,
+                Notice::Answered { ticket: 1, answer },
+                &[&rename(OK)],
+            )
+            .notice(number, Notice::Recheck, &[]);
+    }
+    let mut moments = Vec::new();
+    let mut asked = 0;
+    while asked < 100 {
+        conversation.now.instant = conversation.socket.next_timeout().unwrap();
+        conversation.socket.handle_timeout(conversation.now);
+        asked += conversation.outputs().len();
+        moments.push(conversation.now.instant - conversation.begin);
+    }
+    assert_eq!(asked, 100);
+    assert!(moments.len() > 80, "{moments:?}");
+    assert!(moments.first() < Some(&Duration::from_millis(100)));
+    assert!(moments.last() > Some(&Duration::from_millis(900)));
+    assert!(moments.last() < Some(&Duration::from_secs(1)));
 }
 
 #[test]
@@ -633,9 +727,8 @@ fn the_permission_to_send_is_asked_again_as_well() {
     joined("{}")
         .text(push, &["ask 1.2 as anon: write broadcast"])
         .answer(2, Ok(Answer::Write(true)), &[say])
-        .notice(
-            1,
-            Notice::Recheck,
+        .recheck(
+            0,
             &["ask 1.3 as anon: read", "ask 1.4 as anon: write broadcast"],
         )
         .text(push, &[say])
@@ -643,7 +736,7 @@ fn the_permission_to_send_is_asked_again_as_well() {
         .text(push, &[])
         .answer(3, read(true, false), &[])
         // Who was denied asks when it sends.
-        .notice(1, Notice::Recheck, &["ask 1.5 as anon: read"])
+        .recheck(1, &["ask 1.5 as anon: read"])
         .text(push, &["ask 1.6 as anon: write broadcast"]);
 }
 
@@ -671,8 +764,7 @@ fn permissions_are_looked_at_again_by_and_by() {
 #[test]
 fn a_recheck_that_fails_is_repeated_soon() {
     joined("{}")
-        .at(1)
-        .notice(1, Notice::Recheck, &["ask 1.2 as anon: read"])
+        .recheck(0, &["ask 1.2 as anon: read"])
         .answer(2, Err(AskError::Overloaded), &[])
         .at(4)
         .timeout(&[])
@@ -687,12 +779,11 @@ fn a_recheck_that_fails_is_repeated_soon() {
 fn an_unanswered_recheck_is_put_again_after_a_while() {
     let mut conversation = joined("{}");
     conversation
-        .at(1)
-        .notice(1, Notice::Recheck, &["ask 1.2 as anon: read"])
-        .at(59)
-        .notice(1, Notice::Recheck, &[])
-        .at(61)
-        .notice(1, Notice::Recheck, &["ask 1.3 as anon: read"])
+        .recheck(0, &["ask 1.2 as anon: read"])
+        .at(50)
+        .check(Input::Control, &[])
+        .recheck(59, &[])
+        .recheck(61, &["ask 1.3 as anon: read"])
         .answer(2, read(false, false), &[])
         .answer(3, read(true, false), &[])
         .check(Input::Control, &[])

@@ -212,11 +212,14 @@ impl Questions {
                 presence: presence && which % 3 > 0,
             }),
             Ask::Write(_) => Ok(Answer::Write(yes)),
-            Ask::Replay { .. } => Ok(Answer::Replayed(vec![Stored {
-                id: "x".into(),
-                event: "e".into(),
-                data: StoredData::Json(Bytes::from_static(b"{}")),
-            }])),
+            Ask::Replay { .. } => Ok(Answer::Replayed {
+                stored: vec![Stored {
+                    id: "x".into(),
+                    event: "e".into(),
+                    data: StoredData::Json(Bytes::from_static(b"{}")),
+                }],
+                snapshot: None,
+            }),
             Ask::Persist { .. } => Ok(Answer::Persisted(yes.then(|| "y".into()))),
         };
         let notice = Notice::Answered { ticket, answer };

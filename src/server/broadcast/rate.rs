@@ -1,18 +1,18 @@
-//! How many messages a token's subject may send (protocol.md §8.1): an average over the last minute, or over the time since
-//! the subject began, in steps of five seconds.
+//! How many messages a token's subject may send (protocol.md §8.1): one average for requests and sockets.
 //!
-//! Requests go in with the time, yes or no comes out. A subject that sends nothing for a minute is forgotten.
+//! Requests go in with the time, yes or no comes out. A subject that sends nothing for a minute is forgotten, unless a socket
+//! holds it.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderName;
 
 use crate::auth::Claims;
+use crate::realtime::{Counted, Subject, Subjects};
 
-const BUCKETS: usize = 12;
-const BUCKET: Duration = Duration::from_secs(5);
+/// Over which averages are taken.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Subjects told apart; what is beyond shares one count.
 const SUBJECTS_MAX: usize = 100_000;
@@ -79,23 +79,38 @@ impl Rate {
     }
 }
 
-/// What subjects have sent.
+/// What subjects have sent, over HTTP and on sockets together. Tokens without a subject share their role's count, which
+/// sockets do not have.
 #[derive(Debug)]
 pub(in crate::server) struct Rates {
     /// Messages per second that are too many; 0 for no limit, and then nothing is kept.
     limit: u32,
-    /// ≤ [`SUBJECTS_MAX`] and one.
-    subjects: Mutex<HashMap<Subject, Window>>,
+    subjects: Arc<Subjects>,
+    roles: Arc<Subjects>,
+    /// ≤ [`SUBJECTS_MAX`] and one. A count lasts only while somebody holds its subject, and requests end at once.
+    held: Mutex<HashMap<Name, Held>>,
 }
 
-/// Role and subject; tokens without a subject share their role's.
-type Subject = (Box<str>, Option<Box<str>>);
+/// Who shares a count.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Name {
+    Subject(Box<str>),
+    Role(Box<str>),
+}
+
+#[derive(Debug)]
+struct Held {
+    subject: Arc<Subject>,
+    until: Instant,
+}
 
 impl Rates {
-    pub(in crate::server) fn new(limit: u32) -> Self {
+    pub(in crate::server) fn new(limit: u32, subjects: Arc<Subjects>) -> Self {
         Self {
             limit,
-            subjects: Mutex::default(),
+            subjects,
+            roles: Subjects::new(),
+            held: Mutex::default(),
         }
     }
 
@@ -116,68 +131,42 @@ impl Rates {
         if self.limit == 0 {
             return Ok(rate);
         }
-        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut subject = (claims.role.clone(), claims.subject.clone());
-        if subjects.len() >= SUBJECTS_MAX && !subjects.contains_key(&subject) {
-            subjects.retain(|_, window| !window.is_idle(now));
-            if subjects.len() >= SUBJECTS_MAX {
-                subject = (Box::default(), None);
-            }
-        }
-        let window = subjects.entry(subject).or_insert_with(|| Window::new(now));
-        rate.rolling = window.average(now);
+        let subject = self.hold(claims, now);
+        rate.rolling = u32::try_from(subject.average(Counted::Messages, now)).unwrap_or(u32::MAX);
         rate.admit(count).map_err(|why| (rate, why))?;
-        window.add(now, u32::try_from(count).unwrap_or(u32::MAX));
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if !subject.admit(Counted::Messages, now, self.limit, count) {
+            // Others were faster.
+            return Err((rate, TooMany::Messages));
+        }
         Ok(rate)
     }
-}
 
-/// The last minute of one subject.
-#[derive(Debug)]
-struct Window {
-    /// When the newest bucket began.
-    begin: Instant,
-    /// The newest first; 1 to [`BUCKETS`] of them.
-    counts: VecDeque<u32>,
-}
-
-impl Window {
-    fn new(now: Instant) -> Self {
-        Self {
-            begin: now,
-            counts: VecDeque::from([0]),
+    /// Whoever counts for these claims, held for a minute from now.
+    fn hold(&self, claims: &Claims, now: Instant) -> Arc<Subject> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut name = match &claims.subject {
+            Some(subject) => Name::Subject(subject.clone()),
+            None => Name::Role(claims.role.clone()),
+        };
+        if held.get(&name).is_some_and(|entry| entry.until <= now) {
+            held.remove(&name);
         }
-    }
-
-    fn is_idle(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.begin) >= WINDOW
-    }
-
-    fn advance(&mut self, now: Instant) {
-        if self.is_idle(now) {
-            *self = Self::new(now);
+        if held.len() >= SUBJECTS_MAX && !held.contains_key(&name) {
+            held.retain(|_, entry| entry.until > now);
+            if held.len() >= SUBJECTS_MAX {
+                name = Name::Role(Box::default());
+            }
         }
-        while now.saturating_duration_since(self.begin) >= BUCKET {
-            self.begin += BUCKET;
-            self.counts.truncate(BUCKETS.saturating_sub(1));
-            self.counts.push_front(0);
-        }
-    }
-
-    fn add(&mut self, now: Instant, count: u32) {
-        self.advance(now);
-        if let Some(newest) = self.counts.front_mut() {
-            *newest = newest.saturating_add(count);
-        }
-    }
-
-    /// Per second, rounded down; the newest bucket counts whole.
-    fn average(&mut self, now: Instant) -> u32 {
-        self.advance(now);
-        let sum: u64 = self.counts.iter().copied().map(u64::from).sum();
-        let buckets = u64::try_from(self.counts.len()).unwrap_or(1);
-        let seconds = buckets.saturating_mul(BUCKET.as_secs()).max(1);
-        u32::try_from(sum / seconds).unwrap_or(u32::MAX)
+        let entry = held.entry(name).or_insert_with_key(|name| Held {
+            subject: match name {
+                Name::Subject(subject) => self.subjects.subject(subject),
+                Name::Role(role) => self.roles.subject(role),
+            },
+            until: now,
+        });
+        entry.until = now + WINDOW;
+        Arc::clone(&entry.subject)
     }
 }
 
@@ -221,7 +210,7 @@ mod tests {
     #[test]
     fn a_minute_is_counted_and_then_forgotten() {
         let begin = clock::instant();
-        let rates = Rates::new(2);
+        let rates = Rates::new(2, Subjects::new());
         let seconds = |seconds| begin + Duration::from_secs(seconds);
         let one = claims(Some("one"));
         let rolling = |now| match rates.admit(&one, 0, now) {
@@ -257,17 +246,40 @@ mod tests {
     }
 
     #[test]
+    fn sockets_and_requests_count_together() {
+        let now = clock::instant();
+        let subjects = Subjects::new();
+        let rates = Rates::new(2, Arc::clone(&subjects));
+        let socket = subjects.subject("one");
+        assert!(socket.admit(Counted::Messages, now, 2, 5));
+        let rolling = |name| rates.admit(&claims(name), 0, now).unwrap().rolling;
+        assert_eq!(rolling(Some("one")), 1);
+        // Neither another subject nor a role of the name of one.
+        assert_eq!(rolling(Some("other")), 0);
+        let role = subjects.subject("anon");
+        assert!(role.admit(Counted::Messages, now, 2, 5));
+        assert_eq!(rolling(None), 0);
+        for _ in 0..5 {
+            assert!(rates.admit(&claims(Some("one")), 1, now).is_ok());
+        }
+        assert!(!socket.admit(Counted::Messages, now, 2, 1));
+        // A socket that comes within the minute finds the count.
+        drop(socket);
+        assert!(!subjects.subject("one").admit(Counted::Messages, now, 2, 1));
+    }
+
+    #[test]
     fn nothing_is_kept_without_a_limit() {
         let now = clock::instant();
-        let rates = Rates::new(0);
+        let rates = Rates::new(0, Subjects::new());
         assert!(rates.admit(&claims(None), 1_000_000, now).is_ok());
-        assert!(rates.subjects.lock().unwrap().is_empty());
+        assert!(rates.held.lock().unwrap().is_empty());
     }
 
     #[test]
     fn there_is_a_limit_to_what_is_kept() {
         let now = clock::instant();
-        let rates = Rates::new(1);
+        let rates = Rates::new(1, Subjects::new());
         let admit = |name: &str, now| rates.admit(&claims(Some(name)), 1, now).is_ok();
         for number in 0..SUBJECTS_MAX {
             assert!(admit(&number.to_string(), now));
@@ -275,8 +287,8 @@ mod tests {
         // The others share what one may send.
         let others = (0..100).filter(|number| admit(&format!("other {number}"), now));
         assert_eq!(others.count(), 5);
-        assert_eq!(rates.subjects.lock().unwrap().len(), SUBJECTS_MAX + 1);
+        assert_eq!(rates.held.lock().unwrap().len(), SUBJECTS_MAX + 1);
         assert!(admit("late", now + WINDOW));
-        assert_eq!(rates.subjects.lock().unwrap().len(), 1);
+        assert_eq!(rates.held.lock().unwrap().len(), 1);
     }
 }
