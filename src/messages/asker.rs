@@ -16,7 +16,8 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use super::Request;
 use crate::realtime::{Answer, Ask, AskError, Stored, StoredData};
 
-const BEGIN: &str = "begin isolation level read committed read write";
+/// A prepared statement keeps the policies with which it was rewritten, also when a role loses BYPASSRLS.
+const BEGIN: &str = "discard plans; begin isolation level read committed read write";
 
 const SETTINGS: &str = "select pg_catalog.set_config('realtime.topic', $1, true), \
      pg_catalog.set_config('request.jwt.claims', $2, true), pg_catalog.set_config('request.jwt.claim.sub', $3, true), \
