@@ -7,6 +7,7 @@ pub mod builtin;
 mod fallback;
 mod identity;
 mod question;
+mod syntax;
 pub mod value;
 
 pub use fallback::{AskError, Asker};

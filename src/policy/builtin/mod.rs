@@ -44,6 +44,9 @@ pub struct Session {
     pub settings: std::collections::BTreeMap<Box<str>, std::sync::Arc<str>>,
 }
 
+/// One value for each argument or column.
+pub type Row = Box<[Value]>;
+
 /// A function of one row.
 #[derive(Clone, Copy, Debug)]
 pub struct Builtin {
@@ -64,7 +67,7 @@ pub struct Aggregate {
     /// As for [`Builtin`].
     pub needs_bytewise: bool,
     /// The result over all rows; `Call::args` is empty, each row holds one value for each argument.
-    pub eval: fn(&Call<'_>, &[Box<[Value]>]) -> Result<Value, SqlError>,
+    pub eval: fn(&Call<'_>, &[Row]) -> Result<Value, SqlError>,
 }
 
 /// A function that returns a set of rows.
@@ -73,7 +76,7 @@ pub struct SetReturning {
     /// No rows for a NULL argument.
     pub strict: bool,
     /// The rows; one value for each output column.
-    pub eval: fn(&Call<'_>) -> Result<Vec<Box<[Value]>>, SqlError>,
+    pub eval: fn(&Call<'_>) -> Result<Vec<Row>, SqlError>,
 }
 
 /// The function with this OID, if it is known.
