@@ -7,6 +7,7 @@ pub mod builtin;
 mod fallback;
 mod identity;
 mod question;
+pub mod schema;
 mod syntax;
 pub mod value;
 
