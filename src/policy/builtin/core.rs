@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::policy::value::{Json, SqlError, Value, compare, oid};
 use super::{Builtin, Call};
+use crate::policy::value::{Json, SqlError, Value, compare, oid};
 
 const fn strict(eval: fn(&Call<'_>) -> Result<Value, SqlError>) -> Builtin {
     Builtin {

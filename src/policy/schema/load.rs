@@ -118,7 +118,9 @@ const EQUALITY: &str = "
 /// The connection broke, or may not read the catalog.
 pub async fn load(client: &Client, search_path: &[&str]) -> Result<Schema, LoadError> {
     client
-        .batch_execute("begin isolation level repeatable read read only; set local search_path = ''")
+        .batch_execute(
+            "begin isolation level repeatable read read only; set local search_path = ''",
+        )
         .await?;
     let schema = read(client, search_path).await;
     let left = client.batch_execute("rollback").await;
@@ -135,17 +137,24 @@ async fn read(client: &Client, search_path: &[&str]) -> Result<Schema, LoadError
     let mut types = Types::default();
     for row in client.query(TYPES, &[]).await? {
         let item = type_of(&row)?;
-        schema.type_names.insert((item.schema.clone(), item.name.clone()), item.oid);
+        schema
+            .type_names
+            .insert((item.schema.clone(), item.name.clone()), item.oid);
         types.insert(Arc::new(item));
     }
     schema.types = Arc::new(types);
     for table in tables(client).await? {
-        schema.table_names.insert((table.schema.clone(), table.name.clone()), table.oid);
+        schema
+            .table_names
+            .insert((table.schema.clone(), table.name.clone()), table.oid);
         schema.tables.insert(table.oid, Arc::new(table));
     }
     for row in client.query(FUNCTIONS, &[]).await? {
         let function = Arc::new(function(&row)?);
-        let overloads = schema.function_names.entry(function.name.clone()).or_default();
+        let overloads = schema
+            .function_names
+            .entry(function.name.clone())
+            .or_default();
         overloads.push(Arc::clone(&function));
         schema.functions.insert(function.oid, function);
     }
@@ -168,7 +177,9 @@ async fn read(client: &Client, search_path: &[&str]) -> Result<Schema, LoadError
             method: letter(&row, 3)?,
             function: row.try_get(4)?,
         };
-        schema.casts.insert((row.try_get(0)?, row.try_get(1)?), cast);
+        schema
+            .casts
+            .insert((row.try_get(0)?, row.try_get(1)?), cast);
     }
     for row in client.query(ROLES, &[]).await? {
         let role = Role {
@@ -223,13 +234,17 @@ fn type_of(row: &Row) -> Result<Type, tokio_postgres::Error> {
             constrained: row.try_get(13)?,
         },
         (b'e', _) => {
-            let labels = row.try_get::<_, Option<Vec<String>>>(15)?.unwrap_or_default();
+            let labels = row
+                .try_get::<_, Option<Vec<String>>>(15)?
+                .unwrap_or_default();
             Kind::Enum {
                 labels: labels.into_iter().map(Arc::from).collect(),
             }
         }
         (b'c', _) => {
-            let names = row.try_get::<_, Option<Vec<String>>>(16)?.unwrap_or_default();
+            let names = row
+                .try_get::<_, Option<Vec<String>>>(16)?
+                .unwrap_or_default();
             let kinds = row.try_get::<_, Option<Vec<Oid>>>(17)?.unwrap_or_default();
             let typmods = row.try_get::<_, Option<Vec<i32>>>(18)?.unwrap_or_default();
             let fields = names.into_iter().zip(kinds).zip(typmods);
@@ -262,7 +277,10 @@ fn type_of(row: &Row) -> Result<Type, tokio_postgres::Error> {
 
 async fn tables(client: &Client) -> Result<Vec<Table>, LoadError> {
     let rows = client.query(TABLES, &[]).await?;
-    let oids_of = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Oid>, _>>()?;
+    let oids_of = rows
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<Vec<Oid>, _>>()?;
     let mut columns: HashMap<Oid, Vec<Column>> = HashMap::new();
     for row in client.query(COLUMNS, &[&oids_of]).await? {
         columns.entry(row.try_get(0)?).or_default().push(Column {
@@ -288,7 +306,10 @@ async fn tables(client: &Client) -> Result<Vec<Table>, LoadError> {
             .collect();
         if places.len() == length {
             let primary = row.try_get(3)?;
-            keys.entry(table).or_default().push(Key { columns: places, primary });
+            keys.entry(table).or_default().push(Key {
+                columns: places,
+                primary,
+            });
         }
     }
     let mut policies: HashMap<Oid, Vec<Policy>> = HashMap::new();
@@ -326,7 +347,9 @@ async fn tables(client: &Client) -> Result<Vec<Table>, LoadError> {
 
 fn function(row: &Row) -> Result<Function, tokio_postgres::Error> {
     let arguments: Vec<Oid> = row.try_get(3)?;
-    let names = row.try_get::<_, Option<Vec<String>>>(4)?.unwrap_or_default();
+    let names = row
+        .try_get::<_, Option<Vec<String>>>(4)?
+        .unwrap_or_default();
     let all = row.try_get::<_, Option<Vec<Oid>>>(5)?;
     let modes = row.try_get::<_, Option<Vec<String>>>(6)?;
     let name_at = |index: usize| names.get(index).filter(|name| !name.is_empty());
@@ -334,17 +357,27 @@ fn function(row: &Row) -> Result<Function, tokio_postgres::Error> {
     let mut argument_names = Vec::new();
     let mut outputs = Vec::new();
     for (index, type_oid) in all_types.iter().enumerate() {
-        let mode = modes.as_ref().and_then(|modes| modes.get(index)).map_or("i", String::as_str);
+        let mode = modes
+            .as_ref()
+            .and_then(|modes| modes.get(index))
+            .map_or("i", String::as_str);
         if matches!(mode, "i" | "b" | "v") {
             argument_names.push(name_at(index).map(|name| name.as_str().into()));
         }
         if matches!(mode, "o" | "b" | "t") {
-            let name = name_at(index).map_or_else(|| format!("column{}", outputs.len().saturating_add(1)), Clone::clone);
+            let name = name_at(index).map_or_else(
+                || format!("column{}", outputs.len().saturating_add(1)),
+                Clone::clone,
+            );
             outputs.push((name.into(), *type_oid));
         }
     }
-    let defaults = row.try_get::<_, Option<Vec<String>>>(20)?.unwrap_or_default();
-    let config = row.try_get::<_, Option<Vec<String>>>(18)?.unwrap_or_default();
+    let defaults = row
+        .try_get::<_, Option<Vec<String>>>(20)?
+        .unwrap_or_default();
+    let config = row
+        .try_get::<_, Option<Vec<String>>>(18)?
+        .unwrap_or_default();
     Ok(Function {
         oid: row.try_get(0)?,
         schema: text(row, 1)?,
@@ -357,7 +390,10 @@ fn function(row: &Row) -> Result<Function, tokio_postgres::Error> {
         returns_set: row.try_get(9)?,
         kind: letter(row, 10)?,
         language: text(row, 11)?,
-        body: row.try_get::<_, Option<&str>>(12)?.unwrap_or_default().into(),
+        body: row
+            .try_get::<_, Option<&str>>(12)?
+            .unwrap_or_default()
+            .into(),
         bound: row.try_get(13)?,
         definer: row.try_get(14)?,
         owner: row.try_get(15)?,

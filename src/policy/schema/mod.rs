@@ -224,7 +224,9 @@ impl Schema {
     /// Finds a role by name.
     #[must_use]
     pub fn role(&self, name: &str) -> Option<Oid> {
-        self.roles.iter().find_map(|(oid, role)| (*role.name == *name).then_some(*oid))
+        self.roles
+            .iter()
+            .find_map(|(oid, role)| (*role.name == *name).then_some(*oid))
     }
 
     /// Finds a table by schema and name.
@@ -257,6 +259,9 @@ impl Schema {
     #[must_use]
     pub fn may_use(&self, role: Oid, schema: &str) -> bool {
         schema == "pg_catalog"
-            || self.namespaces.get(schema).is_some_and(|users| users.contains(&role))
+            || self
+                .namespaces
+                .get(schema)
+                .is_some_and(|users| users.contains(&role))
     }
 }

@@ -28,7 +28,9 @@ fn catalog(name: &str) -> Name {
 
 impl Ast {
     pub(super) fn call(name: Name, arguments: Vec<Self>) -> Self {
-        let arguments = arguments.into_iter().map(|value| Argument { name: None, value });
+        let arguments = arguments
+            .into_iter()
+            .map(|value| Argument { name: None, value });
         Self::Call(Box::new(Call {
             name,
             arguments: arguments.collect(),
@@ -65,7 +67,9 @@ impl Parser {
 
     fn prefix(&mut self) -> Result<Ast, SyntaxError> {
         if self.word("not") {
-            return Ok(Ast::Not(Box::new(self.above(level::NOT.saturating_sub(1))?)));
+            return Ok(Ast::Not(Box::new(
+                self.above(level::NOT.saturating_sub(1))?,
+            )));
         }
         if let TokenKind::Operator(operator) = self.peek().clone() {
             if ["<", ">", "=", "<=", ">=", "<>", "*", "/", "%", "^"].contains(&operator.as_str()) {
@@ -176,7 +180,12 @@ impl Parser {
             };
             self.expect_mark(")")?;
             // Behind a closing parenthesis nothing may be subscripted or cast.
-            return Ok(Ast::Quantified(operator, all, Box::new(left), Box::new(right)));
+            return Ok(Ast::Quantified(
+                operator,
+                all,
+                Box::new(left),
+                Box::new(right),
+            ));
         }
         let right = self.above(level)?;
         Ok(Ast::Binary(operator, Box::new(left), Box::new(right)))
@@ -222,7 +231,9 @@ impl Parser {
                 let negated = self.word("not");
                 (self.membership(left, negated)?, level::BETWEEN)
             }
-            "operator" if allowed(level::OTHER) && matches!(self.peek_at(1), TokenKind::Mark("(")) => {
+            "operator"
+                if allowed(level::OTHER) && matches!(self.peek_at(1), TokenKind::Mark("(")) =>
+            {
                 let operator = self.qualified_operator()?;
                 (self.right_of(operator, *left, level::OTHER)?, level::OTHER)
             }
@@ -267,7 +278,13 @@ impl Parser {
 
     /// IN, BETWEEN, LIKE and their like.
     fn membership(&mut self, left: Box<Ast>, negated: bool) -> Result<Ast, SyntaxError> {
-        let not = |ast: Ast| if negated { Ast::Not(Box::new(ast)) } else { ast };
+        let not = |ast: Ast| {
+            if negated {
+                Ast::Not(Box::new(ast))
+            } else {
+                ast
+            }
+        };
         if self.word("in") {
             self.expect_mark("(")?;
             let ast = if self.begins_query() {
@@ -293,8 +310,20 @@ impl Parser {
             ])));
         }
         let operator = match () {
-            () if self.word("like") => if negated { "!~~" } else { "~~" },
-            () if self.word("ilike") => if negated { "!~~*" } else { "~~*" },
+            () if self.word("like") => {
+                if negated {
+                    "!~~"
+                } else {
+                    "~~"
+                }
+            }
+            () if self.word("ilike") => {
+                if negated {
+                    "!~~*"
+                } else {
+                    "~~*"
+                }
+            }
             () => return Err(SyntaxError::new("SIMILAR TO")),
         };
         let pattern = self.right_of(vec![operator.to_owned()], *left, level::BETWEEN)?;
@@ -372,8 +401,15 @@ impl Parser {
             return Ok(constant);
         }
         for known in [
-            "current_user", "session_user", "user", "current_role", "current_date",
-            "current_time", "current_timestamp", "localtime", "localtimestamp",
+            "current_user",
+            "session_user",
+            "user",
+            "current_role",
+            "current_date",
+            "current_time",
+            "current_timestamp",
+            "localtime",
+            "localtimestamp",
             "current_catalog",
         ] {
             if word == known {
@@ -408,7 +444,11 @@ impl Parser {
             "row" if opens => {
                 self.advance();
                 self.expect_mark("(")?;
-                let items = if self.is_mark(")") { Vec::new() } else { self.list(Self::expression)? };
+                let items = if self.is_mark(")") {
+                    Vec::new()
+                } else {
+                    self.list(Self::expression)?
+                };
                 self.expect_mark(")")?;
                 Ok(Ast::Row(items))
             }
@@ -431,10 +471,13 @@ impl Parser {
             "substring" | "position" | "extract" | "trim" | "overlay" if opens => {
                 self.keyword_call(word)
             }
-            "normalize" | "xmlelement" | "xmlforest" | "xmlparse" | "treat" | "grouping" if opens => {
+            "normalize" | "xmlelement" | "xmlforest" | "xmlparse" | "treat" | "grouping"
+                if opens =>
+            {
                 Err(self.unexpected())
             }
-            "interval" | "date" | "timestamp" | "timestamptz" | "time" | "uuid" | "text" | "json" | "jsonb"
+            "interval" | "date" | "timestamp" | "timestamptz" | "time" | "uuid" | "text"
+            | "json" | "jsonb"
                 if self.typed_string() =>
             {
                 let target = self.type_name()?;
@@ -457,7 +500,10 @@ impl Parser {
         }
         let words: &[&[&str]] = &[&["with", "time", "zone"], &["without", "time", "zone"]];
         words.iter().any(|words| {
-            words.iter().zip(1..).all(|(word, ahead)| self.is_word_at(ahead, word))
+            words
+                .iter()
+                .zip(1..)
+                .all(|(word, ahead)| self.is_word_at(ahead, word))
                 && matches!(self.peek_at(4), TokenKind::String(_))
         })
     }
@@ -490,7 +536,11 @@ impl Parser {
             return Ok(Ast::ArrayQuery(Box::new(query)));
         }
         self.expect_mark("[")?;
-        let items = if self.is_mark("]") { Vec::new() } else { self.list(Self::expression)? };
+        let items = if self.is_mark("]") {
+            Vec::new()
+        } else {
+            self.list(Self::expression)?
+        };
         self.expect_mark("]")?;
         Ok(Ast::Array(items))
     }
@@ -502,12 +552,17 @@ impl Parser {
         let (name, arguments) = match word {
             "extract" => {
                 let field = match self.peek().clone() {
-                    TokenKind::Word(field) | TokenKind::String(field) | TokenKind::Quoted(field) => field,
+                    TokenKind::Word(field)
+                    | TokenKind::String(field)
+                    | TokenKind::Quoted(field) => field,
                     _ => return Err(self.unexpected()),
                 };
                 self.advance();
                 self.expect_word("from")?;
-                (catalog("extract"), vec![Ast::String(field), self.expression()?])
+                (
+                    catalog("extract"),
+                    vec![Ast::String(field), self.expression()?],
+                )
             }
             "position" => {
                 let needle = self.above(level::BETWEEN)?;
@@ -552,18 +607,25 @@ impl Parser {
                 } else if self.word("for") {
                     arguments.push(Ast::Number("1".to_owned()));
                     let length = self.expression()?;
-                    arguments.push(Ast::Cast(Box::new(length), TypeName {
-                        name: catalog("int4"),
-                        modifiers: Vec::new(),
-                        array: false,
-                        percent: None,
-                    }));
+                    arguments.push(Ast::Cast(
+                        Box::new(length),
+                        TypeName {
+                            name: catalog("int4"),
+                            modifiers: Vec::new(),
+                            array: false,
+                            percent: None,
+                        },
+                    ));
                 } else {
                     while self.mark(",") {
                         arguments.push(self.expression()?);
                     }
                 }
-                let name = if plain { vec!["substring".to_owned()] } else { catalog("substring") };
+                let name = if plain {
+                    vec!["substring".to_owned()]
+                } else {
+                    catalog("substring")
+                };
                 (name, arguments)
             }
             _ => return Err(SyntaxError::new("OVERLAY")),
@@ -576,12 +638,16 @@ impl Parser {
     fn named(&mut self) -> Result<Ast, SyntaxError> {
         let mut name = match self.peek() {
             TokenKind::Word(word)
-                if matches!(word.as_str(), "left" | "right" | "overlaps" | "like" | "current_schema")
-                    && matches!(self.peek_at(1), TokenKind::Mark("(")) =>
+                if matches!(
+                    word.as_str(),
+                    "left" | "right" | "overlaps" | "like" | "current_schema"
+                ) && matches!(self.peek_at(1), TokenKind::Mark("(")) =>
             {
                 vec![self.label()?]
             }
-            TokenKind::Word(word) if RESERVED.contains(&word.as_str()) => return Err(self.unexpected()),
+            TokenKind::Word(word) if RESERVED.contains(&word.as_str()) => {
+                return Err(self.unexpected());
+            }
             _ => vec![self.label()?],
         };
         while self.is_mark(".") {
@@ -624,7 +690,10 @@ impl Parser {
                 } else {
                     None
                 };
-                call.arguments.push(Argument { name, value: self.expression()? });
+                call.arguments.push(Argument {
+                    name,
+                    value: self.expression()?,
+                });
                 if call.variadic || !self.mark(",") {
                     break;
                 }

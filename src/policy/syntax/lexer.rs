@@ -229,7 +229,11 @@ impl<'a> Lexer<'a> {
             .get(1..)
             .and_then(|after| after.find('$'))
             .and_then(|end| rest.get(..end.saturating_add(2)))
-            .filter(|tag| tag.trim_matches('$').chars().all(|c| c.is_alphanumeric() || c == '_'))
+            .filter(|tag| {
+                tag.trim_matches('$')
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || c == '_')
+            })
             .ok_or_else(|| SyntaxError::new("a stray $"))?;
         self.advance(tag.len());
         let body = self.rest();
@@ -237,7 +241,9 @@ impl<'a> Lexer<'a> {
             .find(tag)
             .ok_or_else(|| SyntaxError::new("a string that does not end"))?;
         self.advance(length.saturating_add(tag.len()));
-        Ok(TokenKind::String(body.get(..length).unwrap_or_default().to_owned()))
+        Ok(TokenKind::String(
+            body.get(..length).unwrap_or_default().to_owned(),
+        ))
     }
 
     fn number(&mut self) -> Result<TokenKind, SyntaxError> {
@@ -249,12 +255,19 @@ impl<'a> Lexer<'a> {
             self.take_while(|c| c.is_ascii_digit());
         }
         let after = self.rest();
-        let exponent = after.strip_prefix(['e', 'E']).map(|e| e.strip_prefix(['+', '-']).unwrap_or(e));
-        if let Some(digits) = exponent.filter(|digits| digits.starts_with(|c: char| c.is_ascii_digit())) {
+        let exponent = after
+            .strip_prefix(['e', 'E'])
+            .map(|e| e.strip_prefix(['+', '-']).unwrap_or(e));
+        if let Some(digits) =
+            exponent.filter(|digits| digits.starts_with(|c: char| c.is_ascii_digit()))
+        {
             self.advance(after.len().saturating_sub(digits.len()));
             self.take_while(|c| c.is_ascii_digit());
         }
-        if self.rest().starts_with(|c: char| c.is_alphabetic() || c == '_') {
+        if self
+            .rest()
+            .starts_with(|c: char| c.is_alphabetic() || c == '_')
+        {
             return Err(SyntaxError::new("a number with trailing letters"));
         }
         let text = self.text.get(start..self.at).unwrap_or_default();
@@ -264,7 +277,9 @@ impl<'a> Lexer<'a> {
     /// An operator ends before a comment, and may end in + or - only if it holds a character that is not in SQL.
     fn operator(&mut self) -> Result<TokenKind, SyntaxError> {
         let rest = self.rest();
-        let end = rest.find(|c| !OPERATOR_CHARACTERS.contains(c)).unwrap_or(rest.len());
+        let end = rest
+            .find(|c| !OPERATOR_CHARACTERS.contains(c))
+            .unwrap_or(rest.len());
         let mut operator = rest.get(..end).unwrap_or_default();
         for comment in ["--", "/*"] {
             if let Some(place) = operator.find(comment) {
@@ -275,7 +290,9 @@ impl<'a> Lexer<'a> {
             && operator.ends_with(['+', '-'])
             && !operator.contains(|c| "~!@#%^&|`?".contains(c))
         {
-            operator = operator.get(..operator.len().saturating_sub(1)).unwrap_or_default();
+            operator = operator
+                .get(..operator.len().saturating_sub(1))
+                .unwrap_or_default();
         }
         if operator.is_empty() {
             return Err(SyntaxError::new("a character that begins no token"));

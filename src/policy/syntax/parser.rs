@@ -88,7 +88,11 @@ impl Parser {
     }
 
     pub(super) fn end(&self) -> Result<(), SyntaxError> {
-        if self.at_end() { Ok(()) } else { Err(self.unexpected()) }
+        if self.at_end() {
+            Ok(())
+        } else {
+            Err(self.unexpected())
+        }
     }
 
     pub(super) fn unexpected(&self) -> SyntaxError {
@@ -124,7 +128,10 @@ impl Parser {
 
     /// Takes all of the key words, or none.
     pub(super) fn words(&mut self, words: &[&str]) -> bool {
-        let found = words.iter().enumerate().all(|(ahead, word)| self.is_word_at(ahead, word));
+        let found = words
+            .iter()
+            .enumerate()
+            .all(|(ahead, word)| self.is_word_at(ahead, word));
         if found {
             self.at = self.at.saturating_add(words.len());
         }
@@ -132,7 +139,11 @@ impl Parser {
     }
 
     pub(super) fn expect_word(&mut self, word: &str) -> Result<(), SyntaxError> {
-        if self.word(word) { Ok(()) } else { Err(self.unexpected()) }
+        if self.word(word) {
+            Ok(())
+        } else {
+            Err(self.unexpected())
+        }
     }
 
     pub(super) fn is_mark(&self, mark: &str) -> bool {
@@ -148,7 +159,11 @@ impl Parser {
     }
 
     pub(super) fn expect_mark(&mut self, mark: &str) -> Result<(), SyntaxError> {
-        if self.mark(mark) { Ok(()) } else { Err(self.unexpected()) }
+        if self.mark(mark) {
+            Ok(())
+        } else {
+            Err(self.unexpected())
+        }
     }
 
     pub(super) fn is_operator(&self, operator: &str) -> bool {
@@ -227,7 +242,11 @@ impl Parser {
         };
         let number = number.ok_or_else(|| self.unexpected())?;
         self.advance();
-        Ok(if minus { number.saturating_neg() } else { number })
+        Ok(if minus {
+            number.saturating_neg()
+        } else {
+            number
+        })
     }
 
     /// A type's name with modifiers and array bounds.
@@ -333,17 +352,105 @@ impl TypeName {
 
 /// Reserved words of Postgres, those that may name functions and types included.
 pub(super) const RESERVED: &[&str] = &[
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case",
-    "cast", "check", "collate", "column", "constraint", "create", "current_catalog",
-    "current_date", "current_role", "current_time", "current_timestamp", "current_user", "default",
-    "deferrable", "desc", "distinct", "do", "else", "end", "except", "false", "fetch", "for",
-    "foreign", "from", "grant", "group", "having", "in", "initially", "intersect", "into",
-    "lateral", "leading", "limit", "localtime", "localtimestamp", "not", "null", "offset", "on",
-    "only", "or", "order", "placing", "primary", "references", "returning", "select",
-    "session_user", "some", "symmetric", "table", "then", "to", "trailing", "true", "union",
-    "unique", "user", "using", "variadic", "when", "where", "window", "with",
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "column",
+    "constraint",
+    "create",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "from",
+    "grant",
+    "group",
+    "having",
+    "in",
+    "initially",
+    "intersect",
+    "into",
+    "lateral",
+    "leading",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "not",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "select",
+    "session_user",
+    "some",
+    "symmetric",
+    "table",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "when",
+    "where",
+    "window",
+    "with",
     // May name functions and types, but neither tables nor columns.
-    "authorization", "binary", "collation", "concurrently", "cross", "current_schema", "freeze",
-    "full", "ilike", "inner", "is", "isnull", "join", "left", "like", "natural", "notnull",
-    "outer", "overlaps", "right", "similar", "tablesample", "verbose",
+    "authorization",
+    "binary",
+    "collation",
+    "concurrently",
+    "cross",
+    "current_schema",
+    "freeze",
+    "full",
+    "ilike",
+    "inner",
+    "is",
+    "isnull",
+    "join",
+    "left",
+    "like",
+    "natural",
+    "notnull",
+    "outer",
+    "overlaps",
+    "right",
+    "similar",
+    "tablesample",
+    "verbose",
 ];

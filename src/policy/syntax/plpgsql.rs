@@ -100,7 +100,12 @@ impl Parser {
         if !self.is_mark(";") && !self.at_end() {
             self.label()?;
         }
-        Ok(Block { label, declarations, statements, handlers })
+        Ok(Block {
+            label,
+            declarations,
+            statements,
+            handlers,
+        })
     }
 
     fn string(&mut self) -> Result<String, SyntaxError> {
@@ -231,7 +236,8 @@ impl Parser {
                 };
                 Statement::Leave(word == "continue", condition)
             }
-            "insert" | "update" | "delete" | "merge" | "truncate" | "create" | "drop" | "alter" | "lock" => {
+            "insert" | "update" | "delete" | "merge" | "truncate" | "create" | "drop" | "alter"
+            | "lock" => {
                 return Err(SyntaxError::new("a function that writes"));
             }
             "execute" => return Err(SyntaxError::new("SQL run from text")),
@@ -252,7 +258,10 @@ impl Parser {
         loop {
             let condition = self.sql_expression()?;
             self.expect_word("then")?;
-            branches.push((condition, self.statements(&["elsif", "elseif", "else", "end"])?));
+            branches.push((
+                condition,
+                self.statements(&["elsif", "elseif", "else", "end"])?,
+            ));
             if !self.word("elsif") && !self.word("elseif") {
                 break;
             }

@@ -4,12 +4,13 @@ use super::SyntaxError;
 use super::lexer::TokenKind;
 use super::parser::{Parser, RESERVED};
 use super::tree::{
-    Alias, Ast, Body, Condition, Cte, From, Into, JoinKind, Query, Select, SetOperator, Sort, Target,
+    Alias, Ast, Body, Condition, Cte, From, Into, JoinKind, Query, Select, SetOperator, Sort,
+    Target,
 };
 
 impl Query {
     /// `select value`
-    pub(super) fn of(value: Ast) -> Self {
+    pub(crate) fn of(value: Ast) -> Self {
         Self {
             recursive: false,
             with: Vec::new(),
@@ -41,7 +42,10 @@ impl Query {
     }
 
     fn is_bare(&self) -> bool {
-        self.with.is_empty() && self.order_by.is_empty() && self.limit.is_none() && self.offset.is_none()
+        self.with.is_empty()
+            && self.order_by.is_empty()
+            && self.limit.is_none()
+            && self.offset.is_none()
     }
 }
 
@@ -55,7 +59,8 @@ impl Parser {
         let word = |word: &str| self.is_word_at(ahead, word);
         // `((select 1) + 2)` is no query although it begins like one; what follows the inner query decides.
         if ahead > 0 {
-            return (word("select") || word("values") || word("with")) && self.closes_as_query(ahead);
+            return (word("select") || word("values") || word("with"))
+                && self.closes_as_query(ahead);
         }
         word("select") || word("values") || word("with")
     }
@@ -124,7 +129,11 @@ impl Parser {
         self.expect_mark("(")?;
         let query = self.query()?;
         self.expect_mark(")")?;
-        Ok(Cte { name, columns, query })
+        Ok(Cte {
+            name,
+            columns,
+            query,
+        })
     }
 
     /// UNION and EXCEPT bind alike, INTERSECT tighter. What follows the last operand belongs to the whole.
@@ -164,7 +173,9 @@ impl Parser {
                 self.tail(&mut left)?;
             } else if self.is_word("order") || self.is_word("limit") || self.is_word("offset") {
                 if !left.is_bare() {
-                    return Err(SyntaxError::new("ORDER BY or LIMIT around a query in parentheses"));
+                    return Err(SyntaxError::new(
+                        "ORDER BY or LIMIT around a query in parentheses",
+                    ));
                 }
                 self.tail(&mut left)?;
             }
@@ -239,7 +250,11 @@ impl Parser {
 
     /// What follows SELECT.
     pub(super) fn select(&mut self) -> Result<Query, SyntaxError> {
-        let mut into = if self.plpgsql { self.into_clause()? } else { None };
+        let mut into = if self.plpgsql {
+            self.into_clause()?
+        } else {
+            None
+        };
         let mut distinct = None;
         if self.word("distinct") {
             let mut on = Vec::new();
@@ -300,7 +315,10 @@ impl Parser {
 
     fn target(&mut self) -> Result<Target, SyntaxError> {
         if self.operator("*") {
-            return Ok(Target { value: Ast::Star(Vec::new()), alias: None });
+            return Ok(Target {
+                value: Ast::Star(Vec::new()),
+                alias: None,
+            });
         }
         let value = self.expression()?;
         let alias = if self.word("as") {
@@ -331,14 +349,25 @@ impl Parser {
             let kind = match () {
                 () if self.words(&["cross", "join"]) => {
                     let right = self.from_primary()?;
-                    left = From::Join(JoinKind::Inner, Box::new(left), Box::new(right), Condition::None);
+                    left = From::Join(
+                        JoinKind::Inner,
+                        Box::new(left),
+                        Box::new(right),
+                        Condition::None,
+                    );
                     continue;
                 }
                 () if self.is_word("natural") => return Err(SyntaxError::new("NATURAL JOIN")),
                 () if self.words(&["inner", "join"]) || self.word("join") => JoinKind::Inner,
-                () if self.words(&["left", "outer", "join"]) || self.words(&["left", "join"]) => JoinKind::Left,
-                () if self.words(&["right", "outer", "join"]) || self.words(&["right", "join"]) => JoinKind::Right,
-                () if self.words(&["full", "outer", "join"]) || self.words(&["full", "join"]) => JoinKind::Full,
+                () if self.words(&["left", "outer", "join"]) || self.words(&["left", "join"]) => {
+                    JoinKind::Left
+                }
+                () if self.words(&["right", "outer", "join"]) || self.words(&["right", "join"]) => {
+                    JoinKind::Right
+                }
+                () if self.words(&["full", "outer", "join"]) || self.words(&["full", "join"]) => {
+                    JoinKind::Full
+                }
                 () => return Ok(left),
             };
             // `a join b join c on … on …`: the right side may be a join itself.
@@ -407,7 +436,9 @@ impl Parser {
         while matches!(self.peek_at(ahead), TokenKind::Mark("(")) {
             ahead = ahead.saturating_add(1);
         }
-        ["select", "values", "with"].iter().any(|word| self.is_word_at(ahead, word))
+        ["select", "values", "with"]
+            .iter()
+            .any(|word| self.is_word_at(ahead, word))
     }
 
     fn alias(&mut self) -> Result<Alias, SyntaxError> {
@@ -419,7 +450,8 @@ impl Parser {
         } else {
             alias.name = self.bare_alias();
         }
-        if (alias.name.is_some() || matches!(self.peek_at(1), TokenKind::Word(_))) && self.mark("(") {
+        if (alias.name.is_some() || matches!(self.peek_at(1), TokenKind::Word(_))) && self.mark("(")
+        {
             loop {
                 alias.columns.push(self.identifier()?);
                 if !self.is_mark(",") && !self.is_mark(")") {
@@ -453,7 +485,11 @@ impl Parser {
             } else {
                 None
             };
-            Ok(Sort { value, descending, nulls_first })
+            Ok(Sort {
+                value,
+                descending,
+                nulls_first,
+            })
         })
     }
 }

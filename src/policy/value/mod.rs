@@ -106,6 +106,18 @@ impl SqlError {
         }
     }
 
+    /// What Postgres would answer depends on something that we do not know, such as the order of rows on disk: ask it.
+    #[must_use]
+    pub fn undecided(what: &str) -> Self {
+        Self::new("UNDEC", what)
+    }
+
+    /// Whether only Postgres can tell.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        &*self.sqlstate == "UNDEC"
+    }
+
     /// A value of a kind that the caller cannot have meant: a mistake of ours. It denies, as every error does.
     #[must_use]
     pub fn internal(message: &str) -> Self {
