@@ -3,6 +3,7 @@
 //! Each entry of the file gets a database of its own, which is dropped again. Roles that it needs and that do not exist
 //! are made under other names for the time of the run.
 
+mod generate;
 mod stage;
 mod verify;
 

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use super::{CoverageError, Entry};
 use crate::database::{Database, quote_identifier};
 
+const PLATFORM: &str = include_str!("platform.sql");
 const AUTH: &str = include_str!("../../../sql/auth.sql");
 
 /// Extensions that policies and defaults use, where the server has them.
@@ -144,6 +145,7 @@ impl<'a> Stage<'a> {
             .batch_execute("set search_path = public, extensions; set check_function_bodies = off")
             .await?;
         let parts = [
+            PLATFORM,
             AUTH,
             &entry.tables_sql,
             &entry.functions_sql,
@@ -164,7 +166,12 @@ impl<'a> Stage<'a> {
                  join pg_catalog.pg_class c on c.oid = p.polrelid
                  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                  where c.relname = $1 order by p.oid desc limit 1",
-                &[&entry.table.rsplit('.').next().unwrap_or_default()],
+                &[&entry
+                    .table
+                    .rsplit('.')
+                    .next()
+                    .unwrap_or_default()
+                    .trim_matches('"')],
             )
             .await?;
         let Some(found) = found else {

@@ -53,7 +53,10 @@ impl Compiler<'_> {
                 None => return Stop::refuse("the parameter $0"),
             },
             Ast::Name(name) => self.name(name)?,
-            Ast::Star(_) => return Stop::refuse("* where one value is expected"),
+            Ast::Star(prefix) => match prefix.as_slice() {
+                [table] => self.whole_row(table)?,
+                _ => return Stop::refuse("* where one value is expected"),
+            },
             Ast::And(parts) => both(
                 parts
                     .iter()
@@ -455,6 +458,32 @@ impl Compiler<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// `table.*` where one value is expected: the row.
+    fn whole_row(&mut self, table: &str) -> Result<Expr, Stop> {
+        for (level, scope) in self.frame.levels.iter().rev().enumerate() {
+            if scope.sealed {
+                continue;
+            }
+            let Some((index, item)) = scope
+                .items
+                .iter()
+                .enumerate()
+                .find(|(_, item)| *item.alias == *table)
+            else {
+                continue;
+            };
+            if item.row_type == 0 || item.columns.iter().any(|column| column.generated) {
+                return Stop::refuse("the row of something other than a plain table");
+            }
+            let (row_type, width) = (item.row_type, item.columns.len());
+            for place in 0..width {
+                self.note_column(level, index, place);
+            }
+            return Ok(Expr::new(Node::WholeRow { level, item: index }, row_type));
+        }
+        Stop::refuse("the row of a table that is not there")
     }
 
     /// A field of a row.

@@ -18,7 +18,7 @@ pub(crate) use parser::{expression, statements};
 pub(crate) struct SyntaxError(Box<str>);
 
 impl SyntaxError {
-    fn new(what: impl std::convert::Into<Box<str>>) -> Self {
+    fn new(what: impl Into<Box<str>>) -> Self {
         Self(what.into())
     }
 }
