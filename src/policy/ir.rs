@@ -187,6 +187,9 @@ pub(crate) struct Select {
     pub(crate) from: Vec<Source>,
     /// Number of tables in `from`.
     pub(crate) items: usize,
+    /// Parts of conditions that depend on no row of this query. Postgres may evaluate them whether or not a row gets that
+    /// far, so that their errors must not be missed.
+    pub(crate) invariants: Vec<Expr>,
     /// Conditions on the rows, cheapest first.
     pub(crate) filter: Vec<Expr>,
     pub(crate) grouping: Option<Grouping>,
@@ -257,9 +260,12 @@ pub(crate) enum Join {
 pub(crate) struct TableSource {
     pub(crate) item: usize,
     pub(crate) table: Oid,
-    pub(crate) width: usize,
     /// Column = expression over what is known before; only rows that pass can matter.
     pub(crate) keys: Vec<(usize, Expr)>,
+    /// Conditions on this table alone that may raise: Postgres may evaluate them on every row. There are no keys then.
+    pub(crate) risky: Vec<Expr>,
+    /// Parts of the policy that depend on no row.
+    pub(crate) invariants: Vec<Expr>,
     /// Row security: over the row alone, as item 0 of level 0.
     pub(crate) policy: Option<Arc<Expr>>,
 }

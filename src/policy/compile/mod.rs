@@ -10,6 +10,7 @@ mod expression;
 mod overload;
 mod plpgsql;
 mod query;
+mod risk;
 mod routine;
 mod scope;
 mod visit;

@@ -616,6 +616,7 @@ fn plain(value: Expr) -> Statement {
     let select = Select {
         from: Vec::new(),
         items: 0,
+        invariants: Vec::new(),
         filter: Vec::new(),
         grouping: None,
         targets: vec![value],

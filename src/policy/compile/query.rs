@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::overload::Context;
 use super::scope::{Item, Level, WithName};
-use super::{Compiler, Stop, both};
+use super::{Compiler, Stop, both, risk};
 use crate::policy::builtin::Collation;
 use crate::policy::ir::{
     Body, Expr, Grouping, Join, Node, Query, Select, SetCall, SortKey, Source, TableSource, With,
@@ -349,6 +349,10 @@ impl Compiler<'_> {
             })
         };
         let items = self.level()?.items.len();
+        let mut invariants = Vec::new();
+        if !from.is_empty() {
+            invariants.extend(conditions.iter().flat_map(risk::invariants));
+        }
         let mut single = from.is_empty() && sets.is_empty();
         single |= grouping
             .as_ref()
@@ -370,6 +374,7 @@ impl Compiler<'_> {
             Body::Select(Box::new(Select {
                 from,
                 items,
+                invariants,
                 filter: conditions,
                 grouping,
                 targets,
@@ -614,8 +619,12 @@ impl Compiler<'_> {
         Ok(Source::Table(TableSource {
             item,
             table: table.oid,
-            width: table.columns.len(),
             keys: Vec::new(),
+            risky: Vec::new(),
+            invariants: policy
+                .iter()
+                .flat_map(|policy| risk::invariants(policy))
+                .collect(),
             policy,
         }))
     }
@@ -1009,6 +1018,20 @@ fn group(expr: &mut Expr, keys: &[Expr]) -> Result<(), Stop> {
 fn assign_keys(compiler: &mut Compiler<'_>, source: &mut Source, conditions: &[Expr]) {
     match source {
         Source::Table(table) => {
+            let alone = |condition: &&Expr| risk::concerns_only(condition, table.item);
+            let raises = |condition: &&Expr| risk::may_raise(compiler.schema, condition);
+            table.risky = conditions
+                .iter()
+                .filter(alone)
+                .filter(raises)
+                .cloned()
+                .collect();
+            let policy = table.policy.as_deref();
+            if !table.risky.is_empty()
+                || policy.is_some_and(|policy| risk::may_raise(compiler.schema, policy))
+            {
+                return;
+            }
             for condition in conditions {
                 if let Some((column, value)) = key_of(compiler, table.item, condition)
                     && !table.keys.iter().any(|(known, _)| *known == column)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Machine, Scope};
 use crate::policy::builtin::Call;
-use crate::policy::ir::{BuiltinCall, Expr, Node};
+use crate::policy::ir::{Body, BuiltinCall, Expr, Node};
 use crate::policy::value::{Array, SqlError, Value, compare, input, output};
 
 const fn truth(value: Option<bool>) -> Value {
@@ -248,9 +248,21 @@ impl Machine<'_> {
                 test,
                 query,
             } => {
+                // Postgres may read all rows into a hash table first: whatever can raise there must.
+                let early = match &query.body {
+                    Body::Select(select) => select
+                        .targets
+                        .iter()
+                        .all(|target| matches!(target.node, Node::Column { .. })),
+                    _ => false,
+                };
                 let mut values: Option<Vec<Value>> = None;
+                let mut decided = None;
                 let mut result = Some(*all);
                 self.run(query, scope, &mut |row| {
+                    if decided.is_some() {
+                        return Ok(ControlFlow::Continue(()));
+                    }
                     let lefts = match &values {
                         Some(lefts) => lefts,
                         None => values.insert(self.eval_all(left, scope)?),
@@ -264,15 +276,19 @@ impl Machine<'_> {
                         },
                     )?)? {
                         Some(found) if found != *all => {
-                            result = Some(found);
-                            return Ok(ControlFlow::Break(()));
+                            decided = Some(found);
+                            return Ok(if early {
+                                ControlFlow::Break(())
+                            } else {
+                                ControlFlow::Continue(())
+                            });
                         }
                         Some(_) => {}
                         None => result = None,
                     }
                     Ok(ControlFlow::Continue(()))
                 })?;
-                truth(result)
+                truth(decided.or(result))
             }
             Node::Raise(error) => return Err(error.clone()),
         })

@@ -368,6 +368,15 @@ impl Machine<'_> {
         visit: &mut dyn FnMut(&Scope<'_>) -> Flow,
     ) -> Flow {
         let mut rows: Rows = vec![None; select.items];
+        for invariant in &select.invariants {
+            self.eval(
+                invariant,
+                &Scope {
+                    rows: &rows,
+                    ..*scope
+                },
+            )?;
+        }
         self.sources(&select.from, &mut rows, scope, &mut |rows| {
             let scope = Scope { rows, ..*scope };
             if self.all_hold(&select.filter, &scope)? {
@@ -685,6 +694,9 @@ impl Machine<'_> {
         scope: &Scope<'_>,
         next: &mut dyn FnMut(&mut Rows) -> Flow,
     ) -> Flow {
+        for invariant in &table.invariants {
+            self.eval(invariant, &Scope::root(&[]))?;
+        }
         let mut keys = Vec::with_capacity(table.keys.len());
         for (column, value) in &table.keys {
             match self.eval(value, &Scope { rows, ..*scope })? {
@@ -695,7 +707,7 @@ impl Machine<'_> {
         }
         let mut outcome = Ok(ControlFlow::Continue(()));
         self.world.tables.scan(table.table, &keys, &mut |tuple| {
-            outcome = self.table_row(table, tuple, rows, next);
+            outcome = self.table_row(table, tuple, rows, scope, next);
             match &outcome {
                 Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
@@ -709,6 +721,7 @@ impl Machine<'_> {
         table: &TableSource,
         tuple: &Tuple,
         rows: &mut Rows,
+        scope: &Scope<'_>,
         next: &mut dyn FnMut(&mut Rows) -> Flow,
     ) -> Flow {
         self.step()?;
@@ -726,6 +739,9 @@ impl Machine<'_> {
         }
         if let Some(entry) = rows.get_mut(table.item) {
             *entry = Some(Arc::clone(tuple));
+        }
+        for condition in &table.risky {
+            self.eval(condition, &Scope { rows, ..*scope })?;
         }
         next(rows)
     }
