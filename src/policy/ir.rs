@@ -10,7 +10,7 @@ use super::value::{Oid, SqlError, Value};
 
 /// A typed expression.
 #[derive(Clone, Debug)]
-pub struct Expr {
+pub(crate) struct Expr {
     pub(crate) node: Node,
     pub(crate) type_oid: Oid,
     pub(crate) typmod: i32,
@@ -212,7 +212,6 @@ pub(crate) struct Grouping {
 
 #[derive(Clone, Debug)]
 pub(crate) struct AggregateCall {
-    pub(crate) function: Oid,
     pub(crate) aggregate: &'static Aggregate,
     pub(crate) arguments: Vec<Expr>,
     pub(crate) types: Box<[Oid]>,
@@ -234,7 +233,6 @@ pub(crate) enum Source {
     With {
         item: usize,
         index: usize,
-        width: usize,
     },
     Set {
         item: usize,
@@ -284,7 +282,6 @@ pub(crate) enum SetCall {
     Routine {
         routine: usize,
         arguments: Vec<Expr>,
-        width: usize,
     },
     /// A function of one row where a set may stand.
     Scalar(Box<Expr>),
@@ -293,8 +290,6 @@ pub(crate) enum SetCall {
 /// A function of the user's, compiled for the role that it runs as.
 #[derive(Clone, Debug)]
 pub(crate) struct Routine {
-    /// For operators.
-    pub(crate) name: Box<str>,
     pub(crate) oid: Oid,
     pub(crate) strict: bool,
     pub(crate) volatile: bool,
@@ -357,7 +352,7 @@ pub(crate) enum Step {
     If(Vec<(Statement, Vec<Self>)>, Vec<Self>),
     /// Raises 20000 without a branch.
     Return(Option<(Statement, Box<Expr>)>),
-    ReturnQuery(Statement, Vec<Expr>),
+    ReturnQuery(Statement),
     ReturnNext(Option<(Statement, Box<Expr>)>),
     Raise(SqlError, Vec<Statement>),
     /// Evaluates arguments of a message only.
@@ -431,9 +426,6 @@ pub struct Plan {
     /// What the planner evaluates: an error is one for the whole table.
     pub(crate) eager: Vec<Expr>,
     pub(crate) routines: Vec<Routine>,
-    pub(crate) withs: usize,
-    /// Row width.
-    pub(crate) width: usize,
     /// What it reads.
     pub reads: Reads,
 }

@@ -540,12 +540,7 @@ impl Compiler<'_> {
             });
         }
         let routine = self.routine(function, &given)?;
-        let width = self.set_columns(function).len();
-        Ok(SetCall::Routine {
-            routine,
-            arguments,
-            width,
-        })
+        Ok(SetCall::Routine { routine, arguments })
     }
 
     fn aggregate(
@@ -616,7 +611,6 @@ impl Compiler<'_> {
             return Stop::refuse(format!("{} without ORDER BY", function.name));
         }
         aggregates.push(AggregateCall {
-            function: function.oid,
             aggregate: found,
             arguments,
             types: given.into(),

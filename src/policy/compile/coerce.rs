@@ -266,7 +266,7 @@ impl Compiler<'_> {
                 })
             }
             [schema, name] => {
-                if !self.frame.path.is_none() && !self.schema.may_use(self.role, schema) {
+                if self.frame.path.is_some() && !self.schema.may_use(self.role, schema) {
                     return Stop::raise("42501", format!("permission denied for schema {schema}"));
                 }
                 self.schema

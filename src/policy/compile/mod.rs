@@ -7,6 +7,8 @@ mod call;
 mod coerce;
 mod eager;
 mod expression;
+mod from;
+mod lookup;
 mod overload;
 mod plpgsql;
 mod query;
@@ -69,6 +71,9 @@ impl Expr {
     }
 }
 
+/// Function, role, search path, types of the arguments.
+type RoutineKey = (Oid, Oid, Vec<Box<str>>, Vec<Oid>);
+
 struct Compiler<'a> {
     schema: &'a Schema,
     /// `current_user` of the code being compiled.
@@ -76,7 +81,7 @@ struct Compiler<'a> {
     /// `search_path` that functions without their own inherit.
     search_path: Vec<Box<str>>,
     routines: Vec<Routine>,
-    compiled: HashMap<(Oid, Oid, Vec<Box<str>>, Vec<Oid>), usize>,
+    compiled: HashMap<RoutineKey, usize>,
     /// Tables whose row security is being added to the present statement.
     rewriting: Vec<Oid>,
     frame: Frame,
@@ -144,8 +149,6 @@ pub fn compile(schema: &Schema, table: Oid, role: Oid) -> Result<Plan, Refusal> 
         eager,
         qual,
         routines: compiler.routines,
-        withs: compiler.withs,
-        width: table.columns.len(),
         reads,
     })
 }

@@ -300,16 +300,14 @@ impl Compiler<'_> {
                 if !is_raising(&statement) && columns.len() != statement.query.types.len() {
                     return Stop::refuse("RETURN QUERY of another width");
                 }
-                let mut casts = Vec::new();
                 for (column, found) in columns.iter().zip(&statement.query.types) {
                     if self.schema.types.base(column.type_oid) != self.schema.types.base(*found)
                         && *found != oid::UNKNOWN
                     {
                         return Stop::refuse("RETURN QUERY of other types");
                     }
-                    casts.push(Expr::new(Node::Slot(0), column.type_oid));
                 }
-                Step::ReturnQuery(statement, casts)
+                Step::ReturnQuery(statement)
             }
             ast::Statement::ReturnNext(None) => Step::ReturnNext(None),
             ast::Statement::ReturnNext(Some(value)) => {

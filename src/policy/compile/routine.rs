@@ -60,7 +60,6 @@ impl Compiler<'_> {
         let index = self.routines.len();
         self.compiled.insert(key, index);
         self.routines.push(Routine {
-            name: format!("{}.{}", function.schema, function.name).into(),
             oid: function.oid,
             strict: function.strict,
             volatile: function.volatility == b'v',

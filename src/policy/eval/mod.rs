@@ -107,7 +107,7 @@ struct Machine<'a> {
 /// What expressions see: the rows of their query, and of those around.
 #[derive(Clone, Copy)]
 struct Scope<'s> {
-    outer: Option<&'s Scope<'s>>,
+    outer: Option<&'s Self>,
     rows: &'s [Option<Tuple>],
     slots: &'s [Value],
     /// Group keys and aggregates.

@@ -253,7 +253,7 @@ impl Machine<'_> {
             Step::Return(Some((statement, cast))) => {
                 return Ok(Flow::Return(self.value(run, statement, Some(cast))?));
             }
-            Step::ReturnQuery(statement, _) => {
+            Step::ReturnQuery(statement) => {
                 let scope = Scope::root(&run.variables);
                 self.before(statement, &scope)?;
                 let mut rows = Vec::new();

@@ -216,7 +216,7 @@ impl Parser {
             }
         }
         if self.plpgsql && query.into.is_none() {
-            query.into = self.into_clause()?;
+            query.into = self.take_into()?;
         }
         // Row locks in a function that only reads do not change what it answers, but they do fail on a replica.
         if self.is_word("for") && !self.plpgsql {
@@ -225,7 +225,7 @@ impl Parser {
         Ok(())
     }
 
-    fn into_clause(&mut self) -> Result<Option<Into>, SyntaxError> {
+    fn take_into(&mut self) -> Result<Option<Into>, SyntaxError> {
         if !self.word("into") {
             return Ok(None);
         }
@@ -251,7 +251,7 @@ impl Parser {
     /// What follows SELECT.
     pub(super) fn select(&mut self) -> Result<Query, SyntaxError> {
         let mut into = if self.plpgsql {
-            self.into_clause()?
+            self.take_into()?
         } else {
             None
         };
@@ -272,11 +272,11 @@ impl Parser {
             targets = self.list(Self::target)?;
         }
         if self.plpgsql && into.is_none() {
-            into = self.into_clause()?;
+            into = self.take_into()?;
         }
         let mut from = Vec::new();
         if self.word("from") {
-            from = self.list(Self::from_item)?;
+            from = self.list(Self::item)?;
         }
         let mut select = Select {
             distinct,
@@ -287,7 +287,7 @@ impl Parser {
             having: None,
         };
         if self.plpgsql && into.is_none() {
-            into = self.into_clause()?;
+            into = self.take_into()?;
         }
         if self.word("where") {
             select.filter = Some(self.expression()?);
@@ -343,12 +343,12 @@ impl Parser {
         Some(name)
     }
 
-    fn from_item(&mut self) -> Result<From, SyntaxError> {
-        let mut left = self.from_primary()?;
+    fn item(&mut self) -> Result<From, SyntaxError> {
+        let mut left = self.single_item()?;
         loop {
             let kind = match () {
                 () if self.words(&["cross", "join"]) => {
-                    let right = self.from_primary()?;
+                    let right = self.single_item()?;
                     left = From::Join(
                         JoinKind::Inner,
                         Box::new(left),
@@ -372,10 +372,10 @@ impl Parser {
             };
             // `a join b join c on … on …`: the right side may be a join itself.
             let position = self.position();
-            let mut right = self.from_primary()?;
+            let mut right = self.single_item()?;
             if !self.is_word("on") && !self.is_word("using") {
                 self.rewind(position);
-                right = self.nested(Self::from_item)?;
+                right = self.nested(Self::item)?;
             }
             let condition = if self.word("on") {
                 Condition::On(self.expression()?)
@@ -390,7 +390,7 @@ impl Parser {
         }
     }
 
-    fn from_primary(&mut self) -> Result<From, SyntaxError> {
+    fn single_item(&mut self) -> Result<From, SyntaxError> {
         let lateral = self.word("lateral");
         if self.is_mark("(") {
             if self.begins_query_in_parenthesis() {
@@ -401,7 +401,7 @@ impl Parser {
                 return Ok(From::Query(Box::new(query), alias, lateral));
             }
             self.expect_mark("(")?;
-            let item = self.nested(Self::from_item)?;
+            let item = self.nested(Self::item)?;
             self.expect_mark(")")?;
             if self.alias()? != Alias::default() {
                 return Err(SyntaxError::new("a join with a name"));
