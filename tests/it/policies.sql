@@ -302,3 +302,46 @@ create policy p on note using (made::date > current_date or made > now() - inter
 create policy p on note using (rank + small * 2 > 3 or big % 2 = 1);
 -- policy: division
 create policy p on note using (10 / rank > 2);
+-- policy: without condition
+create policy p on note for select;
+-- policy: without condition beside others
+create policy a on note for select;
+create policy b on note as restrictive for select;
+create policy p on note using (open);
+-- policy: negated membership under a bad subject
+create policy p on note using (not (team_id in (select team_id from member where user_id = (select auth.uid())) or open));
+-- policy: negated look-up with a cast
+create policy p on note using (not exists (select 1 from secret s where s.word::uuid = note.owner and s.owner = note.team_id));
+-- policy: precedence of operators
+create policy p on note using (not open = (rank = 1) or rank + 1 = 2 and small <> 1 or big is null = open);
+-- policy: between and nulls
+create policy p on note using (rank between 1 and small or rank not between 0 and 2 and made is not null);
+-- policy: comparison of rows
+create policy p on note using ((owner, rank) = (team_id, 1) or (owner, rank) <> (team_id, small::int));
+-- policy: exists with or inside
+create policy p on note using (exists (select 1 from member m where m.user_id = note.owner and (m.active or m.rank > note.rank)));
+-- policy: correlated twice
+create policy p on note using (exists (select 1 from team t where t.id = note.team_id and exists (
+  select 1 from member m where m.team_id = t.parent and m.user_id = note.owner)));
+-- policy: except and intersect
+create policy p on note using (owner in (select user_id from member except select owner from secret)
+  or team_id in (select team_id from member intersect select id from team where open));
+-- policy: values
+create policy p on note using (word in (select column1 from (values ('a'), ('admin')) v));
+-- policy: all
+create policy p on note using (rank >= all (select rank from member where team_id = note.team_id));
+-- policy: any of a null array
+create policy p on note using (not (owner = any (people)));
+-- policy: row is null
+create policy p on note using ((owner, team_id) is null or (owner, team_id) is not null);
+-- policy: a table of the same column names
+create policy p on note using (auth.uid() in (select user_id from member where team_id = id::text::uuid) or open);
+-- policy: left join of a policed table
+alter table member enable row level security;
+create policy m on member using (role = 'admin' or user_id = (select auth.uid()));
+create policy p on note using (exists (select 1 from team t left join member m on m.team_id = t.id where t.id = note.team_id and m.role is null));
+-- policy: role of definer
+create function who() returns name language sql stable security definer as 'select current_user';
+create policy p on note using (who() <> current_user and current_user in ('anon', 'authenticated'));
+-- policy: cross join and comma
+create policy p on note using (exists (select 1 from team t, member m where m.team_id = t.id and t.id = note.team_id and m.user_id = note.owner));

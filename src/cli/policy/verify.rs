@@ -18,6 +18,9 @@ use crate::policy::{Plan, Tables, Tuple, Verdict, World};
 /// Sessions that are compared for each plan.
 const SESSIONS: usize = 18;
 
+/// Differences that are shown; all are counted.
+const SHOWN_MAX: usize = 20;
+
 /// Counts over all entries.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -377,7 +380,7 @@ impl fmt::Display for Tally {
             self.undecided,
             self.skipped
         )?;
-        for difference in &self.differences {
+        for difference in self.differences.iter().take(SHOWN_MAX) {
             writeln!(f, "{difference}")?;
         }
         for note in &self.notes {

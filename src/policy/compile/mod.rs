@@ -213,10 +213,11 @@ impl Compiler<'_> {
         let mut failure = None;
         // Postgres keeps a table's policies in reverse order of their names.
         for policy in policies.iter().rev() {
-            let compiled = match &policy.qual {
-                None => Ok(Expr::truth(true)),
-                Some(text) => self.qual(text),
+            // Without USING it neither shows nor hides anything.
+            let Some(text) = &policy.qual else {
+                continue;
             };
+            let compiled = self.qual(text);
             match compiled {
                 Ok(qual) if policy.permissive => permissive.push(qual),
                 Ok(qual) => restrictive.push(qual),

@@ -126,7 +126,8 @@ pub struct Policy {
     pub permissive: bool,
     /// Roles; 0 is PUBLIC.
     pub roles: Vec<Oid>,
-    /// Its USING expression as `pg_get_expr` prints it under an empty search path; `None` is true.
+    /// Its USING expression as `pg_get_expr` prints it under an empty search path; without one the policy
+    /// neither shows nor hides anything.
     pub qual: Option<Box<str>>,
 }
 
