@@ -413,7 +413,9 @@ pub struct Reads {
     pub lookups: BTreeSet<(Oid, Vec<usize>)>,
     /// Indexes of the columns of the protected row.
     pub columns: BTreeSet<usize>,
-    /// Settings, in lower case.
+    /// The outermost members of the setting `request.jwt.claims` that are used; `None`: all of it.
+    pub claims: Option<BTreeSet<Box<str>>>,
+    /// Settings, in lower case; `request.jwt.claims` is one.
     pub settings: BTreeSet<Box<str>>,
     /// The verdict depends on the time at which it is taken.
     pub time: bool,

@@ -12,6 +12,7 @@ mod lookup;
 mod overload;
 mod plpgsql;
 mod query;
+mod reads;
 mod risk;
 mod routine;
 mod scope;
@@ -144,6 +145,7 @@ pub fn compile(schema: &Schema, table: Oid, role: Oid) -> Result<Plan, Refusal> 
     }
     let mut reads = compiler.reads;
     reads.columns = columns;
+    reads.claims = reads::claims(&qual, &compiler.routines);
     let eager = eager::of_expression(&qual, false);
     Ok(Plan {
         eager,

@@ -219,7 +219,86 @@ fn change_source(source: &mut Source, depth: usize, f: &mut dyn FnMut(&mut Expr,
     }
 }
 
+impl Source {
+    /// The policies of the tables.
+    fn policies(&self) -> Vec<&Expr> {
+        match self {
+            Self::Table(table) => table.policy.iter().map(|policy| &**policy).collect(),
+            Self::Join { left, right, .. } => left
+                .policies()
+                .into_iter()
+                .chain(right.policies())
+                .collect(),
+            Self::Query { .. } | Self::With { .. } | Self::Set { .. } => Vec::new(),
+        }
+    }
+
+    /// Set-returning functions and queries.
+    fn sets<'a>(&'a self, sets: &mut Vec<&'a SetCall>, queries: &mut Vec<&'a Arc<Query>>) {
+        match self {
+            Self::Set { call, .. } => sets.push(call),
+            Self::Query { query, .. } => queries.push(query),
+            Self::Join { left, right, .. } => {
+                left.sets(sets, queries);
+                right.sets(sets, queries);
+            }
+            Self::Table(_) | Self::With { .. } => {}
+        }
+    }
+}
+
 impl Query {
+    /// The expression of a query that is nothing but `select expression`.
+    pub(crate) fn only_value(&self) -> Option<&Expr> {
+        let plain = self.with.is_empty() && self.limit.is_none() && self.offset.is_none();
+        match &self.body {
+            Body::Select(select)
+                if plain
+                    && select.from.is_empty()
+                    && select.filter.is_empty()
+                    && select.grouping.is_none()
+                    && select.sets.is_empty() =>
+            {
+                match select.targets.as_slice() {
+                    [only] => Some(only),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Calls `f` with the set-returning functions of the user's in this query and those that it is made of.
+    pub(crate) fn set_routines(&self, f: &mut dyn FnMut(usize)) {
+        let mut queries: Vec<&Arc<Self>> = Vec::new();
+        let mut sets = Vec::new();
+        for with in &self.with {
+            queries.push(&with.query);
+            queries.extend(with.recursive.iter().map(|(query, _)| query));
+        }
+        match &self.body {
+            Body::Select(select) => {
+                sets.extend(&select.sets);
+                select
+                    .from
+                    .iter()
+                    .for_each(|source| source.sets(&mut sets, &mut queries));
+            }
+            Body::Union(left, right, _)
+            | Body::Intersect(left, right)
+            | Body::Except(left, right) => {
+                queries.extend([left, right]);
+            }
+            Body::Values(_) => {}
+        }
+        for set in sets {
+            if let SetCall::Routine { routine, .. } = set {
+                f(*routine);
+            }
+        }
+        queries.into_iter().for_each(|query| query.set_routines(f));
+    }
+
     pub(crate) fn visit(&self, depth: usize, f: &mut dyn FnMut(&Expr, usize)) {
         for with in &self.with {
             with.query.visit(depth.saturating_add(1), f);
@@ -254,6 +333,10 @@ impl Query {
                 queries
                     .into_iter()
                     .for_each(|query| query.visit(depth.saturating_add(1), f));
+                // No column in a table's policy can mean one out here: the depth is beyond all levels.
+                for policy in select.from.iter().flat_map(Source::policies) {
+                    policy.visit(usize::MAX / 2, f);
+                }
             }
             Body::Union(left, right, _)
             | Body::Intersect(left, right)

@@ -385,7 +385,8 @@ impl Machine<'_> {
             return Err(error);
         }
         if matches!(&*error.sqlstate, "XX000" | "54001") {
-            return Err(SqlError::undecided("an error that a function would catch"));
+            let caught = format!("an error that a function would catch: {}", error.message);
+            return Err(SqlError::undecided(&caught));
         }
         let catches = |condition: &Condition| match condition {
             Condition::Others => !matches!(&*error.sqlstate, "57014" | "P0004"),
