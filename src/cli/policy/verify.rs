@@ -171,8 +171,7 @@ impl Tally {
         for (place, tuple) in memory.rows.get(&table.oid).into_iter().flatten() {
             let verdict = match &ready {
                 Ok(()) => plan.judge(world, tuple),
-                Err(error) if error.is_undecided() => Verdict::Undecided(error.message.clone()),
-                Err(error) => Verdict::Raised(error.clone()),
+                Err(error) => Verdict::of_error(error.clone()),
             };
             let context =
                 || format!("{entry} as {role}, row {place} {tuple:?}, settings {settings:?}");
@@ -194,21 +193,14 @@ impl Tally {
             }
             (Seen::Visible, Verdict::Allow) => self.allowed = self.allowed.saturating_add(1),
             (Seen::Raised(_), Verdict::Raised(_)) => self.raised = self.raised.saturating_add(1),
-            (Seen::Visible, Verdict::Raised(error)) if &*error.sqlstate != "XX000" => {
+            (Seen::Visible, Verdict::Raised(error)) => {
                 self.stricter = self.stricter.saturating_add(1);
                 if self.notes.len() < 30 {
                     self.notes
                         .insert(format!("stricter: {error}: {}", context()));
                 }
             }
-            (Seen::Hidden | Seen::Raised(_), Verdict::Deny | Verdict::Raised(_)) => {
-                if let Verdict::Raised(error) = verdict
-                    && &*error.sqlstate == "XX000"
-                {
-                    self.differences
-                        .push(format!("internal: {error}: {}", context()));
-                }
-            }
+            (Seen::Hidden | Seen::Raised(_), Verdict::Deny | Verdict::Raised(_)) => {}
             (Seen::Visible, verdict) => self
                 .differences
                 .push(format!("missed: {verdict:?}: {}", context())),

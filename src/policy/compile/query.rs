@@ -271,7 +271,16 @@ impl Compiler<'_> {
         };
         let mut sorts = Vec::new();
         for sort in order_by {
-            let place = match self.output(&names, &sort.value) {
+            let same = ast
+                .targets
+                .iter()
+                .position(|target| target.value == sort.value);
+            let stars = ast
+                .targets
+                .iter()
+                .any(|target| matches!(target.value, Ast::Star(_)));
+            let same = same.filter(|_| !stars);
+            let place = match self.output(&names, &sort.value).or(same) {
                 Some(place) => place,
                 None => {
                     let value = self.expression(&sort.value)?;

@@ -45,11 +45,7 @@ impl Search {
     fn node(&mut self, expr: &Expr) {
         match &expr.node {
             Node::Routine { routine, .. } => self.called(*routine),
-            Node::Call(call) if SETTING.contains(&call.function) => {
-                if is_claims(expr) {
-                    self.mentions = self.mentions.saturating_add(1);
-                }
-            }
+            Node::Call(_) if is_claims(expr) => self.mentions = self.mentions.saturating_add(1),
             Node::Call(call) if MEMBER.contains(&call.function) => {
                 if let [
                     object,

@@ -91,8 +91,20 @@ impl Plan {
         match machine.eval(&self.qual, &scope) {
             Ok(Value::Bool(true)) => Verdict::Allow,
             Ok(_) => Verdict::Deny,
-            Err(error) if error.is_undecided() => Verdict::Undecided(error.message),
-            Err(error) => Verdict::Raised(error),
+            Err(error) => Verdict::of_error(error),
+        }
+    }
+}
+
+impl Verdict {
+    /// What an error means for a row, or for all rows if it came from [`Plan::preflight`].
+    #[must_use]
+    pub fn of_error(error: SqlError) -> Self {
+        // `XX000` is ours: a value that the library does not know, or a mistake. Postgres knows better.
+        if error.is_undecided() || &*error.sqlstate == "XX000" {
+            Self::Undecided(error.message)
+        } else {
+            Self::Raised(error)
         }
     }
 }

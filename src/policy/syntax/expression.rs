@@ -551,11 +551,10 @@ impl Parser {
         self.expect_mark("(")?;
         let (name, arguments) = match word {
             "extract" => {
-                let field = match self.peek().clone() {
-                    TokenKind::Word(field)
-                    | TokenKind::String(field)
-                    | TokenKind::Quoted(field) => field,
-                    _ => return Err(self.unexpected()),
+                let (TokenKind::Word(field) | TokenKind::String(field) | TokenKind::Quoted(field)) =
+                    self.peek().clone()
+                else {
+                    return Err(self.unexpected());
                 };
                 self.advance();
                 self.expect_word("from")?;

@@ -322,11 +322,10 @@ impl Parser {
     fn raise(&mut self) -> Result<Statement, SyntaxError> {
         self.expect_word("raise")?;
         let mut level = "exception".to_owned();
-        if let TokenKind::Word(word) = self.peek().clone() {
-            if ["debug", "log", "info", "notice", "warning", "exception"].contains(&word.as_str()) {
-                level = word;
-                self.advance();
-            }
+        const LEVELS: &[&str] = &["debug", "log", "info", "notice", "warning", "exception"];
+        if let Some(found) = LEVELS.iter().find(|level| self.is_word(level)) {
+            (*found).clone_into(&mut level);
+            self.advance();
         }
         if self.is_mark(";") {
             return Ok(Statement::Raise("again".to_owned(), Vec::new(), None));
