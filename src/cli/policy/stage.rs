@@ -56,17 +56,59 @@ impl<'a> Stage<'a> {
                 made.insert(role.to_owned(), other);
             }
         }
-        Ok(Self {
+        let stage = Self {
             database,
             tasks,
             keeper,
             name,
             made,
-        })
+        };
+        let template = stage.template();
+        stage.create(&template, "template0").await?;
+        let client = database
+            .named(&template)
+            .connect(tasks, "walcast policy")
+            .await?;
+        stage.furnish(&client).await?;
+        Ok(stage)
+    }
+
+    /// What every entry finds in place.
+    async fn furnish(&self, client: &Client) -> Result<(), CoverageError> {
+        client.batch_execute("create schema extensions").await?;
+        for extension in EXTENSIONS {
+            let available = client
+                .query(
+                    "select from pg_catalog.pg_available_extensions where name = $1",
+                    &[extension],
+                )
+                .await?;
+            if !available.is_empty() {
+                let sql = format!(
+                    "create extension {} schema extensions",
+                    quote_identifier(extension)
+                );
+                client.batch_execute(&sql).await?;
+            }
+        }
+        client.batch_execute(PLATFORM).await?;
+        Ok(client.batch_execute(&self.renamed(AUTH)).await?)
+    }
+
+    fn template(&self) -> String {
+        format!("{}_template", self.name)
+    }
+
+    async fn create(&self, name: &str, template: &str) -> Result<(), CoverageError> {
+        self.drop_database(name).await?;
+        let (name, template) = (quote_identifier(name), quote_identifier(template));
+        let sql = format!("create database {name} template {template}");
+        Ok(self.keeper.batch_execute(&sql).await?)
     }
 
     pub(super) async fn close(self) -> Result<(), CoverageError> {
-        self.drop_database().await?;
+        self.drop_database(&self.name).await?;
+        self.drop_database(&self.template()).await?;
         for role in self.made.values() {
             self.keeper
                 .batch_execute(&format!("drop role {}", quote_identifier(role)))
@@ -75,22 +117,15 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    async fn drop_database(&self) -> Result<(), CoverageError> {
-        let sql = format!(
-            "drop database if exists {} with (force)",
-            quote_identifier(&self.name)
-        );
+    async fn drop_database(&self, name: &str) -> Result<(), CoverageError> {
+        let name = quote_identifier(name);
+        let sql = format!("drop database if exists {name} with (force)");
         Ok(self.keeper.batch_execute(&sql).await?)
     }
 
     /// An empty database in place of the one before.
     pub(super) async fn fresh(&self) -> Result<Client, CoverageError> {
-        self.drop_database().await?;
-        let sql = format!(
-            "create database {} template template0",
-            quote_identifier(&self.name)
-        );
-        self.keeper.batch_execute(&sql).await?;
+        self.create(&self.name, &self.template()).await?;
         Ok(self
             .database
             .named(&self.name)
@@ -125,28 +160,10 @@ impl<'a> Stage<'a> {
         client: &Client,
         entry: &Entry,
     ) -> Result<Result<u32, String>, CoverageError> {
-        client.batch_execute("create schema extensions").await?;
-        for extension in EXTENSIONS {
-            let available = client
-                .query(
-                    "select from pg_catalog.pg_available_extensions where name = $1",
-                    &[extension],
-                )
-                .await?;
-            if !available.is_empty() {
-                let sql = format!(
-                    "create extension {} schema extensions",
-                    quote_identifier(extension)
-                );
-                client.batch_execute(&sql).await?;
-            }
-        }
         client
             .batch_execute("set search_path = public, extensions; set check_function_bodies = off")
             .await?;
         let parts = [
-            PLATFORM,
-            AUTH,
             &entry.tables_sql,
             &entry.functions_sql,
             &entry.context_policies_sql,
