@@ -92,7 +92,7 @@ impl<'a> Stage<'a> {
             }
         }
         client.batch_execute(PLATFORM).await?;
-        Ok(client.batch_execute(&self.renamed(AUTH)).await?)
+        Ok(client.batch_execute(&self.auth()).await?)
     }
 
     fn template(&self) -> String {
@@ -223,35 +223,27 @@ impl<'a> Stage<'a> {
 
     /// The SQL with the names of roles that were made for this run, where roles are named: behind TO.
     fn renamed(&self, sql: &str) -> String {
-        if self.made.is_empty() {
-            return sql.to_owned();
-        }
         let mut text = sql.to_owned();
         for (role, other) in &self.made {
-            for before in [" TO ", " to ", ", ", "array['", ", '"] {
-                for quoted in [format!("\"{role}\""), role.clone()] {
-                    for after in [" ", ";", ",", "\n", "'"] {
-                        let place = if before.ends_with('\'') || after == "'" {
-                            !before.ends_with('\'') || after != "'"
-                        } else {
-                            false
-                        };
-                        if place {
-                            continue;
-                        }
-                        let new = if before.ends_with('\'') {
-                            other.clone()
-                        } else {
-                            quote_identifier(other)
-                        };
-                        text = text.replace(
-                            &format!("{before}{quoted}{after}"),
-                            &format!("{before}{new}{after}"),
-                        );
+            let other = quote_identifier(other);
+            for written in [quote_identifier(role), role.clone()] {
+                for before in [" TO ", " to ", ", "] {
+                    for after in [" ", ";", ",", "\n"] {
+                        let new = format!("{before}{other}{after}");
+                        text = text.replace(&format!("{before}{written}{after}"), &new);
                     }
                 }
             }
         }
         text
+    }
+
+    /// The functions over claims, granted to the roles that there are.
+    fn auth(&self) -> String {
+        self.made
+            .iter()
+            .fold(AUTH.to_owned(), |text, (role, other)| {
+                text.replace(&format!("'{role}'"), &format!("'{other}'"))
+            })
     }
 }
