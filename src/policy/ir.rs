@@ -120,6 +120,8 @@ pub(crate) enum Node {
     Slice(Box<Expr>, Option<Box<Expr>>, Option<Box<Expr>>),
     /// The same representation under another type.
     Relabel(Box<Expr>),
+    /// An array whose elements come in no certain order: undecided if that can make a difference.
+    Arranged(Box<Expr>),
     /// Through the text form, from the type of the expression to that of this one.
     TextForm(Box<Expr>),
     /// Each element of an array through an expression over slot 0.

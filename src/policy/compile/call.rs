@@ -302,11 +302,11 @@ impl Compiler<'_> {
         for type_oid in given.iter().chain([&result]) {
             self.known(*type_oid)?;
         }
-        if !INSENSITIVE.contains(&&*found.name)
-            && arguments.iter().any(|argument| argument.unordered)
-        {
-            return Stop::refuse("an array whose order is not determined");
-        }
+        let arguments = if INSENSITIVE.contains(&&*found.name) {
+            arguments
+        } else {
+            arguments.into_iter().map(arranged).collect()
+        };
         if SETTING.contains(&function) {
             match arguments.first().map(|name| &name.node) {
                 Some(Node::Const(Value::Text(name))) if name.contains('.') => {
@@ -394,9 +394,7 @@ impl Compiler<'_> {
         if function.returns_set {
             return Stop::refuse("a set where one value is expected");
         }
-        if arguments.iter().any(|argument| argument.unordered) {
-            return Stop::refuse("an array whose order is not determined, passed to a function");
-        }
+        let arguments: Vec<Expr> = arguments.into_iter().map(arranged).collect();
         let given: Vec<Oid> = arguments.iter().map(|argument| argument.type_oid).collect();
         let routine = self.routine(function, &given)?;
         if let Some(inlined) = self.inlined(function, routine, &arguments) {
@@ -688,4 +686,18 @@ impl Compiler<'_> {
 
 pub(super) fn is_of_the_system(function: &Function) -> bool {
     function.oid < 16384
+}
+
+/// Lets an array in no certain order pass only where its order cannot matter.
+fn arranged(expr: Expr) -> Expr {
+    if !expr.unordered {
+        return expr;
+    }
+    Expr {
+        type_oid: expr.type_oid,
+        typmod: expr.typmod,
+        collation: expr.collation,
+        unordered: false,
+        node: Node::Arranged(Box::new(expr)),
+    }
 }

@@ -37,6 +37,7 @@ impl Expr {
             | Node::Field(inner, _)
             | Node::Relabel(inner)
             | Node::TextForm(inner)
+            | Node::Arranged(inner)
             | Node::Elements(inner, _) => vec![&mut **inner],
             Node::AnyArray { left, right, .. } => vec![&mut **left, &mut **right],
             Node::Case(branches, otherwise) => branches
@@ -86,6 +87,7 @@ impl Expr {
             | Node::Field(inner, _)
             | Node::Relabel(inner)
             | Node::TextForm(inner)
+            | Node::Arranged(inner)
             | Node::Elements(inner, _) => vec![&**inner],
             Node::AnyArray { left, right, .. } => vec![&**left, &**right],
             Node::Case(branches, otherwise) => branches

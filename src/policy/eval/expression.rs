@@ -192,6 +192,17 @@ impl Machine<'_> {
                 self.slice(array, lower.as_deref(), upper.as_deref(), scope)?
             }
             Node::Relabel(inner) => self.eval(inner, scope)?,
+            Node::Arranged(inner) => match self.eval(inner, scope)? {
+                Value::Array(array)
+                    if array
+                        .elements
+                        .windows(2)
+                        .any(|pair| pair.first() != pair.last()) =>
+                {
+                    return Err(SqlError::undecided("the order of an array's elements"));
+                }
+                other => other,
+            },
             Node::TextForm(inner) => match self.eval(inner, scope)? {
                 Value::Null => Value::Null,
                 value => {
