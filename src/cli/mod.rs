@@ -9,6 +9,7 @@ mod diagnostics;
 mod login;
 mod options;
 mod output;
+mod policy;
 mod serve;
 mod setup;
 mod signals;
@@ -88,6 +89,11 @@ enum Command {
         #[arg(long, default_value = "warn", value_name = "FILTER")]
         log_level: String,
     },
+    /// Looks into what becomes of row-security policies
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Mints a token for development
     Token {
         /// The `role` claim
@@ -102,6 +108,23 @@ enum Command {
         /// A further claim; may be repeated
         #[arg(long = "claim", value_name = "NAME=JSON")]
         claims: Vec<String>,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Tells which of many policies are compiled; needs a login that may create databases and roles
+    Coverage {
+        /// A JSON array of schemas with a policy each
+        file: PathBuf,
+        /// Compares this many rows of each table, for many claims, with what Postgres answers
+        #[arg(long, value_name = "ROWS")]
+        verify: Option<usize>,
+        /// Only the entry with this id
+        #[arg(long, value_name = "ID")]
+        only: Option<String>,
         #[command(flatten)]
         options: Options,
     },
@@ -228,6 +251,22 @@ async fn execute(command: Command) -> Result<ExitCode, Failure> {
             dev::run(wanted, signals)
                 .await
                 .map_err(|error| Failure::work(&error))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Policy {
+            command:
+                PolicyCommand::Coverage {
+                    file,
+                    verify,
+                    only,
+                    options,
+                },
+        } => {
+            let database = database(&settings(options)?)?;
+            let text = policy::coverage(&database, &file, verify, only.as_deref())
+                .await
+                .map_err(|error| Failure::work(&error))?;
+            say(&text);
             Ok(ExitCode::SUCCESS)
         }
         Command::Token {

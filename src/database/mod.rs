@@ -311,6 +311,17 @@ impl Database {
             .expect("Parameters::hosts is never empty, and each host is tried at least once"))
     }
 
+    /// The same server and login, another database.
+    #[must_use]
+    pub fn named(&self, database: &str) -> Self {
+        let mut parameters = (*self.parameters).clone();
+        database.clone_into(&mut parameters.database);
+        Self {
+            parameters: Arc::new(parameters),
+            ..self.clone()
+        }
+    }
+
     /// Who logs in.
     #[must_use]
     pub fn login(&self) -> Login<'_> {

@@ -3,10 +3,20 @@
 //! A transaction goes in; per change and identity comes out either a decision or a question to Postgres, whose answer
 //! is a later input. Never hears of sockets, topics or filters' text.
 
+pub mod builtin;
+mod compile;
+mod eval;
 mod fallback;
 mod identity;
+mod ir;
 mod question;
+pub mod schema;
+mod syntax;
+pub mod value;
 
+pub use compile::compile;
+pub use eval::{Tables, Tuple, Verdict, World};
 pub use fallback::{AskError, Asker};
 pub use identity::Identity;
+pub use ir::{Plan, Reads, Refusal};
 pub use question::{Answer, Asked, Expected, Found, Predicate, Question, Row, Trouble};

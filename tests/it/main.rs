@@ -23,6 +23,7 @@ mod messages;
 mod operations;
 mod presence;
 mod private;
+mod policies;
 mod rendering;
 mod replay;
 mod subscribe;

@@ -1,0 +1,388 @@
+//! Compares the verdicts of plans with what Postgres answers: each row, for many claims, as the role in question.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::CoverageError;
+use super::generate::Generator;
+use crate::database::quote_identifier;
+use crate::policy::builtin::Session;
+use crate::policy::schema::{Schema, Table};
+use crate::policy::value::{Oid, Types, Value, canonical, input};
+use crate::policy::{Plan, Tables, Tuple, Verdict, World};
+
+/// Sessions that are compared for each plan.
+const SESSIONS: usize = 18;
+
+/// Differences that are shown; all are counted.
+const SHOWN_MAX: usize = 20;
+
+/// Counts over all entries.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    comparisons: u64,
+    allowed: u64,
+    raised: u64,
+    undecided: u64,
+    /// Denied by an error where Postgres happened not to evaluate what raises.
+    stricter: u64,
+    /// Queries that Postgres did not finish in time.
+    skipped: u64,
+    differences: Vec<String>,
+    notes: BTreeSet<String>,
+}
+
+/// What Postgres says about a row.
+enum Seen {
+    Visible,
+    Hidden,
+    Raised(String),
+    Unknown,
+}
+
+/// All rows of all tables.
+struct Memory<'a> {
+    types: &'a Types,
+    schema: &'a Schema,
+    rows: HashMap<Oid, Vec<(String, Tuple)>>,
+}
+
+impl Tables for Memory<'_> {
+    fn scan(
+        &self,
+        table: Oid,
+        keys: &[(usize, Value)],
+        visit: &mut dyn FnMut(&Tuple) -> ControlFlow<()>,
+    ) {
+        let columns = self.schema.tables.get(&table).map(|found| &found.columns);
+        let equal = |tuple: &Tuple| {
+            keys.iter().all(|(column, key)| {
+                let type_oid = columns
+                    .and_then(|columns| columns.get(*column))
+                    .map_or(0, |found| found.type_oid);
+                let value = tuple
+                    .get(*column)
+                    .and_then(|value| canonical(self.types, type_oid, value).ok());
+                value.is_some() && value == canonical(self.types, type_oid, key).ok()
+            })
+        };
+        for (_, tuple) in self
+            .rows
+            .get(&table)
+            .into_iter()
+            .flatten()
+            .filter(|(_, tuple)| equal(tuple))
+        {
+            if visit(tuple).is_break() {
+                return;
+            }
+        }
+    }
+}
+
+impl Tally {
+    pub(super) async fn compare(
+        &mut self,
+        client: &Client,
+        schema: &Schema,
+        table: Oid,
+        plans: &[(String, Plan)],
+        rows: usize,
+        entry: &str,
+    ) -> Result<(), CoverageError> {
+        let Some(table) = schema.tables.get(&table) else {
+            return Ok(());
+        };
+        let mut generator = Generator::new(entry, schema);
+        client
+            .batch_execute("set timezone = 'UTC'; set statement_timeout = '5s'; set search_path = public, extensions")
+            .await?;
+        fill(client, schema, &mut generator, rows).await?;
+        let memory = read(client, schema).await?;
+        let mut names: BTreeSet<&str> = ["request.jwt.claims", "request.jwt.claim.sub"].into();
+        for (_, plan) in plans {
+            names.extend(plan.reads.settings.iter().map(|name| &**name));
+        }
+        let names: Vec<&str> = names.into_iter().collect();
+        for number in 0..=SESSIONS {
+            // The first session has never set anything.
+            let settings = match number.checked_sub(1) {
+                None => Vec::new(),
+                Some(number) => generator.session(number, &names),
+            };
+            for (role, plan) in plans {
+                self.session(client, schema, table, &memory, role, plan, &settings, entry)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one comparison has that many sides"
+    )]
+    async fn session(
+        &mut self,
+        client: &Client,
+        schema: &Schema,
+        table: &Table,
+        memory: &Memory<'_>,
+        role: &str,
+        plan: &Plan,
+        settings: &[(String, String)],
+        entry: &str,
+    ) -> Result<(), CoverageError> {
+        let mut begin = "begin isolation level repeatable read read only;".to_owned();
+        for (name, value) in settings {
+            begin.push_str(&format!(
+                "select pg_catalog.set_config({}, {}, true);",
+                literal(name),
+                literal(value)
+            ));
+        }
+        begin.push_str(&format!("set local role {}", quote_identifier(role)));
+        client.batch_execute(&begin).await?;
+        let now = client
+            .query_one(
+                "select (extract(epoch from now()) * 1000000)::bigint - 946684800000000",
+                &[],
+            )
+            .await?;
+        let session = Session {
+            now: now.try_get(0)?,
+            settings: settings
+                .iter()
+                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .collect(),
+        };
+        let seen = ask(client, table, memory).await;
+        client.batch_execute("rollback").await?;
+        let world = World {
+            tables: memory,
+            session: &session,
+            types: &schema.types,
+        };
+        let ready = plan.preflight(world);
+        for (place, tuple) in memory.rows.get(&table.oid).into_iter().flatten() {
+            let verdict = match &ready {
+                Ok(()) => plan.judge(world, tuple),
+                Err(error) => Verdict::of_error(error.clone()),
+            };
+            let context =
+                || format!("{entry} as {role}, row {place} {tuple:?}, settings {settings:?}");
+            self.count(seen.get(place).unwrap_or(&Seen::Hidden), &verdict, context);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, seen: &Seen, verdict: &Verdict, context: impl Fn() -> String) {
+        if matches!(seen, Seen::Unknown) {
+            self.skipped = self.skipped.saturating_add(1);
+            return;
+        }
+        self.comparisons = self.comparisons.saturating_add(1);
+        match (seen, verdict) {
+            (_, Verdict::Undecided(reason)) => {
+                self.undecided = self.undecided.saturating_add(1);
+                self.notes.insert(format!("undecided: {reason}"));
+            }
+            (Seen::Visible, Verdict::Allow) => self.allowed = self.allowed.saturating_add(1),
+            (Seen::Raised(_), Verdict::Raised(_)) => self.raised = self.raised.saturating_add(1),
+            (Seen::Visible, Verdict::Raised(error)) => {
+                self.stricter = self.stricter.saturating_add(1);
+                if self.notes.len() < 30 {
+                    self.notes
+                        .insert(format!("stricter: {error}: {}", context()));
+                }
+            }
+            (Seen::Hidden | Seen::Raised(_), Verdict::Deny | Verdict::Raised(_)) => {}
+            (Seen::Visible, verdict) => self
+                .differences
+                .push(format!("missed: {verdict:?}: {}", context())),
+            (Seen::Hidden, _) => self
+                .differences
+                .push(format!("LEAKED (hidden): {}", context())),
+            (Seen::Raised(message), _) => self
+                .differences
+                .push(format!("LEAKED ({message}): {}", context())),
+            (Seen::Unknown, _) => {}
+        }
+    }
+}
+
+/// Puts rows into every table; those that constraints refuse are left out.
+async fn fill(
+    client: &Client,
+    schema: &Schema,
+    generator: &mut Generator,
+    rows: usize,
+) -> Result<(), CoverageError> {
+    client
+        .batch_execute("set session_replication_role = replica")
+        .await?;
+    let mut tables: Vec<&Arc<Table>> = schema
+        .tables
+        .values()
+        .filter(|table| matches!(table.kind, b'r' | b'p'))
+        .collect();
+    tables.sort_by_key(|table| table.oid);
+    for table in tables {
+        for _ in 0..rows {
+            let mut names = Vec::new();
+            let mut values = Vec::new();
+            for (column, value) in generator.row(schema, table) {
+                names.push(quote_identifier(&column.name));
+                values.push(value.map_or_else(|| "null".to_owned(), |value| literal(&value)));
+            }
+            let sql = format!(
+                "insert into {}.{} ({}) overriding system value values ({})",
+                quote_identifier(&table.schema),
+                quote_identifier(&table.name),
+                names.join(", "),
+                values.join(", ")
+            );
+            let inserted = client.batch_execute(&sql).await;
+            if let Err(error) = inserted
+                && error.as_db_error().is_none()
+            {
+                return Err(error.into());
+            }
+        }
+    }
+    client
+        .batch_execute("reset session_replication_role")
+        .await?;
+    Ok(())
+}
+
+async fn read<'a>(client: &Client, schema: &'a Schema) -> Result<Memory<'a>, CoverageError> {
+    let mut rows = HashMap::new();
+    for table in schema
+        .tables
+        .values()
+        .filter(|table| matches!(table.kind, b'r' | b'p'))
+    {
+        let columns: Vec<String> = table
+            .columns
+            .iter()
+            .map(|column| quote_identifier(&column.name))
+            .collect();
+        let list = if columns.is_empty() {
+            String::new()
+        } else {
+            format!(", {}", columns.join(", "))
+        };
+        let sql = format!(
+            "select ctid{list} from {}.{}",
+            quote_identifier(&table.schema),
+            quote_identifier(&table.name)
+        );
+        let mut found = Vec::new();
+        for message in client.simple_query(&sql).await? {
+            let SimpleQueryMessage::Row(row) = message else {
+                continue;
+            };
+            let values =
+                table
+                    .columns
+                    .iter()
+                    .zip(1..)
+                    .map(|(column, index)| match row.get(index) {
+                        None => Value::Null,
+                        Some(text) => {
+                            input(&schema.types, column.type_oid, -1, text).unwrap_or(Value::Null)
+                        }
+                    });
+            found.push((row.get(0).unwrap_or_default().to_owned(), values.collect()));
+        }
+        rows.insert(table.oid, found);
+    }
+    Ok(Memory {
+        types: &schema.types,
+        schema,
+        rows,
+    })
+}
+
+/// What the present role sees, by the place of each row.
+async fn ask(client: &Client, table: &Table, memory: &Memory<'_>) -> BTreeMap<String, Seen> {
+    let name = format!(
+        "{}.{}",
+        quote_identifier(&table.schema),
+        quote_identifier(&table.name)
+    );
+    let places = memory
+        .rows
+        .get(&table.oid)
+        .into_iter()
+        .flatten()
+        .map(|(place, _)| place.clone());
+    let mut seen: BTreeMap<String, Seen> = places.map(|place| (place, Seen::Hidden)).collect();
+    let savepoint = client.batch_execute("savepoint before").await;
+    if savepoint.is_err() {
+        return seen;
+    }
+    // Not `ctid` in the select list: reading it needs a grant on the whole table, as reading rows does.
+    if let Ok(messages) = client
+        .simple_query(&format!("select ctid from {name}"))
+        .await
+    {
+        for message in messages {
+            if let SimpleQueryMessage::Row(row) = message {
+                seen.insert(row.get(0).unwrap_or_default().to_owned(), Seen::Visible);
+            }
+        }
+        return seen;
+    }
+    for (place, seen) in &mut seen {
+        let sql =
+            format!("rollback to savepoint before; select 1 from {name} where ctid = '{place}'");
+        *seen = match client.simple_query(&sql).await {
+            Ok(messages) => {
+                let visible = messages
+                    .iter()
+                    .any(|message| matches!(message, SimpleQueryMessage::Row(_)));
+                if visible { Seen::Visible } else { Seen::Hidden }
+            }
+            Err(error) => match error.as_db_error() {
+                Some(error) if error.code().code() == "57014" => Seen::Unknown,
+                Some(error) => Seen::Raised(error.message().to_owned()),
+                None => Seen::Unknown,
+            },
+        };
+    }
+    seen
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} comparisons, {} differences ({} allowed by both, {} raised by both, {} stricter, {} undecided, {} skipped)",
+            self.comparisons,
+            self.differences.len(),
+            self.allowed,
+            self.raised,
+            self.stricter,
+            self.undecided,
+            self.skipped
+        )?;
+        for difference in self.differences.iter().take(SHOWN_MAX) {
+            writeln!(f, "{difference}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A string constant; `standard_conforming_strings` is on.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

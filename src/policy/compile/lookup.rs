@@ -1,0 +1,154 @@
+//! How tables are looked into: by which columns, and what is evaluated first.
+
+use std::collections::BTreeSet;
+
+use super::{Compiler, risk};
+use crate::policy::ir::{Expr, Join, Node, Source};
+use crate::policy::value::{Oid, oid};
+
+impl Compiler<'_> {
+    /// As the planner does: what costs least is evaluated first.
+    pub(super) fn order_by_cost(&self, conditions: &mut [Expr]) {
+        conditions.sort_by(|a, b| self.cost(a).total_cmp(&self.cost(b)));
+    }
+
+    fn cost(&self, expr: &Expr) -> f64 {
+        let of = |function: Oid| {
+            self.schema
+                .functions
+                .get(&function)
+                .map_or(1.0, |found| f64::from(found.cost))
+        };
+        let mut cost = 0.0;
+        expr.visit(0, &mut |expr, depth| {
+            if depth > 0 {
+                return;
+            }
+            cost += match &expr.node {
+                Node::Call(call) | Node::Distinct(call, _) | Node::NullIf(call) => {
+                    of(call.function)
+                }
+                Node::Routine { .. } => 100.0,
+                Node::TextForm(_) => 2.0,
+                Node::AnyArray { right, .. } => match &right.node {
+                    #[expect(
+                        clippy::cast_precision_loss,
+                        clippy::as_conversions,
+                        reason = "an estimate"
+                    )]
+                    Node::Array(items) => 0.5 * items.len() as f64,
+                    _ => 5.0,
+                },
+                Node::Exists(_) | Node::Scalar(_) | Node::ArrayQuery(_) | Node::AnyQuery { .. } => {
+                    10_000.0
+                }
+                _ => 0.0,
+            };
+        });
+        cost
+    }
+}
+
+/// Finds the columns of each table that are compared with what is known before it is read.
+pub(super) fn assign_keys(compiler: &mut Compiler<'_>, source: &mut Source, conditions: &[Expr]) {
+    match source {
+        Source::Table(table) => {
+            let alone = |condition: &&Expr| risk::concerns_only(condition, table.item);
+            let raises = |condition: &&Expr| risk::may_raise(compiler.schema, condition);
+            table.risky = conditions
+                .iter()
+                .filter(alone)
+                .filter(raises)
+                .cloned()
+                .collect();
+            let policy = table.policy.as_deref();
+            if !table.risky.is_empty()
+                || policy.is_some_and(|policy| risk::may_raise(compiler.schema, policy))
+            {
+                return;
+            }
+            for condition in conditions {
+                if let Some((column, value)) = key_of(compiler, table.item, condition)
+                    && !table.keys.iter().any(|(known, _)| *known == column)
+                {
+                    table.keys.push((column, value));
+                }
+            }
+            if !table.keys.is_empty() {
+                let columns: BTreeSet<usize> =
+                    table.keys.iter().map(|(column, _)| *column).collect();
+                compiler
+                    .reads
+                    .lookups
+                    .insert((table.table, columns.into_iter().collect()));
+            }
+        }
+        Source::Join {
+            kind: Join::Inner,
+            left,
+            right,
+            on,
+        } => {
+            let all: Vec<Expr> = conditions.iter().chain(&*on).cloned().collect();
+            assign_keys(compiler, left, &all);
+            assign_keys(compiler, right, &all);
+        }
+        Source::Join {
+            kind: Join::Left,
+            left,
+            right,
+            on,
+        } => {
+            assign_keys(compiler, left, conditions);
+            assign_keys(compiler, right, on);
+        }
+        Source::Query { .. } | Source::With { .. } | Source::Set { .. } => {}
+    }
+}
+
+/// `column = value` with the default equality of the column's type, where the value needs no later table.
+fn key_of(compiler: &Compiler<'_>, item: usize, condition: &Expr) -> Option<(usize, Expr)> {
+    let Node::Call(call) = &condition.node else {
+        return None;
+    };
+    let [left, right] = call.arguments.as_slice() else {
+        return None;
+    };
+    for (side, other) in [(left, right), (right, left)] {
+        let plain = match &side.node {
+            Node::Relabel(inner)
+                if inner.type_oid == oid::VARCHAR && side.type_oid == oid::TEXT =>
+            {
+                inner
+            }
+            _ => side,
+        };
+        let Node::Column {
+            level: 0,
+            item: found,
+            column,
+        } = plain.node
+        else {
+            continue;
+        };
+        let base = compiler.schema.types.base(side.type_oid);
+        let equal = compiler.schema.equality.get(&base) == Some(&call.function);
+        let known = !other.any(&mut |expr, depth| match expr.node {
+            Node::Column {
+                level, item: place, ..
+            }
+            | Node::WholeRow { level, item: place } => level == depth && place >= item,
+            _ => false,
+        });
+        let light = !other.any(&mut |expr, _| expr.subquery().is_some());
+        if found == item
+            && equal
+            && known
+            && light
+            && compiler.schema.types.base(other.type_oid) == base
+        {
+            return Some((column, other.clone()));
+        }
+    }
+    None
+}

@@ -1,0 +1,333 @@
+//! Compiles the policies of a table for a role: a [`Plan`] that answers as Postgres would, or a [`Refusal`].
+//!
+//! All of a table's policies for the role are compiled, with the row security of the tables that they look into and
+//! the functions that they call, or nothing is. Follows rls-semantics.md.
+
+mod call;
+mod coerce;
+mod eager;
+mod expression;
+mod from;
+mod lookup;
+mod overload;
+mod plpgsql;
+mod query;
+mod reads;
+mod risk;
+mod routine;
+mod scope;
+mod visit;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::ir::{Collated, Expr, Node, Plan, Reads, Refusal, Routine};
+use super::schema::{Column, Schema, Table};
+use super::syntax::{self, SyntaxError};
+use super::value::{Oid, SqlError, Value, oid, supported};
+use scope::{Frame, Item, Level};
+
+/// Why an expression or statement is not compiled.
+#[derive(Clone, Debug)]
+enum Stop {
+    /// We do not know what Postgres would do.
+    Refuse(Box<str>),
+    /// Postgres raises this whenever it plans or starts the statement.
+    Raise(SqlError),
+}
+
+impl Stop {
+    fn refuse<T>(reason: impl Into<Box<str>>) -> Result<T, Self> {
+        Err(Self::Refuse(reason.into()))
+    }
+
+    fn raise<T>(sqlstate: &str, message: impl Into<Box<str>>) -> Result<T, Self> {
+        Err(Self::Raise(SqlError::new(sqlstate, message)))
+    }
+}
+
+impl From<SyntaxError> for Stop {
+    fn from(error: SyntaxError) -> Self {
+        Self::Refuse(error.to_string().into())
+    }
+}
+
+impl Expr {
+    fn new(node: Node, type_oid: Oid) -> Self {
+        Self {
+            node,
+            type_oid,
+            typmod: -1,
+            collation: Collated::NONE,
+            unordered: false,
+        }
+    }
+
+    fn boolean(node: Node) -> Self {
+        Self::new(node, oid::BOOL)
+    }
+
+    fn truth(value: bool) -> Self {
+        Self::boolean(Node::Const(Value::Bool(value)))
+    }
+}
+
+/// Function, role, search path, types of the arguments.
+type RoutineKey = (Oid, Oid, Vec<Box<str>>, Vec<Oid>);
+
+struct Compiler<'a> {
+    schema: &'a Schema,
+    /// `current_user` of the code being compiled.
+    role: Oid,
+    /// `search_path` that functions without their own inherit.
+    search_path: Vec<Box<str>>,
+    routines: Vec<Routine>,
+    compiled: HashMap<RoutineKey, usize>,
+    /// Tables whose row security is being added to the present statement.
+    rewriting: Vec<Oid>,
+    frame: Frame,
+    reads: Reads,
+    withs: usize,
+    depth: usize,
+}
+
+/// Compiles what `role` may read of a table.
+///
+/// # Errors
+/// Something in the policies, or in what they need, is not understood exactly; Postgres must be asked.
+pub fn compile(schema: &Schema, table: Oid, role: Oid) -> Result<Plan, Refusal> {
+    let refuse = |reason: &str| Refusal {
+        reason: reason.into(),
+    };
+    let table = schema
+        .tables
+        .get(&table)
+        .ok_or_else(|| refuse("no such table"))?;
+    if !schema.roles.contains_key(&role) {
+        return Err(refuse("no such role"));
+    }
+    let mut compiler = Compiler {
+        schema,
+        role,
+        search_path: schema.search_path.clone(),
+        routines: Vec::new(),
+        compiled: HashMap::new(),
+        rewriting: Vec::new(),
+        frame: Frame::default(),
+        reads: Reads::default(),
+        withs: 0,
+        depth: 0,
+    };
+    let qual = match compiler.readable(table) {
+        Ok(()) => compiler.row_security(table),
+        Err(stop) => Err(stop),
+    };
+    let qual = match qual {
+        Ok(qual) => qual.unwrap_or_else(|| Expr::truth(true)),
+        Err(Stop::Raise(error)) => Expr::boolean(Node::Raise(error)),
+        Err(Stop::Refuse(reason)) => return Err(Refusal { reason }),
+    };
+    let mut columns = std::collections::BTreeSet::new();
+    let mut whole = false;
+    qual.visit(0, &mut |expr, depth| match &expr.node {
+        Node::Column {
+            level,
+            item: 0,
+            column,
+        } if *level == depth => {
+            columns.insert(*column);
+        }
+        Node::WholeRow { level, item: 0 } if *level == depth => whole = true,
+        _ => {}
+    });
+    if whole {
+        columns.extend(0..table.columns.len());
+    }
+    let mut reads = compiler.reads;
+    reads.columns = columns;
+    reads.claims = reads::claims(&qual, &compiler.routines);
+    let eager = eager::of_expression(&qual, false);
+    Ok(Plan {
+        eager,
+        qual,
+        routines: compiler.routines,
+        reads,
+    })
+}
+
+impl Compiler<'_> {
+    /// Raises unless the current role may SELECT from the table.
+    fn readable(&self, table: &Table) -> Result<(), Stop> {
+        if table.readers.contains(&self.role) {
+            return Ok(());
+        }
+        if table.column_readers.contains(&self.role) {
+            return Stop::refuse("a table of which the role may read some columns only");
+        }
+        Stop::raise(
+            "42501",
+            format!("permission denied for table {}", table.name),
+        )
+    }
+
+    /// The condition under which the current role sees a row of the table, as item 0 of level 0; `None`: always.
+    fn row_security(&mut self, table: &Arc<Table>) -> Result<Option<Expr>, Stop> {
+        if !table.row_security || self.schema.exempt(self.role, table) {
+            return Ok(None);
+        }
+        let applies = |roles: &[Oid]| {
+            roles
+                .iter()
+                .any(|role| *role == 0 || self.schema.has_privileges_of(self.role, *role))
+        };
+        let policies: Vec<_> = table
+            .policies
+            .iter()
+            .filter(|policy| applies(&policy.roles))
+            .collect();
+        if !policies.iter().any(|policy| policy.permissive) {
+            return Ok(Some(Expr::truth(false)));
+        }
+        let outer = std::mem::replace(
+            &mut self.frame,
+            Frame::bound(vec![Level::of(Item::table(table))]),
+        );
+        let sub = policies.iter().any(|policy| {
+            policy
+                .qual
+                .as_deref()
+                .is_some_and(|qual| qual.to_ascii_lowercase().contains("select"))
+        });
+        // As in the rewriter: a table whose policies hold a subselect must not be met again below.
+        if sub && self.rewriting.contains(&table.oid) {
+            self.frame = outer;
+            return Stop::raise(
+                "42P17",
+                format!(
+                    "infinite recursion detected in policy for relation \"{}\"",
+                    table.name
+                ),
+            );
+        }
+        self.rewriting.push(table.oid);
+        let mut permissive = Vec::new();
+        let mut restrictive = Vec::new();
+        let mut failure = None;
+        // Postgres keeps a table's policies in reverse order of their names.
+        for policy in policies.iter().rev() {
+            // Without USING it neither shows nor hides anything.
+            let Some(text) = &policy.qual else {
+                continue;
+            };
+            let compiled = self.qual(text);
+            match compiled {
+                Ok(qual) if policy.permissive => permissive.push(qual),
+                Ok(qual) => restrictive.push(qual),
+                // A refusal weighs more than an error: we do not know what else is wrong.
+                Err(stop) => match (&failure, &stop) {
+                    (Some(Stop::Refuse(_)), _) | (Some(_), Stop::Raise(_)) => {}
+                    _ => failure = Some(stop),
+                },
+            }
+        }
+        self.rewriting.pop();
+        self.frame = outer;
+        if let Some(stop) = failure {
+            return Err(stop);
+        }
+        restrictive.reverse();
+        restrictive.push(either(permissive));
+        let mut parts = Vec::new();
+        for qual in restrictive {
+            let mut conjuncts = query::conjuncts(qual);
+            self.order_by_cost(&mut conjuncts);
+            parts.extend(conjuncts);
+        }
+        Ok(Some(both(parts)))
+    }
+
+    fn qual(&mut self, text: &str) -> Result<Expr, Stop> {
+        let ast = syntax::expression(text)?;
+        let qual = self.expression(&ast)?;
+        let qual = self.boolean(qual)?;
+        Ok(qual)
+    }
+
+    /// What a column gives; refused if the stream or a shadow may not carry it.
+    fn column_expr(
+        &self,
+        level: usize,
+        item: usize,
+        column: usize,
+        found: &Column,
+    ) -> Result<Expr, Stop> {
+        if found.generated {
+            return Stop::refuse("a generated column");
+        }
+        if !supported(&self.schema.types, found.type_oid)
+            && !self.schema.is_composite(found.type_oid)
+        {
+            return Stop::refuse(format!(
+                "the type {}",
+                self.schema.types.name(found.type_oid)
+            ));
+        }
+        Ok(Expr {
+            node: Node::Column {
+                level,
+                item,
+                column,
+            },
+            type_oid: found.type_oid,
+            typmod: found.typmod,
+            collation: Collated::implicit(found.collation),
+            unordered: false,
+        })
+    }
+}
+
+/// OR, with what Postgres folds before it looks for errors.
+fn either(parts: Vec<Expr>) -> Expr {
+    let mut flat = Vec::new();
+    for part in parts {
+        match part.node {
+            Node::Or(inner) => flat.extend(inner),
+            _ => flat.push(part),
+        }
+    }
+    if flat
+        .iter()
+        .any(|part| matches!(part.node, Node::Const(Value::Bool(true))))
+    {
+        return Expr::truth(true);
+    }
+    flat.retain(|part| !matches!(part.node, Node::Const(Value::Bool(false))));
+    match flat.len() {
+        0 => Expr::truth(false),
+        1 => flat.swap_remove(0),
+        _ => Expr::boolean(Node::Or(flat)),
+    }
+}
+
+/// AND, likewise.
+fn both(parts: Vec<Expr>) -> Expr {
+    let mut flat = Vec::new();
+    for part in parts {
+        match part.node {
+            Node::And(inner) => flat.extend(inner),
+            _ => flat.push(part),
+        }
+    }
+    if flat
+        .iter()
+        .any(|part| matches!(part.node, Node::Const(Value::Bool(false))))
+    {
+        return Expr::truth(false);
+    }
+    flat.retain(|part| !matches!(part.node, Node::Const(Value::Bool(true))));
+    match flat.len() {
+        0 => Expr::truth(true),
+        1 => flat.swap_remove(0),
+        _ => Expr::boolean(Node::And(flat)),
+    }
+}

@@ -1,0 +1,133 @@
+//! Which parts of conditions may raise although no row gets as far as them in our order of evaluation.
+//!
+//! Postgres chooses an order of its own: a condition on one table may be evaluated on each of its rows, what depends on
+//! no row at any time. We raise wherever some order does, which denies.
+
+use crate::policy::ir::{Expr, Node};
+use crate::policy::schema::Schema;
+use crate::policy::value::{Oid, oid};
+
+/// Functions of the system that raise on no value of their types; what is not here may.
+const SAFE: &[&str] = &[
+    "lower",
+    "upper",
+    "length",
+    "btrim",
+    "ltrim",
+    "rtrim",
+    "array_length",
+    "cardinality",
+    "arraycontains",
+    "arraycontained",
+    "arrayoverlap",
+    "string_to_array",
+    "starts_with",
+    "concat",
+    "textcat",
+    "jsonb_exists",
+    "jsonb_exists_any",
+    "jsonb_exists_all",
+    "jsonb_contains",
+    "jsonb_contained",
+    "jsonb_typeof",
+    "jsonb_object_field",
+    "jsonb_object_field_text",
+    "jsonb_array_element",
+    "jsonb_array_element_text",
+    "jsonb_extract_path",
+    "jsonb_extract_path_text",
+    "json_object_field",
+    "json_object_field_text",
+    "textlike",
+    "textnlike",
+    "texticlike",
+    "texticnlike",
+    "now",
+    "array_to_string",
+    "replace",
+];
+
+/// Casts between numbers that lose nothing.
+const WIDENING: &[Oid] = &[235, 313, 316, 481, 482, 754, 1740, 1781, 1782];
+
+/// Whether evaluation on some row may raise. Functions of the user's count as safe: what they raise they mostly raise
+/// for the claims, which [`invariants`] covers.
+pub(super) fn may_raise(schema: &Schema, expr: &Expr) -> bool {
+    let mut raises = false;
+    expr.visit(0, &mut |expr, depth| {
+        if depth > 0 {
+            return;
+        }
+        raises |= match &expr.node {
+            Node::Call(call) => schema.functions.get(&call.function).is_none_or(|function| {
+                let name = &*function.name;
+                let comparison = ["eq", "ne", "lt", "le", "gt", "ge"]
+                    .iter()
+                    .any(|end| name.ends_with(end));
+                !call.arguments.iter().all(depends_on_nothing)
+                    && !comparison
+                    && !SAFE.contains(&name)
+                    && !WIDENING.contains(&call.function)
+            }),
+            Node::TextForm(inner) => {
+                !depends_on_nothing(inner)
+                    && !matches!(expr.type_oid, oid::TEXT | oid::VARCHAR | oid::BPCHAR)
+            }
+            _ => false,
+        };
+    });
+    raises
+}
+
+fn depends_on_nothing(expr: &Expr) -> bool {
+    !expr.any(&mut |expr, depth| match expr.node {
+        Node::Column { level, .. } | Node::WholeRow { level, .. } | Node::Grouped { level, .. } => {
+            level >= depth
+        }
+        Node::Slot(_) => depth == 0,
+        _ => false,
+    })
+}
+
+/// Whether a condition reads this table and no other.
+pub(super) fn concerns_only(condition: &Expr, table: usize) -> bool {
+    let mut own = false;
+    let other = condition.any(&mut |expr, depth| match expr.node {
+        Node::Column { level, item, .. } | Node::WholeRow { level, item } if level >= depth => {
+            own |= level == depth && item == table;
+            level > depth || item != table
+        }
+        _ => false,
+    });
+    own && !other
+}
+
+/// The largest parts that depend on no row and are more than a constant.
+pub(super) fn invariants(condition: &Expr) -> Vec<Expr> {
+    let mut found = Vec::new();
+    collect(condition, &mut found);
+    found
+}
+
+fn collect(expr: &Expr, found: &mut Vec<Expr>) {
+    if depends_on_nothing(expr) {
+        let trivial = matches!(
+            expr.node,
+            Node::Const(_) | Node::Parameter(_) | Node::Raise(_) | Node::Array(_)
+        );
+        if !trivial {
+            found.push(expr.clone());
+        }
+        return;
+    }
+    // What is evaluated in order keeps what stands further right from being evaluated.
+    if matches!(
+        expr.node,
+        Node::Case(..) | Node::Coalesce(_) | Node::NullIf(_)
+    ) {
+        return;
+    }
+    expr.children()
+        .into_iter()
+        .for_each(|child| collect(child, found));
+}

@@ -1,0 +1,188 @@
+//! Evaluates plans: a row, claims, looked-up tables and the time go in, a [`Verdict`] comes out.
+//!
+//! Pure: reads no clock and does no I/O. Every evaluation has a budget; beyond it Postgres is asked.
+
+mod expression;
+mod program;
+mod query;
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::builtin::Session;
+use super::ir::{Expr, Plan};
+use super::value::{Oid, SqlError, Types, Value};
+
+/// A row of a table: its live columns in order.
+pub type Tuple = Arc<[Value]>;
+
+/// The tables that plans look into, as of one moment.
+pub trait Tables {
+    /// Calls `visit` with every row of a table whose columns equal the given values, by the equality of the columns'
+    /// types ([`canonical`](super::value::canonical)); more rows do no harm. The values are not NULL.
+    fn scan(
+        &self,
+        table: Oid,
+        keys: &[(usize, Value)],
+        visit: &mut dyn FnMut(&Tuple) -> ControlFlow<()>,
+    );
+}
+
+/// The answer for one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The subscriber sees the row.
+    Allow,
+    /// It does not.
+    Deny,
+    /// Postgres would raise this: nothing is seen.
+    Raised(SqlError),
+    /// Only Postgres can tell.
+    Undecided(Box<str>),
+}
+
+/// Nodes that one verdict may evaluate.
+const STEPS_MAX: u64 = 5_000_000;
+/// Calls of functions inside of each other.
+const DEPTH_MAX: usize = 64;
+
+/// What a plan is evaluated against.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// Looked-up tables.
+    pub tables: &'a dyn Tables,
+    /// Claims, settings, time.
+    pub session: &'a Session,
+    /// The types of the schema that the plan was compiled against.
+    pub types: &'a Types,
+}
+
+impl std::fmt::Debug for World<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plan {
+    /// What Postgres evaluates while it plans the query: to be asked once for each session. An error denies all rows.
+    ///
+    /// # Errors
+    /// The query as a whole raises, or only Postgres can tell.
+    pub fn preflight(&self, world: World<'_>) -> Result<(), SqlError> {
+        let machine = Machine::new(self, world);
+        let scope = Scope::root(&[]);
+        self.eager
+            .iter()
+            .try_for_each(|expr| machine.eval(expr, &scope).map(drop))
+    }
+
+    /// Judges one row. Assumes that [`Self::preflight`] passed.
+    #[must_use]
+    pub fn judge(&self, world: World<'_>, row: &Tuple) -> Verdict {
+        let machine = Machine::new(self, world);
+        let rows = [Some(Arc::clone(row))];
+        let scope = Scope {
+            rows: &rows,
+            ..Scope::root(&[])
+        };
+        match machine.eval(&self.qual, &scope) {
+            Ok(Value::Bool(true)) => Verdict::Allow,
+            Ok(_) => Verdict::Deny,
+            Err(error) => Verdict::of_error(error),
+        }
+    }
+}
+
+impl Verdict {
+    /// What an error means for a row, or for all rows if it came from [`Plan::preflight`].
+    #[must_use]
+    pub fn of_error(error: SqlError) -> Self {
+        // `XX000` is ours: a value that the library does not know, or a mistake. Postgres knows better.
+        if error.is_undecided() || &*error.sqlstate == "XX000" {
+            Self::Undecided(error.message)
+        } else {
+            Self::Raised(error)
+        }
+    }
+}
+
+struct Machine<'a> {
+    plan: &'a Plan,
+    world: World<'a>,
+    steps: Cell<u64>,
+    depth: Cell<usize>,
+}
+
+/// What expressions see: the rows of their query, and of those around.
+#[derive(Clone, Copy)]
+struct Scope<'s> {
+    outer: Option<&'s Self>,
+    rows: &'s [Option<Tuple>],
+    slots: &'s [Value],
+    /// Group keys and aggregates.
+    group: Option<(&'s [Value], &'s [Value])>,
+    variables: &'s [Value],
+    withs: Option<&'s query::Withs<'s>>,
+}
+
+impl<'s> Scope<'s> {
+    const fn root(variables: &'s [Value]) -> Self {
+        Self {
+            outer: None,
+            rows: &[],
+            slots: &[],
+            group: None,
+            variables,
+            withs: None,
+        }
+    }
+
+    /// One query further in.
+    const fn inner(&'s self, rows: &'s [Option<Tuple>]) -> Self {
+        Self {
+            outer: Some(self),
+            rows,
+            slots: &[],
+            group: None,
+            variables: self.variables,
+            withs: None,
+        }
+    }
+}
+
+impl<'a> Machine<'a> {
+    const fn new(plan: &'a Plan, world: World<'a>) -> Self {
+        Self {
+            plan,
+            world,
+            steps: Cell::new(0),
+            depth: Cell::new(0),
+        }
+    }
+
+    fn step(&self) -> Result<(), SqlError> {
+        let steps = self.steps.get().saturating_add(1);
+        self.steps.set(steps);
+        if steps > STEPS_MAX {
+            return Err(SqlError::undecided("a verdict that takes too long"));
+        }
+        Ok(())
+    }
+
+    /// True; NULL counts as false.
+    fn holds(&self, condition: &Expr, scope: &Scope<'_>) -> Result<bool, SqlError> {
+        Ok(self.eval(condition, scope)? == Value::Bool(true))
+    }
+
+    fn all_hold(&self, conditions: &[Expr], scope: &Scope<'_>) -> Result<bool, SqlError> {
+        for condition in conditions {
+            if !self.holds(condition, scope)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
