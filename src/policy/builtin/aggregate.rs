@@ -1,0 +1,2 @@
+use super::Aggregate;
+pub(super) fn aggregate(_function: u32) -> Option<&'static Aggregate> { None }
