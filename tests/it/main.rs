@@ -15,6 +15,7 @@ mod filters;
 mod harness;
 mod isolation;
 mod operations;
+mod policy_values;
 mod rendering;
 mod subscribe;
 mod values;
