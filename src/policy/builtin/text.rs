@@ -129,7 +129,7 @@ fn pad(call: &Call<'_>, left: bool) -> Result<Value, SqlError> {
         Some(_) => Arc::clone(call.text(2)?),
     };
     let length = usize::try_from(*call.int(1)?).unwrap_or(0);
-    if length > 1 << 20 {
+    if length > 10_000 {
         return Err(SqlError::internal("a text this long is left to Postgres"));
     }
     let missing = length.saturating_sub(text.chars().count());
@@ -195,7 +195,7 @@ fn cutting(function: u32) -> Option<&'static Builtin> {
         1622 => strict!(|call| {
             let times = usize::try_from(*call.int(1)?).unwrap_or(0);
             let text = call.text(0)?;
-            if text.len().saturating_mul(times) > 1 << 20 {
+            if text.len().saturating_mul(times) > 10_000 {
                 return Err(SqlError::internal("a text this long is left to Postgres"));
             }
             Ok(Value::text(&text.repeat(times)))

@@ -201,7 +201,7 @@ fn moment(text: &str) -> Result<Moment, SqlError> {
     let trimmed = text.trim_matches(is_space);
     let lower = trimmed.to_ascii_lowercase();
     match lower.as_str() {
-        "infinity" | "+infinity" => return Ok(Moment::Infinity(false)),
+        "infinity" => return Ok(Moment::Infinity(false)),
         "-infinity" => return Ok(Moment::Infinity(true)),
         "epoch" => return Ok(Moment::Epoch),
         "" => return Err(bad_format(text)),

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::{SqlError, Value};
+use super::{Numeric, SqlError, Value};
+
+/// Values are not padded to more than this.
+const LENGTH_MAX: usize = 100_000;
 
 /// White space as C's `isspace` knows it.
 pub(crate) const fn is_space(c: char) -> bool {
@@ -126,6 +129,41 @@ pub(crate) fn float(text: &str, single: bool) -> Result<f64, SqlError> {
     Ok(value)
 }
 
+/// The fewest digits that lie between the neighbours of a float, as `1.5e3`. Digits exactly half-way to a neighbour do
+/// not count, though they read back as this float.
+fn shortest(value: f64, single: bool) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "kept rounded to real")]
+    let narrow = value as f32;
+    let found = if single { format!("{narrow:e}") } else { format!("{value:e}") };
+    // Only integers of this size can be so.
+    if value.abs() < 8_388_608.0 || value.abs() > 1e41 {
+        return found;
+    }
+    let neighbours = if single {
+        [f64::from(narrow.next_up()), f64::from(narrow.next_down())]
+    } else {
+        [value.next_up(), value.next_down()]
+    };
+    let exact = |value: f64| Numeric::parse(&format!("{value:.0}")).ok();
+    let is_half_way = |text: &str| {
+        let half_way = |neighbour: f64| {
+            let doubled = Numeric::parse(text).ok()?.multiply(&Numeric::from(2)).ok()?;
+            let sum = exact(value)?.add(&exact(neighbour)?).ok()?;
+            Some(doubled.compare(&sum).is_eq())
+        };
+        neighbours.iter().any(|neighbour| half_way(*neighbour) == Some(true))
+    };
+    if !is_half_way(&found) {
+        return found;
+    }
+    let reads_back = |text: &str| {
+        if single { text.parse() == Ok(narrow) } else { text.parse() == Ok(value) }
+    };
+    let digits = found.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    let longer = (digits..17).map(|places| format!("{value:.places$e}"));
+    longer.into_iter().find(|text| reads_back(text) && !is_half_way(text)).unwrap_or(found)
+}
+
 /// The shortest text that reads back as the same float.
 pub(crate) fn float_text(value: f64, single: bool) -> String {
     if value.is_nan() {
@@ -134,13 +172,7 @@ pub(crate) fn float_text(value: f64, single: bool) -> String {
     if value.is_infinite() {
         return if value < 0.0 { "-Infinity" } else { "Infinity" }.to_owned();
     }
-    let scientific = if single {
-        #[expect(clippy::cast_possible_truncation, reason = "kept rounded to real")]
-        let narrow = value as f32;
-        format!("{narrow:e}")
-    } else {
-        format!("{value:e}")
-    };
+    let scientific = shortest(value, single);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let (sign, mantissa) = match mantissa.strip_prefix('-') {
@@ -256,6 +288,9 @@ pub(crate) fn sized_bits(
     if bits.len() == length || varying && bits.len() < length {
         return Ok(Value::Bits(Arc::clone(bits)));
     }
+    if length > LENGTH_MAX {
+        return Err(SqlError::internal("a length that is left to Postgres"));
+    }
     if !explicit {
         let sqlstate = if varying { "22001" } else { "22026" };
         return Err(SqlError::new(sqlstate, "bit string length does not match the type"));
@@ -281,6 +316,9 @@ pub(crate) fn sized_text(
         return Ok(Value::Text(Arc::clone(text)));
     };
     let own = text.chars().count();
+    if length > LENGTH_MAX && own < length && padded {
+        return Err(SqlError::internal("a length that is left to Postgres"));
+    }
     if own <= length {
         if !padded || own == length {
             return Ok(Value::Text(Arc::clone(text)));

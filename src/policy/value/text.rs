@@ -191,11 +191,8 @@ pub(super) fn input(
     text: &str,
 ) -> Result<Value, SqlError> {
     match types.find(type_oid).map(|found| &found.kind) {
-        // A domain applies the modifier of the type below as an assignment does.
-        Some(Kind::Domain { base, typmod, .. }) => {
-            let value = input(types, *base, -1, text)?;
-            return with_typmod(types, *base, *typmod, value, false);
-        }
+        // A literal of a domain is cast to the type below first.
+        Some(Kind::Domain { base, typmod, .. }) => return input(types, *base, *typmod, text),
         Some(Kind::Array { element }) => {
             let delimiter = types.find(*element).map_or(b',', |found| found.delimiter);
             let read = |text: &str| input(types, *element, typmod, text);
