@@ -61,6 +61,11 @@ fn comparable(call: &Call<'_>) -> Result<Oid, SqlError> {
     Err(SqlError::new("42883", "could not identify an equality operator"))
 }
 
+/// As [`comparable`], for functions that say so only when something is compared.
+fn searchable(call: &Call<'_>) -> Result<Oid, SqlError> {
+    comparable(call).map_err(|_never| SqlError::internal("a search among values that cannot be compared"))
+}
+
 /// Whether all of `b` are in `a`.
 fn contains(call: &Call<'_>, a: usize, b: usize) -> Result<Value, SqlError> {
     let inside = members(call, a)?;
@@ -94,25 +99,24 @@ fn concatenated(a: &Array, b: &Array) -> Result<Array, SqlError> {
     if b_dimensions.is_empty() {
         return Ok(a.clone());
     }
-    let lengths = |dimensions: &[(i32, i32)]| dimensions.iter().map(|(length, _)| *length).collect::<Vec<_>>();
     let mut dimensions;
     match (a_dimensions, b_dimensions) {
         ([(a_length, low), a_rest @ ..], [(b_length, _), b_rest @ ..]) if a_dimensions.len() == b_dimensions.len() => {
-            if lengths(a_rest) != lengths(b_rest) {
+            if a_rest != b_rest {
                 return Err(incompatible());
             }
             dimensions = vec![(total(*a_length, *b_length)?, *low)];
             dimensions.extend(a_rest);
         }
         (_, [(length, low), rest @ ..]) if a_dimensions.len() + 1 == b_dimensions.len() => {
-            if lengths(a_dimensions) != lengths(rest) {
+            if a_dimensions != rest {
                 return Err(incompatible());
             }
             dimensions = vec![(total(*length, 1)?, *low)];
             dimensions.extend(rest);
         }
         ([(length, low), rest @ ..], _) if a_dimensions.len() == b_dimensions.len() + 1 => {
-            if lengths(rest) != lengths(b_dimensions) {
+            if rest != b_dimensions {
                 return Err(incompatible());
             }
             dimensions = vec![(total(*length, 1)?, *low)];
@@ -160,7 +164,7 @@ fn growing(function: u32) -> Option<&'static Builtin> {
 
 /// The places (from the array's lower bound on) of elements that are not distinct from a value.
 fn places(call: &Call<'_>, from: Option<i64>) -> Result<Vec<i64>, SqlError> {
-    let element = comparable(call)?;
+    let element = searchable(call)?;
     let array = call.array(0)?;
     let low = match &*array.dimensions {
         [] => return Ok(Vec::new()),
@@ -191,6 +195,7 @@ fn searching(function: u32) -> Option<&'static Builtin> {
             }
             let from = match call.any(2)? {
                 Value::Int(from) => *from,
+                _ if places(call, None)?.is_empty() => return Ok(Value::Null),
                 _ => return Err(SqlError::new("22004", "initial position must not be null")),
             };
             Ok(places(call, Some(from))?.first().map_or(Value::Null, |place| Value::Int(*place)))
@@ -212,7 +217,7 @@ fn replaced(call: &Call<'_>, with: Option<&Value>) -> Result<Value, SqlError> {
     let Value::Array(array) = call.any(0)? else {
         return Ok(Value::Null);
     };
-    let element = comparable(call)?;
+    let element = searchable(call)?;
     if with.is_none() && array.dimensions.len() > 1 {
         return Err(SqlError::new("0A000", "removing elements from multidimensional arrays is not supported"));
     }

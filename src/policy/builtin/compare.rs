@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::{Builtin, Call, bytewise, strict, unexpected};
 use crate::policy::value::moment::timestamp_of_date;
-use crate::policy::value::{SqlError, Value, compare, equal};
+use crate::policy::value::{SqlError, Value, compare, equal, equatable, ordered};
 
 /// Fields: equal, not equal, less, less or equal, greater, greater or equal.
 type Family = [u32; 6];
@@ -94,6 +94,7 @@ fn same(call: &Call<'_>) -> Result<bool, SqlError> {
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => Ok(a == b),
         _ if std::mem::discriminant(a) == std::mem::discriminant(b) => {
+            comparable(call)?;
             equal(call.types, call.type_of(0), a, b)
         }
         _ => order(call).map(Ordering::is_eq),
@@ -103,9 +104,21 @@ fn same(call: &Call<'_>) -> Result<bool, SqlError> {
 fn order(call: &Call<'_>) -> Result<Ordering, SqlError> {
     let (a, b) = (call.any(0)?, call.any(1)?);
     if std::mem::discriminant(a) == std::mem::discriminant(b) {
+        comparable(call)?;
+        if !ordered(call.types, call.type_of(0), true) {
+            return Err(SqlError::internal("a type without a known order"));
+        }
         return compare(call.types, call.type_of(0), a, b);
     }
     Ok(instant(a)?.cmp(&instant(b)?))
+}
+
+/// Postgres looks for an operator of the elements or columns before it compares any.
+fn comparable(call: &Call<'_>) -> Result<(), SqlError> {
+    if equatable(call.types, call.type_of(0)) {
+        return Ok(());
+    }
+    Err(SqlError::new("42883", "could not identify an equality operator"))
 }
 
 /// A date or timestamp as microseconds in UTC, also beyond what a timestamp can have.

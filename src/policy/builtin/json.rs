@@ -202,7 +202,7 @@ fn build_object(call: &Call<'_>) -> Result<Value, SqlError> {
         if let [(name, name_type), (value, type_oid)] = pair {
             out.push_str(if index > 0 { ", " } else { "" });
             if name.is_null() {
-                return Err(SqlError::new("22004", "null value not allowed for object key"));
+                return Err(SqlError::new("22023", "null value not allowed for object key"));
             }
             quoted(&mut out, &key(call.types, *name_type, name)?)?;
             out.push_str(" : ");

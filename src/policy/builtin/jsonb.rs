@@ -69,6 +69,11 @@ fn follow<'a>(json: &'a Json, path: &[&Arc<str>]) -> Option<&'a Json> {
     })
 }
 
+/// A scalar is stored as an array of one element, and answers as one.
+fn element(json: &Json, place: i64) -> Option<&Json> {
+    if json.is_scalar() && matches!(place, 0 | -1) { Some(json) } else { json.item(place) }
+}
+
 fn exists(json: &Json, key: &str) -> bool {
     match json {
         Json::Object(_) => json.member(key).is_some(),
@@ -115,8 +120,8 @@ fn reading(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         3478 => strict!(|call| Ok(found(call.jsonb(0)?.member(call.text(1)?)))),
         3214 => strict!(|call| Ok(found_text(call.jsonb(0)?.member(call.text(1)?)))),
-        3215 => strict!(|call| Ok(found(call.jsonb(0)?.item(*call.int(1)?)))),
-        3216 => strict!(|call| Ok(found_text(call.jsonb(0)?.item(*call.int(1)?)))),
+        3215 => strict!(|call| Ok(found(element(call.jsonb(0)?, *call.int(1)?)))),
+        3216 => strict!(|call| Ok(found_text(element(call.jsonb(0)?, *call.int(1)?)))),
         3217 => strict!(|call| Ok(path(call)?.map_or(Value::Null, |path| match call.jsonb(0) {
             Ok(json) => found(follow(json, &path)),
             Err(_) => Value::Null,
@@ -185,16 +190,29 @@ fn changing(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         3301 => strict!(|call| Ok(value(concatenated(call.jsonb(0)?, call.jsonb(1)?)))),
         3302 => strict!(|call| without(call.jsonb(0)?, &[call.text(1)?]).map(value)),
-        3343 => strict!(|call| {
-            let json = call.jsonb(0)?;
+        // Strict, but for the elements of a variable argument list.
+        3343 => lax!(|call| {
+            let [Value::Jsonb(json), keys @ ..] = call.args else {
+                return Ok(Value::Null);
+            };
+            if keys.len() == 1 && keys.iter().all(Value::is_null) {
+                return Ok(Value::Null);
+            }
             if json.is_scalar() {
                 return Err(invalid_delete("scalar"));
             }
-            let keys = match call.any(1)? {
-                Value::Array(array) if array.dimensions.len() > 1 => {
+            let keys = match keys {
+                [Value::Array(array)] if array.dimensions.len() > 1 => {
                     return Err(SqlError::new("2202E", "wrong number of array subscripts"));
                 }
-                keys => texts(keys)?.into_iter().flatten().collect::<Vec<_>>(),
+                [keys @ Value::Array(_)] => texts(keys)?.into_iter().flatten().collect(),
+                keys => keys
+                    .iter()
+                    .filter_map(|key| match key {
+                        Value::Text(key) => Some(key),
+                        _ => None,
+                    })
+                    .collect::<Vec<_>>(),
             };
             without(json, &keys).map(value)
         }),

@@ -93,7 +93,8 @@ fn converting(function: u32) -> Option<&'static Builtin> {
             _ => Value::Null,
         })),
         1961 | 1967 | 1968 | 1969 => strict!(|call| {
-            let typmod = i32::try_from(*call.int(1)?).unwrap_or(-1);
+            let typmod = i32::try_from(*call.int(1)?).ok().filter(|typmod| (-1..=6).contains(typmod));
+            let typmod = typmod.ok_or_else(unproven)?;
             with_typmod(call.types, call.result, typmod, call.any(0)?.clone(), true)
         }),
         // AT TIME ZONE
@@ -177,7 +178,8 @@ fn between(call: &Call<'_>) -> Result<Value, SqlError> {
     if !is_finite(a) || !is_finite(b) {
         return Err(unproven());
     }
-    let micros = a.checked_sub(b).ok_or_else(|| out_of_range("interval"))?;
+    // Earlier versions do not notice the overflow.
+    let micros = a.checked_sub(b).ok_or_else(unproven)?;
     let days = i32::try_from(micros / DAY).map_err(|_long| out_of_range("interval"))?;
     Ok(Value::Interval(Interval { months: 0, days, micros: micros % DAY }))
 }

@@ -106,7 +106,7 @@ fn like_escape(call: &Call<'_>) -> Result<Value, SqlError> {
     let mut letters = escape.chars();
     let escape = match (letters.next(), letters.next()) {
         (escape, None) => escape,
-        _ => return Err(SqlError::new("22019", "invalid escape string")),
+        _ => return Err(SqlError::new("22025", "invalid escape string")),
     };
     if escape == Some('\\') {
         return Ok(Value::Text(Arc::clone(pattern)));

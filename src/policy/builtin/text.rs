@@ -43,6 +43,9 @@ fn measuring(function: u32) -> Option<&'static Builtin> {
         }),
         1621 => strict!(|call| {
             let code = *call.int(0)?;
+            if code < 0 {
+                return Err(SqlError::new("22023", "character number must be positive"));
+            }
             let character = u32::try_from(code).ok().filter(|code| *code != 0).and_then(char::from_u32);
             match character {
                 Some(character) => Ok(Value::text(character.encode_utf8(&mut [0; 4]))),
@@ -167,7 +170,11 @@ fn cutting(function: u32) -> Option<&'static Builtin> {
         }),
         3061 => strict!(|call| {
             let text = call.text(0)?;
-            let skipped = text.chars().count() - portion(text, *call.int(1)?);
+            let skipped = match *call.int(1)? {
+                // It cannot be negated there.
+                -2_147_483_648 => 0,
+                n => text.chars().count() - portion(text, n),
+            };
             Ok(Value::text(&text.chars().skip(skipped).collect::<String>()))
         }),
         884 | 885 => strict!(|call| trim(call, true, true)),

@@ -454,7 +454,10 @@ impl Numeric {
     /// Rounds half away from zero, or cuts, to so many decimal places.
     pub(crate) fn at_scale(&self, places: i64, rounding: bool) -> Result<Self, SqlError> {
         match self {
-            Self::Finite(number) => number.at_scale(places.clamp(-2_000, 2_000), rounding).checked(),
+            Self::Finite(_) if places.abs() > 1_000 => {
+                Err(SqlError::internal("rounding to so many digits is left to Postgres"))
+            }
+            Self::Finite(number) => number.at_scale(places, rounding).checked(),
             other => Ok(other.clone()),
         }
     }

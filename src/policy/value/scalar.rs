@@ -135,6 +135,13 @@ fn shortest(value: f64, single: bool) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "kept rounded to real")]
     let narrow = value as f32;
     let found = if single { format!("{narrow:e}") } else { format!("{value:e}") };
+    let digits = found.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    let reads_back = |text: &str| {
+        if single { text.parse() == Ok(narrow) } else { text.parse() == Ok(value) }
+    };
+    // Of two that are as near the even one is wanted.
+    let even = format!("{value:.places$e}", places = digits - 1);
+    let found = if reads_back(&even) { even } else { found };
     // Only integers of this size can be so.
     if value.abs() < 8_388_608.0 || value.abs() > 1e41 {
         return found;
@@ -156,10 +163,6 @@ fn shortest(value: f64, single: bool) -> String {
     if !is_half_way(&found) {
         return found;
     }
-    let reads_back = |text: &str| {
-        if single { text.parse() == Ok(narrow) } else { text.parse() == Ok(value) }
-    };
-    let digits = found.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
     let longer = (digits..17).map(|places| format!("{value:.places$e}"));
     longer.into_iter().find(|text| reads_back(text) && !is_half_way(text)).unwrap_or(found)
 }
