@@ -15,10 +15,10 @@ use walcast::policy::schema::{Function, Schema, load};
 use walcast::policy::value::{Kind, Oid, SqlError, Value, compare, equal, input, oid, output, ordered, supported};
 use walcast::testing::Cluster;
 
-use samples::{INPUTS, SCHEMA, pool};
+use samples::{FIELDS, INPUTS, SCHEMA, pool};
 
 /// Calls of one function with one choice of types.
-const CALLS: usize = 40;
+const CALLS: usize = 80;
 
 /// Functions with an argument that says how long the result is.
 const LENGTHS: &[&str] = &["lpad", "rpad", "repeat", "bit", "varbit", "bpchar", "varchar"];
@@ -204,6 +204,20 @@ fn argument(rng: &mut StdRng, schema: &Schema, pools: &mut Pools, type_oid: Oid,
     Some(Argument { type_oid, sql, value })
 }
 
+/// Arguments that a function makes sense of.
+fn preferred(function: &str, index: usize) -> Option<&'static [&'static str]> {
+    Some(match (function, index) {
+        ("date_part" | "extract" | "date_trunc", 0) => FIELDS,
+        ("timezone", 0) => &["UTC", "utc", "GMT", "Z"],
+        ("encode" | "decode", 1) => &["hex", "base64", "escape", "HEX"],
+        ("current_setting", 0) => &["app.tenant", "App.Tenant", "app.none", "app.empty", "request.jwt.claims"],
+        ("interval_mul", 1) | ("mul_d_interval", 0) => &["0", "1", "-1", "2", "30", "1000"],
+        ("regexp_replace", 3) => &["g", ""],
+        ("timestamp" | "timestamptz" | "time" | "timetz", 1) => &["0", "1", "2", "3", "4", "5", "6"],
+        _ => return None,
+    })
+}
+
 fn run(schema: &Schema, function: &Function, arguments: &[Argument], result: Oid, bytewise: bool) -> Result<Option<String>, SqlError> {
     let found = builtin::scalar(function.oid).unwrap();
     if found.strict && arguments.iter().any(|argument| argument.value.is_null()) {
@@ -273,9 +287,22 @@ async fn functions_answer_as_postgres_does() {
                 }
                 let arguments: Option<Vec<Argument>> = types
                     .iter()
-                    .map(|type_oid| {
+                    .enumerate()
+                    .map(|(index, type_oid)| {
                         let mut found = argument(rng, &schema, &mut pools, *type_oid, bytewise);
                         // Postgres would make values of gigabytes.
+                        let is_number = |found: &Argument| matches!(found.value, Value::Int(_) | Value::Text(_) | Value::Float(_) | Value::Null);
+                        if let Some(texts) = preferred(&function.name, index)
+                            && found.as_ref().is_some_and(is_number)
+                            && [oid::INT4, oid::TEXT, oid::FLOAT8].contains(type_oid)
+                            && rng.random_bool(0.9)
+                        {
+                            found = texts.choose(rng).map(|text| Argument {
+                                type_oid: *type_oid,
+                                sql: literal(&schema, *type_oid, Some(text)),
+                                value: input(&schema.types, *type_oid, -1, text).unwrap(),
+                            });
+                        }
                         while LENGTHS.contains(&&*function.name)
                             && found.as_ref().is_some_and(|found| matches!(found.value, Value::Int(70..)))
                         {
@@ -296,6 +323,151 @@ async fn functions_answer_as_postgres_does() {
         }
     }
     println!("{} calls", cases.len());
+    report(&judge(&session, cases).await);
+}
+
+/// Rows of arguments: their values, and as VALUES.
+type Rows = (Vec<builtin::Row>, String);
+
+fn rows(rng: &mut StdRng, schema: &Schema, pools: &mut Pools, types: &[Oid]) -> Option<Rows> {
+    let count = rng.random_range(0..6);
+    let mut rows = Vec::new();
+    let mut listed = Vec::new();
+    for _ in 0..count {
+        let arguments: Option<Vec<Argument>> =
+            types.iter().map(|type_oid| argument(rng, schema, pools, *type_oid, false)).collect();
+        let arguments = arguments?;
+        listed.push(format!("({})", arguments.iter().map(|argument| argument.sql.as_str()).collect::<Vec<_>>().join(", ")));
+        rows.push(arguments.into_iter().map(|argument| argument.value).collect());
+    }
+    let nulls: Vec<String> = types.iter().map(|type_oid| literal(schema, *type_oid, None)).collect();
+    // A row that is left out gives the columns their types.
+    listed.push(format!("({})", nulls.join(", ")));
+    Some((rows, format!("(select * from (values {}) v limit {count}) v", listed.join(", "))))
+}
+
+#[tokio::test]
+async fn aggregates_answer_as_postgres_does() {
+    let (session, schema) = start().await;
+    let rng = &mut StdRng::seed_from_u64(11);
+    let mut functions: Vec<&Function> = schema.functions.values().map(AsRef::as_ref).collect();
+    functions.sort_by_key(|function| function.oid);
+    functions.retain(|function| builtin::aggregate(function.oid).is_some());
+    let mut cases = Vec::new();
+    let mut pools = Pools::new();
+    for function in functions {
+        let found = builtin::aggregate(function.oid).unwrap();
+        let subject = format!("{}({})", function.name, function.oid);
+        let elements = elements(&schema, function);
+        for element in elements {
+            for _ in 0..CALLS / 2 {
+                let types: Vec<Oid> =
+                    function.arguments.iter().filter_map(|declared| resolved(&schema, *declared, element)).collect();
+                let Some(result) = resolved(&schema, function.result, element) else { continue };
+                if schema.types.element(result) == schema.types.element(types.first().copied().unwrap_or(0))
+                    && !supported(&schema.types, result)
+                {
+                    continue;
+                }
+                let Some((all, from)) = rows(rng, &schema, &mut pools, &types) else { continue };
+                let columns: Vec<String> = (1..=types.len())
+                    .map(|number| {
+                        let collated = found.needs_bytewise && types.iter().any(|t| schema.types.find(*t).unwrap().collation != 0);
+                        format!("v.column{number}{}", if collated { " collate \"C\"" } else { "" })
+                    })
+                    .collect();
+                let arguments = if columns.is_empty() { "*".to_owned() } else { columns.join(", ") };
+                let from = if columns.is_empty() { format!("generate_series(1, {}) v", all.len()) } else { from };
+                let sql = format!("(select pg_catalog.\"{}\"({arguments}) from {from})", function.name);
+                let kept: Vec<builtin::Row> = all
+                    .into_iter()
+                    .filter(|row: &builtin::Row| !found.strict || !row.iter().any(Value::is_null))
+                    .collect();
+                let call = Call {
+                    args: &[],
+                    arg_types: &types,
+                    result,
+                    collation: Collation::Bytes,
+                    types: &schema.types,
+                    session: &self::session(),
+                };
+                let ours = (found.eval)(&call, &kept).and_then(|value| match value {
+                    Value::Null => Ok(None),
+                    value => output(&schema.types, result, &value).map(Some),
+                });
+                cases.push(Case { sql, ours, subject: subject.clone() });
+            }
+        }
+    }
+    report(&judge(&session, cases).await);
+}
+
+#[tokio::test]
+async fn sets_hold_what_postgres_returns() {
+    let (session, schema) = start().await;
+    let rng = &mut StdRng::seed_from_u64(13);
+    let mut functions: Vec<&Function> = schema.functions.values().map(AsRef::as_ref).collect();
+    functions.sort_by_key(|function| function.oid);
+    functions.retain(|function| builtin::set_returning(function.oid).is_some());
+    let mut cases = Vec::new();
+    let mut pools = Pools::new();
+    for function in functions {
+        let found = builtin::set_returning(function.oid).unwrap();
+        let subject = format!("{}({})", function.name, function.oid);
+        assert_eq!(found.strict, function.strict, "strictness of {subject}");
+        for element in elements(&schema, function) {
+            for _ in 0..CALLS / 2 {
+                let types: Vec<Oid> =
+                    function.arguments.iter().filter_map(|declared| resolved(&schema, *declared, element)).collect();
+                let arguments: Option<Vec<Argument>> =
+                    types.iter().map(|type_oid| argument(rng, &schema, &mut pools, *type_oid, false)).collect();
+                let Some(arguments) = arguments else { continue };
+                let wide = |argument: &Argument| matches!(argument.value, Value::Int(100..) | Value::Int(..-100));
+                if arguments.iter().any(wide) {
+                    continue;
+                }
+                let columns: Vec<Oid> = match &*function.outputs {
+                    [] => vec![resolved(&schema, function.result, element).unwrap()],
+                    outputs => outputs.iter().map(|(_, type_oid)| *type_oid).collect(),
+                };
+                let names: Vec<String> = (0..columns.len()).map(|number| format!("c{number}")).collect();
+                let printed: Vec<String> = names.iter().map(|name| {
+                    format!("case when num_nulls(v.{name}) = 1 then '~' else format('%s', v.{name}) end")
+                }).collect();
+                // A row type becomes columns in FROM.
+                let call = call_sql(function, &arguments);
+                let is_row = matches!(schema.types.find(columns[0]).unwrap().kind, Kind::Composite { .. });
+                let from = if is_row { format!("(select {call} as c0) v") } else { format!("{call} as v ({})", names.join(", ")) };
+                let sql = format!("(select string_agg({}, '|') from {from})", printed.join(" || ',' || "));
+                let args: Vec<Value> = arguments.iter().map(|argument| argument.value.clone()).collect();
+                let call = Call {
+                    args: &args,
+                    arg_types: &types,
+                    result: columns[0],
+                    collation: Collation::Other,
+                    types: &schema.types,
+                    session: &self::session(),
+                };
+                let rows = if found.strict && args.iter().any(Value::is_null) { Ok(Vec::new()) } else { (found.eval)(&call) };
+                let ours = rows.and_then(|rows| {
+                    let mut shown = Vec::new();
+                    for row in &rows {
+                        let fields: Result<Vec<String>, SqlError> = row
+                            .iter()
+                            .zip(&columns)
+                            .map(|(value, type_oid)| match value {
+                                Value::Null => Ok("~".to_owned()),
+                                value => output(&schema.types, *type_oid, value),
+                            })
+                            .collect();
+                        shown.push(fields?.join(","));
+                    }
+                    Ok((!shown.is_empty()).then(|| shown.join("|")))
+                });
+                cases.push(Case { sql, ours, subject: subject.clone() });
+            }
+        }
+    }
     report(&judge(&session, cases).await);
 }
 

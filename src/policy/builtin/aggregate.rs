@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::json::write;
 use super::jsonb::{key, to_json};
 use super::{Aggregate, Call, Row, unexpected};
-use crate::policy::value::{Array, Json, Numeric, Oid, SqlError, Value, compare, oid};
+use crate::policy::value::{Array, Json, Numeric, Oid, SqlError, Value, compare, oid, ordered};
 
 /// An aggregate.
 macro_rules! over {
@@ -84,6 +84,9 @@ fn count(rows: &[Row]) -> Value {
 
 /// The greatest or least value; of equal ones Postgres keeps the first or the last, so they must look the same.
 fn extreme(call: &Call<'_>, rows: &[Row], wanted: Ordering) -> Result<Value, SqlError> {
+    if !ordered(call.types, type_of(call, 0), true) {
+        return Err(SqlError::internal("a type without a known order"));
+    }
     let mut best: Option<&Value> = None;
     for row in rows {
         let value = first(row)?;

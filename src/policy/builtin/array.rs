@@ -195,7 +195,12 @@ fn searching(function: u32) -> Option<&'static Builtin> {
             }
             let from = match call.any(2)? {
                 Value::Int(from) => *from,
-                _ if places(call, None)?.is_empty() => return Ok(Value::Null),
+                _ if call.array(0)?.dimensions.is_empty() => return Ok(Value::Null),
+                _ if call.array(0)?.dimensions.len() > 1 => return places(call, None).map(|_| Value::Null),
+                // A search for NULL where there is none ends before.
+                _ if call.any(1)?.is_null() && !call.array(0)?.elements.iter().any(Value::is_null) => {
+                    return Ok(Value::Null);
+                }
                 _ => return Err(SqlError::new("22004", "initial position must not be null")),
             };
             Ok(places(call, Some(from))?.first().map_or(Value::Null, |place| Value::Int(*place)))

@@ -113,12 +113,12 @@ fn order(call: &Call<'_>) -> Result<Ordering, SqlError> {
     Ok(instant(a)?.cmp(&instant(b)?))
 }
 
-/// Postgres looks for an operator of the elements or columns before it compares any.
+/// Postgres refuses what has no equality only when elements or columns come to be compared.
 fn comparable(call: &Call<'_>) -> Result<(), SqlError> {
     if equatable(call.types, call.type_of(0)) {
         return Ok(());
     }
-    Err(SqlError::new("42883", "could not identify an equality operator"))
+    Err(SqlError::internal("a comparison of values that cannot be compared"))
 }
 
 /// A date or timestamp as microseconds in UTC, also beyond what a timestamp can have.

@@ -198,9 +198,6 @@ fn changing(function: u32) -> Option<&'static Builtin> {
             if keys.len() == 1 && keys.iter().all(Value::is_null) {
                 return Ok(Value::Null);
             }
-            if json.is_scalar() {
-                return Err(invalid_delete("scalar"));
-            }
             let keys = match keys {
                 [Value::Array(array)] if array.dimensions.len() > 1 => {
                     return Err(SqlError::new("2202E", "wrong number of array subscripts"));
@@ -214,6 +211,9 @@ fn changing(function: u32) -> Option<&'static Builtin> {
                     })
                     .collect::<Vec<_>>(),
             };
+            if json.is_scalar() {
+                return Err(invalid_delete("scalar"));
+            }
             without(json, &keys).map(value)
         }),
         3303 => strict!(|call| match &**call.jsonb(0)? {

@@ -391,11 +391,16 @@ fn interval_field(field: &str, interval: Interval) -> Option<Part> {
 fn field(call: &Call<'_>) -> Result<Part, SqlError> {
     let name = call.text(0)?.to_ascii_lowercase();
     let found = match call.any(1)? {
-        Value::Date(date) if *date != i32::MIN && *date != i32::MAX => match &*name {
-            "epoch" if call.result == oid::NUMERIC => Some(Part::whole(i64::from(*date) * 86_400 + UNIX)),
-            "epoch" => Some(Part { value: i64::from(*date) * 86_400 + UNIX, places: 0 }),
-            name => date_field(name, i64::from(*date)),
-        },
+        Value::Date(date) if *date != i32::MIN && *date != i32::MAX => {
+            // date_part goes by way of a timestamp, which holds fewer days.
+            if call.result != oid::NUMERIC {
+                timestamp_of_date(*date)?;
+            }
+            match &*name {
+                "epoch" => Some(Part::whole(i64::from(*date) * 86_400 + UNIX)),
+                name => date_field(name, i64::from(*date)),
+            }
+        }
         Value::Timestamp(micros) | Value::TimestampTz(micros) if is_finite(*micros) => match &*name {
             "epoch" => micros.checked_add(UNIX * SECOND).map(|value| Part { value, places: 6 }),
             name => time_part(name, micros.rem_euclid(DAY)).or_else(|| date_field(name, micros.div_euclid(DAY))),
@@ -483,6 +488,9 @@ fn making(function: u32) -> Option<&'static Builtin> {
             let seconds = call.float(6)?;
             if !seconds.is_finite() {
                 return Err(out_of_range("interval"));
+            }
+            if seconds.abs() > 1e12 {
+                return Err(unproven());
             }
             let seconds = whole((seconds * 1_000_000.0).round_ties_even())?;
             let micros = i128::from(int(4)?) * i128::from(HOUR) + i128::from(int(5)?) * i128::from(MINUTE) + seconds;

@@ -136,6 +136,12 @@ const CHARS: &[&str] = &["", "a", "b", "Z", "ab", " "];
 const NAMES: &[&str] = &["", "a", "abc", "Ab", "public", "x y", "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz", "éééééééééééééééééééééééééééééééééééé"];
 const OIDS: &[&str] = &["0", "1", "4294967295", "16384", "-1"];
 
+/// Parts of moments.
+pub(super) const FIELDS: &[&str] = &[
+    "year", "month", "day", "hour", "minute", "second", "milliseconds", "microseconds", "epoch", "dow", "isodow", "doy", "week", "isoyear", "quarter",
+    "decade", "century", "millennium", "YEAR",
+];
+
 /// Type as written, its OID (0: made by the schema above), modifier, texts.
 pub(super) const INPUTS: &[(&str, Oid, i32, &[&str])] = &[
     ("bool", oid::BOOL, -1, BOOLS),
