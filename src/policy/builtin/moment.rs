@@ -313,21 +313,36 @@ fn times(function: u32) -> Option<&'static Builtin> {
 struct Part {
     value: i64,
     places: usize,
+    /// The same as a float, with the errors of Postgres' way to it.
+    float: f64,
+}
+
+fn exact(value: i64) -> f64 {
+    value.to_string().parse().unwrap_or(f64::NAN)
 }
 
 impl Part {
-    const fn whole(value: i64) -> Self {
-        Self { value, places: 0 }
+    fn whole(value: i64) -> Self {
+        Self { value, places: 0, float: exact(value) }
+    }
+
+    /// Microseconds as seconds.
+    fn seconds(micros: i64) -> Self {
+        Self { value: micros, places: 6, float: exact(micros) / 1_000_000.0 }
+    }
+
+    /// Seconds and their fraction (microseconds below a minute) in milliseconds or (`per_second` 1) seconds.
+    fn split(micros: i64, per_second: f64, places: usize) -> Self {
+        let (second, fraction) = (exact(micros / SECOND), exact(micros % SECOND));
+        Self { value: micros, places, float: second * per_second + fraction / (1_000_000.0 / per_second) }
     }
 
     fn numeric(&self) -> Result<Value, SqlError> {
         Numeric::parse(&format!("{}e-{}", self.value, self.places)).map(Value::Numeric)
     }
 
-    fn float(&self) -> Result<Value, SqlError> {
-        let text = format!("{}e-{}", self.value, self.places);
-        let value: f64 = text.parse().map_err(|_invalid| unexpected())?;
-        Ok(Value::Float(float_bits(value)))
+    fn float(&self) -> Value {
+        Value::Float(float_bits(self.float))
     }
 }
 
@@ -336,8 +351,8 @@ fn time_part(field: &str, micros: i64) -> Option<Part> {
     Some(match field {
         "hour" => Part::whole(micros / HOUR),
         "minute" => Part::whole(micros / MINUTE % 60),
-        "second" => Part { value: micros % MINUTE, places: 6 },
-        "milliseconds" => Part { value: micros % MINUTE, places: 3 },
+        "second" => Part::split(micros % MINUTE, 1.0, 6),
+        "milliseconds" => Part::split(micros % MINUTE, 1_000.0, 3),
         "microseconds" => Part::whole(micros % MINUTE),
         _ => return None,
     })
@@ -382,7 +397,11 @@ fn interval_field(field: &str, interval: Interval) -> Option<Part> {
             // A year has 365.25 days, a month 30.
             let seconds = year * 31_557_600 + month * 2_592_000 + i64::from(interval.days) * 86_400;
             let micros = seconds.checked_mul(SECOND)?.checked_add(interval.micros)?;
-            Part { value: micros, places: 6 }
+            let mut float = exact(interval.micros) / 1_000_000.0;
+            float += 31_557_600.0 * exact(year);
+            float += 2_592_000.0 * exact(month);
+            float += 86_400.0 * f64::from(interval.days);
+            Part { value: micros, places: 6, float }
         }
         field => time_part(field, interval.micros)?,
     })
@@ -402,11 +421,11 @@ fn field(call: &Call<'_>) -> Result<Part, SqlError> {
             }
         }
         Value::Timestamp(micros) | Value::TimestampTz(micros) if is_finite(*micros) => match &*name {
-            "epoch" => micros.checked_add(UNIX * SECOND).map(|value| Part { value, places: 6 }),
+            "epoch" => micros.checked_add(UNIX * SECOND).map(Part::seconds),
             name => time_part(name, micros.rem_euclid(DAY)).or_else(|| date_field(name, micros.div_euclid(DAY))),
         },
         Value::Time(micros) => match &*name {
-            "epoch" => Some(Part { value: *micros, places: 6 }),
+            "epoch" => Some(Part::seconds(*micros)),
             name => time_part(name, *micros),
         },
         Value::Interval(interval) => interval_field(&name, *interval),
@@ -468,7 +487,7 @@ fn truncated_interval(interval: Interval, unit: &str) -> Result<Interval, SqlErr
 fn parts(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         6199 | 6200 | 6202 | 6203 | 6204 => strict!(|call| field(call)?.numeric()),
-        1171 | 1172 | 1384 | 1385 | 2021 => strict!(|call| field(call)?.float()),
+        1171 | 1172 | 1384 | 1385 | 2021 => strict!(|call| Ok(field(call)?.float())),
         1217 | 2020 => strict!(|call| {
             Ok(stamp(call, truncated(micros(call, 1)?, &call.text(0)?.to_ascii_lowercase())?))
         }),
