@@ -25,29 +25,54 @@ pub(super) fn aggregate(function: u32) -> Option<&'static Aggregate> {
         2147 => over!(true, false, |_, rows| Ok(count(rows))),
         2803 => over!(false, false, |_, rows| Ok(count(rows))),
         // text, bpchar, arrays
-        2129 | 2244 | 2050 => over!(true, true, |call, rows| extreme(call, rows, Ordering::Greater)),
+        2129 | 2244 | 2050 => over!(true, true, |call, rows| extreme(
+            call,
+            rows,
+            Ordering::Greater
+        )),
         2145 | 2245 | 2051 => over!(true, true, |call, rows| extreme(call, rows, Ordering::Less)),
         2115..=2118 | 2122..=2124 | 2126..=2128 | 2130 | 3526 | 2119 | 2120 => {
-            over!(true, false, |call, rows| extreme(call, rows, Ordering::Greater))
+            over!(true, false, |call, rows| extreme(
+                call,
+                rows,
+                Ordering::Greater
+            ))
         }
         2131..=2134 | 2138..=2140 | 2142..=2144 | 2146 | 3527 | 2135 | 2136 => {
-            over!(true, false, |call, rows| extreme(call, rows, Ordering::Less))
+            over!(true, false, |call, rows| extreme(
+                call,
+                rows,
+                Ordering::Less
+            ))
         }
         2107..=2109 | 2114 => over!(true, false, sum),
         2100..=2103 => over!(true, false, average),
         2517 | 2519 => over!(true, false, |_, rows| truth(rows, false)),
         2518 => over!(true, false, |_, rows| truth(rows, true)),
         2335 => over!(false, false, |_, rows| {
-            let elements = rows.iter().map(|row| first(row).cloned()).collect::<Result<Vec<_>, _>>()?;
-            Ok(if elements.is_empty() { Value::Null } else { Value::Array(Arc::new(Array::one_dimension(elements))) })
+            let elements = rows
+                .iter()
+                .map(|row| first(row).cloned())
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok(if elements.is_empty() {
+                Value::Null
+            } else {
+                Value::Array(Arc::new(Array::one_dimension(elements)))
+            })
         }),
         3538 => over!(false, false, joined),
         2236 | 2238 | 2240 => over!(true, false, |_, rows| folded(rows, |a, b| a & b)),
         2237 | 2239 | 2241 => over!(true, false, |_, rows| folded(rows, |a, b| a | b)),
         3267 => over!(false, false, |call, rows| {
-            let items = rows.iter().map(|row| to_json(call.types, type_of(call, 0), first(row)?));
+            let items = rows
+                .iter()
+                .map(|row| to_json(call.types, type_of(call, 0), first(row)?));
             let items = items.collect::<Result<Box<[Json]>, _>>()?;
-            Ok(if items.is_empty() { Value::Null } else { Value::Jsonb(Arc::new(Json::Array(items))) })
+            Ok(if items.is_empty() {
+                Value::Null
+            } else {
+                Value::Jsonb(Arc::new(Json::Array(items)))
+            })
         }),
         3270 => over!(false, false, object),
         3175 => over!(false, false, |call, rows| {
@@ -64,7 +89,11 @@ pub(super) fn aggregate(function: u32) -> Option<&'static Aggregate> {
                 write(&mut out, call.types, type_of(call, 0), value)?;
             }
             out.push(']');
-            Ok(if rows.is_empty() { Value::Null } else { Value::Json(out.into()) })
+            Ok(if rows.is_empty() {
+                Value::Null
+            } else {
+                Value::Json(out.into())
+            })
         }),
         _ => None,
     }
@@ -94,7 +123,9 @@ fn extreme(call: &Call<'_>, rows: &[Row], wanted: Ordering) -> Result<Value, Sql
             None => Some(value),
             Some(found) => match compare(call.types, type_of(call, 0), value, found)? {
                 Ordering::Equal if value != found => {
-                    return Err(SqlError::internal("the extreme of values that are equal but look different"));
+                    return Err(SqlError::internal(
+                        "the extreme of values that are equal but look different",
+                    ));
                 }
                 order if order == wanted => Some(value),
                 _ => Some(found),
@@ -113,7 +144,8 @@ fn number(value: &Value) -> Result<Numeric, SqlError> {
 }
 
 fn total(rows: &[Row]) -> Result<Numeric, SqlError> {
-    rows.iter().try_fold(Numeric::from(0), |sum, row| sum.add(&number(first(row)?)?))
+    rows.iter()
+        .try_fold(Numeric::from(0), |sum, row| sum.add(&number(first(row)?)?))
 }
 
 fn sum(call: &Call<'_>, rows: &[Row]) -> Result<Value, SqlError> {
@@ -132,7 +164,9 @@ fn average(_: &Call<'_>, rows: &[Row]) -> Result<Value, SqlError> {
     if count == 0 {
         return Ok(Value::Null);
     }
-    total(rows)?.divide(&Numeric::from(count)).map(Value::Numeric)
+    total(rows)?
+        .divide(&Numeric::from(count))
+        .map(Value::Numeric)
 }
 
 /// Whether any (`wanted`: true) or all are true.
@@ -140,7 +174,9 @@ fn truth(rows: &[Row], wanted: bool) -> Result<Value, SqlError> {
     if rows.is_empty() {
         return Ok(Value::Null);
     }
-    let found = rows.iter().any(|row| row.first() == Some(&Value::Bool(wanted)));
+    let found = rows
+        .iter()
+        .any(|row| row.first() == Some(&Value::Bool(wanted)));
     Ok(Value::Bool(found == wanted))
 }
 
@@ -188,5 +224,9 @@ fn object(call: &Call<'_>, rows: &[Row]) -> Result<Value, SqlError> {
         let name = key(call.types, type_of(call, 0), name)?;
         members.push((name, to_json(call.types, type_of(call, 1), value)?));
     }
-    Ok(if rows.is_empty() { Value::Null } else { Value::Jsonb(Arc::new(Json::object(members))) })
+    Ok(if rows.is_empty() {
+        Value::Null
+    } else {
+        Value::Jsonb(Arc::new(Json::object(members)))
+    })
 }

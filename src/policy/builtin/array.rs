@@ -18,7 +18,9 @@ pub(super) fn list(elements: Vec<Value>) -> Value {
 }
 
 fn dimension<'a>(call: &'a Call<'_>) -> Result<Option<&'a (i32, i32)>, SqlError> {
-    let number = usize::try_from(*call.int(1)?).ok().and_then(|number| number.checked_sub(1));
+    let number = usize::try_from(*call.int(1)?)
+        .ok()
+        .and_then(|number| number.checked_sub(1));
     Ok(number.and_then(|number| call.array(0).ok()?.dimensions.get(number)))
 }
 
@@ -30,16 +32,26 @@ fn shape(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         2176 => strict!(|call| Ok(or_null(dimension(call)?.map(|(length, _)| *length)))),
         2091 => strict!(|call| Ok(or_null(dimension(call)?.map(|(_, low)| *low)))),
-        2092 => strict!(|call| Ok(or_null(dimension(call)?.map(|(length, low)| low + length - 1)))),
-        3179 => strict!(|call| Ok(Value::Int(i64::try_from(call.array(0)?.elements.len()).unwrap_or(0)))),
+        2092 => strict!(|call| Ok(or_null(
+            dimension(call)?.map(|(length, low)| low + length - 1)
+        ))),
+        3179 => strict!(|call| Ok(Value::Int(
+            i64::try_from(call.array(0)?.elements.len()).unwrap_or(0)
+        ))),
         748 => strict!(|call| {
             let count = i32::try_from(call.array(0)?.dimensions.len()).ok();
             Ok(or_null(count.filter(|count| *count > 0)))
         }),
         747 => strict!(|call| {
             let bounds = call.array(0)?.dimensions.iter();
-            let text: String = bounds.map(|(length, low)| format!("[{low}:{}]", low + length - 1)).collect();
-            Ok(if text.is_empty() { Value::Null } else { Value::text(&text) })
+            let text: String = bounds
+                .map(|(length, low)| format!("[{low}:{}]", low + length - 1))
+                .collect();
+            Ok(if text.is_empty() {
+                Value::Null
+            } else {
+                Value::text(&text)
+            })
         }),
         _ => return None,
     })
@@ -48,8 +60,14 @@ fn shape(function: u32) -> Option<&'static Builtin> {
 /// The elements of an array in a form whose equality is the type's; NULLs left out.
 fn members(call: &Call<'_>, index: usize) -> Result<Vec<Value>, SqlError> {
     let element = comparable(call)?;
-    let elements = call.array(index)?.elements.iter().filter(|value| !value.is_null());
-    elements.map(|value| canonical(call.types, element, value)).collect()
+    let elements = call
+        .array(index)?
+        .elements
+        .iter()
+        .filter(|value| !value.is_null());
+    elements
+        .map(|value| canonical(call.types, element, value))
+        .collect()
 }
 
 /// The element type, if it can be compared: Postgres says so even where nothing is compared.
@@ -58,12 +76,16 @@ fn comparable(call: &Call<'_>) -> Result<Oid, SqlError> {
     if equatable(call.types, element) {
         return Ok(element);
     }
-    Err(SqlError::new("42883", "could not identify an equality operator"))
+    Err(SqlError::new(
+        "42883",
+        "could not identify an equality operator",
+    ))
 }
 
 /// As [`comparable`], for functions that say so only when something is compared.
 fn searchable(call: &Call<'_>) -> Result<Oid, SqlError> {
-    comparable(call).map_err(|_never| SqlError::internal("a search among values that cannot be compared"))
+    comparable(call)
+        .map_err(|_never| SqlError::internal("a search among values that cannot be compared"))
 }
 
 /// Whether all of `b` are in `a`.
@@ -71,7 +93,9 @@ fn contains(call: &Call<'_>, a: usize, b: usize) -> Result<Value, SqlError> {
     let inside = members(call, a)?;
     let wanted = members(call, b)?;
     let has_null = call.array(b)?.elements.iter().any(Value::is_null);
-    Ok(Value::Bool(!has_null && wanted.iter().all(|value| inside.contains(value))))
+    Ok(Value::Bool(
+        !has_null && wanted.iter().all(|value| inside.contains(value)),
+    ))
 }
 
 fn sets(function: u32) -> Option<&'static Builtin> {
@@ -91,8 +115,10 @@ fn incompatible() -> SqlError {
 }
 
 fn concatenated(a: &Array, b: &Array) -> Result<Array, SqlError> {
-    let ((a_dimensions, b_dimensions), total) =
-        ((&*a.dimensions, &*b.dimensions), |length: i32, more: i32| length.checked_add(more).ok_or_else(unexpected));
+    let ((a_dimensions, b_dimensions), total) = (
+        (&*a.dimensions, &*b.dimensions),
+        |length: i32, more: i32| length.checked_add(more).ok_or_else(unexpected),
+    );
     if a_dimensions.is_empty() && !b_dimensions.is_empty() {
         return Ok(b.clone());
     }
@@ -101,7 +127,9 @@ fn concatenated(a: &Array, b: &Array) -> Result<Array, SqlError> {
     }
     let mut dimensions;
     match (a_dimensions, b_dimensions) {
-        ([(a_length, low), a_rest @ ..], [(b_length, _), b_rest @ ..]) if a_dimensions.len() == b_dimensions.len() => {
+        ([(a_length, low), a_rest @ ..], [(b_length, _), b_rest @ ..])
+            if a_dimensions.len() == b_dimensions.len() =>
+        {
             if a_rest != b_rest {
                 return Err(incompatible());
             }
@@ -137,7 +165,12 @@ fn grown(array: &Value, value: &Value, at_front: bool) -> Result<Value, SqlError
         Value::Array(array) => match &*array.dimensions {
             [] => (Vec::new(), 1),
             [(_, low)] => (array.elements.to_vec(), *low),
-            _ => return Err(SqlError::new("22000", "argument must be empty or one-dimensional array")),
+            _ => {
+                return Err(SqlError::new(
+                    "22000",
+                    "argument must be empty or one-dimensional array",
+                ));
+            }
         },
         _ => return Err(unexpected()),
     };
@@ -169,12 +202,18 @@ fn places(call: &Call<'_>, from: Option<i64>) -> Result<Vec<i64>, SqlError> {
     let low = match &*array.dimensions {
         [] => return Ok(Vec::new()),
         [(_, low)] => i64::from(*low),
-        _ => return Err(SqlError::new("0A000", "searching for elements in multidimensional arrays is not supported")),
+        _ => {
+            return Err(SqlError::new(
+                "0A000",
+                "searching for elements in multidimensional arrays is not supported",
+            ));
+        }
     };
     let wanted = canonical(call.types, element, call.any(1)?)?;
     let mut places = Vec::new();
     for (value, place) in array.elements.iter().zip(low..) {
-        if from.is_none_or(|from| place >= from) && canonical(call.types, element, value)? == wanted {
+        if from.is_none_or(|from| place >= from) && canonical(call.types, element, value)? == wanted
+        {
             places.push(place);
         }
     }
@@ -187,7 +226,9 @@ fn searching(function: u32) -> Option<&'static Builtin> {
             if call.any(0)?.is_null() {
                 return Ok(Value::Null);
             }
-            Ok(places(call, None)?.first().map_or(Value::Null, |place| Value::Int(*place)))
+            Ok(places(call, None)?
+                .first()
+                .map_or(Value::Null, |place| Value::Int(*place)))
         }),
         3278 => lax!(|call| {
             if call.any(0)?.is_null() {
@@ -196,20 +237,28 @@ fn searching(function: u32) -> Option<&'static Builtin> {
             let from = match call.any(2)? {
                 Value::Int(from) => *from,
                 _ if call.array(0)?.dimensions.is_empty() => return Ok(Value::Null),
-                _ if call.array(0)?.dimensions.len() > 1 => return places(call, None).map(|_| Value::Null),
+                _ if call.array(0)?.dimensions.len() > 1 => {
+                    return places(call, None).map(|_| Value::Null);
+                }
                 // A search for NULL where there is none ends before.
-                _ if call.any(1)?.is_null() && !call.array(0)?.elements.iter().any(Value::is_null) => {
+                _ if call.any(1)?.is_null()
+                    && !call.array(0)?.elements.iter().any(Value::is_null) =>
+                {
                     return Ok(Value::Null);
                 }
                 _ => return Err(SqlError::new("22004", "initial position must not be null")),
             };
-            Ok(places(call, Some(from))?.first().map_or(Value::Null, |place| Value::Int(*place)))
+            Ok(places(call, Some(from))?
+                .first()
+                .map_or(Value::Null, |place| Value::Int(*place)))
         }),
         3279 => lax!(|call| {
             if call.any(0)?.is_null() {
                 return Ok(Value::Null);
             }
-            Ok(list(places(call, None)?.into_iter().map(Value::Int).collect()))
+            Ok(list(
+                places(call, None)?.into_iter().map(Value::Int).collect(),
+            ))
         }),
         3167 => lax!(|call| replaced(call, None)),
         3168 => lax!(|call| replaced(call, Some(call.any(2)?))),
@@ -224,7 +273,10 @@ fn replaced(call: &Call<'_>, with: Option<&Value>) -> Result<Value, SqlError> {
     };
     let element = searchable(call)?;
     if with.is_none() && array.dimensions.len() > 1 {
-        return Err(SqlError::new("0A000", "removing elements from multidimensional arrays is not supported"));
+        return Err(SqlError::new(
+            "0A000",
+            "removing elements from multidimensional arrays is not supported",
+        ));
     }
     let wanted = canonical(call.types, element, call.any(1)?)?;
     let mut elements = Vec::with_capacity(array.elements.len());
@@ -236,7 +288,10 @@ fn replaced(call: &Call<'_>, with: Option<&Value>) -> Result<Value, SqlError> {
         }
     }
     if elements.len() == array.elements.len() {
-        return Ok(Value::Array(Arc::new(Array { dimensions: array.dimensions.clone(), elements: elements.into() })));
+        return Ok(Value::Array(Arc::new(Array {
+            dimensions: array.dimensions.clone(),
+            elements: elements.into(),
+        })));
     }
     let low = array.dimensions.first().map_or(1, |(_, low)| *low);
     let mut removed = Array::one_dimension(elements);
@@ -261,7 +316,13 @@ pub(super) fn parts(call: &Call<'_>) -> Result<Option<Vec<Value>>, SqlError> {
         Some(Value::Text(null)) => Some(null),
         _ => None,
     };
-    let value = |part: String| if null.is_some_and(|null| **null == part) { Value::Null } else { Value::text(&part) };
+    let value = |part: String| {
+        if null.is_some_and(|null| **null == part) {
+            Value::Null
+        } else {
+            Value::text(&part)
+        }
+    };
     Ok(Some(parts.into_iter().map(value).collect()))
 }
 

@@ -12,7 +12,9 @@ use crate::policy::value::scalar::{decode_escape, decode_hex, hex};
 use crate::policy::value::{SqlError, Value, with_typmod};
 
 pub(super) fn scalar(function: u32) -> Option<&'static Builtin> {
-    bit_strings(function).or_else(|| bytes(function)).or_else(|| coding(function))
+    bit_strings(function)
+        .or_else(|| bytes(function))
+        .or_else(|| coding(function))
 }
 
 fn length(count: usize) -> Value {
@@ -22,9 +24,17 @@ fn length(count: usize) -> Value {
 fn paired(call: &Call<'_>, combine: fn(u8, u8) -> u8) -> Result<Value, SqlError> {
     let (a, b) = (call.bits(0)?, call.bits(1)?);
     if a.len() != b.len() {
-        return Err(SqlError::new("22026", "cannot combine bit strings of different sizes"));
+        return Err(SqlError::new(
+            "22026",
+            "cannot combine bit strings of different sizes",
+        ));
     }
-    Ok(Value::Bits(a.iter().zip(b.iter()).map(|(a, b)| combine(*a, *b)).collect()))
+    Ok(Value::Bits(
+        a.iter()
+            .zip(b.iter())
+            .map(|(a, b)| combine(*a, *b))
+            .collect(),
+    ))
 }
 
 /// Moves bits to the left; zeros come in.
@@ -33,7 +43,9 @@ fn shifted(call: &Call<'_>, right: bool) -> Result<Value, SqlError> {
     let by = if right { -by } else { by };
     let count = i64::try_from(bits.len()).unwrap_or(i64::MAX);
     let moved = (0..count).map(|place| {
-        let from = place.checked_add(by).and_then(|from| usize::try_from(from).ok());
+        let from = place
+            .checked_add(by)
+            .and_then(|from| usize::try_from(from).ok());
         from.and_then(|from| bits.get(from)).copied().unwrap_or(0)
     });
     Ok(Value::Bits(moved.collect()))
@@ -51,29 +63,46 @@ fn part(items: &[u8], call: &Call<'_>) -> Result<Arc<[u8]>, SqlError> {
         Some(_) => {
             let length = *call.int(2)?;
             if length < 0 {
-                return Err(SqlError::new("22011", "negative substring length not allowed"));
+                return Err(SqlError::new(
+                    "22011",
+                    "negative substring length not allowed",
+                ));
             }
             start.saturating_add(length)
         }
     };
-    let at = |place: i64| usize::try_from(place.max(1) - 1).unwrap_or(0).min(items.len());
-    Ok(items.get(at(start)..at(end).max(at(start))).unwrap_or_default().into())
+    let at = |place: i64| {
+        usize::try_from(place.max(1) - 1)
+            .unwrap_or(0)
+            .min(items.len())
+    };
+    Ok(items
+        .get(at(start)..at(end).max(at(start)))
+        .unwrap_or_default()
+        .into())
 }
 
 fn position(items: &[u8], wanted: &[u8]) -> Value {
     if wanted.is_empty() {
         return Value::Int(1);
     }
-    let place = items.windows(wanted.len()).position(|window| window == wanted);
+    let place = items
+        .windows(wanted.len())
+        .position(|window| window == wanted);
     place.map_or(Value::Int(0), |place| length(place + 1))
 }
 
 /// The lowest bits of a number, or its sign in front of them.
 fn number_bits(call: &Call<'_>, width: usize) -> Result<Value, SqlError> {
     let number = *call.int(0)?;
-    let count = usize::try_from(*call.int(1)?).ok().filter(|count| *count > 0).unwrap_or(1);
+    let count = usize::try_from(*call.int(1)?)
+        .ok()
+        .filter(|count| *count > 0)
+        .unwrap_or(1);
     if count > 4096 {
-        return Err(SqlError::internal("a bit string this long is left to Postgres"));
+        return Err(SqlError::internal(
+            "a bit string this long is left to Postgres",
+        ));
     }
     let bit = |place: usize| u8::from(number >> place.min(width - 1) & 1 != 0);
     Ok(Value::Bits((0..count).rev().map(bit).collect()))
@@ -85,8 +114,14 @@ fn bits_number(call: &Call<'_>, width: usize) -> Result<Value, SqlError> {
         return Err(SqlError::new("22003", "bit string does not fit an integer"));
     }
     // Short ones are not negative.
-    let value = bits.iter().fold(0_i64, |value, bit| value << 1 | i64::from(*bit));
-    Ok(Value::Int(if width == 32 { value << 32 >> 32 } else { value }))
+    let value = bits
+        .iter()
+        .fold(0_i64, |value, bit| value << 1 | i64::from(*bit));
+    Ok(Value::Int(if width == 32 {
+        value << 32 >> 32
+    } else {
+        value
+    }))
 }
 
 fn bit_strings(function: u32) -> Option<&'static Builtin> {
@@ -94,28 +129,45 @@ fn bit_strings(function: u32) -> Option<&'static Builtin> {
         1673 => strict!(|call| paired(call, |a, b| a & b)),
         1674 => strict!(|call| paired(call, |a, b| a | b)),
         1675 => strict!(|call| paired(call, |a, b| a ^ b)),
-        1676 => strict!(|call| Ok(Value::Bits(call.bits(0)?.iter().map(|bit| 1 - bit).collect()))),
+        1676 => strict!(|call| Ok(Value::Bits(
+            call.bits(0)?.iter().map(|bit| 1 - bit).collect()
+        ))),
         1677 => strict!(|call| shifted(call, false)),
         1678 => strict!(|call| shifted(call, true)),
-        1679 => strict!(|call| Ok(Value::Bits(call.bits(0)?.iter().chain(call.bits(1)?.iter()).copied().collect()))),
+        1679 => strict!(|call| Ok(Value::Bits(
+            call.bits(0)?
+                .iter()
+                .chain(call.bits(1)?.iter())
+                .copied()
+                .collect()
+        ))),
         1681 | 1812 => strict!(|call| Ok(length(call.bits(0)?.len()))),
         1682 => strict!(|call| Ok(length(call.bits(0)?.len().div_ceil(8)))),
         1680 | 1699 => strict!(|call| Ok(Value::Bits(part(call.bits(0)?, call)?))),
         1698 => strict!(|call| {
             let (bits, wanted) = (call.bits(0)?, call.bits(1)?);
             // Within nothing, nothing is found.
-            Ok(if bits.is_empty() { Value::Int(0) } else { position(bits, wanted) })
+            Ok(if bits.is_empty() {
+                Value::Int(0)
+            } else {
+                position(bits, wanted)
+            })
         }),
-        6162 => strict!(|call| Ok(length(call.bits(0)?.iter().filter(|bit| **bit == 1).count()))),
+        6162 => strict!(|call| Ok(length(
+            call.bits(0)?.iter().filter(|bit| **bit == 1).count()
+        ))),
         3032 => strict!(|call| {
             let place = usize::try_from(*call.int(1)?).ok();
             let bit = place.and_then(|place| call.bits(0).ok()?.get(place).copied());
-            bit.map(|bit| Value::Int(i64::from(bit))).ok_or_else(subscript)
+            bit.map(|bit| Value::Int(i64::from(bit)))
+                .ok_or_else(subscript)
         }),
         3033 => strict!(|call| {
             let (mut bits, bit) = (call.bits(0)?.to_vec(), *call.int(2)?);
             let place = usize::try_from(*call.int(1)?).ok();
-            let target = place.and_then(|place| bits.get_mut(place)).ok_or_else(subscript)?;
+            let target = place
+                .and_then(|place| bits.get_mut(place))
+                .ok_or_else(subscript)?;
             *target = match bit {
                 0 => 0,
                 1 => 1,
@@ -125,7 +177,13 @@ fn bit_strings(function: u32) -> Option<&'static Builtin> {
         }),
         1685 | 1687 => strict!(|call| {
             let typmod = i32::try_from(*call.int(1)?).unwrap_or(-1);
-            with_typmod(call.types, call.result, typmod, call.any(0)?.clone(), *call.bool(2)?)
+            with_typmod(
+                call.types,
+                call.result,
+                typmod,
+                call.any(0)?.clone(),
+                *call.bool(2)?,
+            )
         }),
         1683 => strict!(|call| number_bits(call, 32)),
         2075 => strict!(|call| number_bits(call, 64)),
@@ -156,18 +214,27 @@ fn bytes(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         720 | 2010 => strict!(|call| Ok(length(call.bytes(0)?.len()))),
         1810 => strict!(|call| Ok(length(call.bytes(0)?.len() * 8))),
-        2011 => strict!(|call| Ok(Value::Bytes(call.bytes(0)?.iter().chain(call.bytes(1)?.iter()).copied().collect()))),
+        2011 => strict!(|call| Ok(Value::Bytes(
+            call.bytes(0)?
+                .iter()
+                .chain(call.bytes(1)?.iter())
+                .copied()
+                .collect()
+        ))),
         2012 | 2013 | 2085 | 2086 => strict!(|call| Ok(Value::Bytes(part(call.bytes(0)?, call)?))),
         2014 => strict!(|call| Ok(position(call.bytes(0)?, call.bytes(1)?))),
         721 => strict!(|call| {
             let place = usize::try_from(*call.int(1)?).ok();
             let byte = place.and_then(|place| call.bytes(0).ok()?.get(place).copied());
-            byte.map(|byte| Value::Int(i64::from(byte))).ok_or_else(subscript)
+            byte.map(|byte| Value::Int(i64::from(byte)))
+                .ok_or_else(subscript)
         }),
         723 => strict!(|call| {
             let place = usize::try_from(*call.int(1)?).ok();
-            let byte = place.and_then(|place| Some((call.bytes(0).ok()?.get(place / 8)?, place % 8)));
-            byte.map(|(byte, bit)| Value::Int(i64::from(byte >> bit & 1))).ok_or_else(subscript)
+            let byte =
+                place.and_then(|place| Some((call.bytes(0).ok()?.get(place / 8)?, place % 8)));
+            byte.map(|(byte, bit)| Value::Int(i64::from(byte >> bit & 1)))
+                .ok_or_else(subscript)
         }),
         6163 => strict!(|call| {
             let ones: u32 = call.bytes(0)?.iter().map(|byte| byte.count_ones()).sum();
@@ -194,8 +261,12 @@ fn base64_lines(bytes: &[u8]) -> String {
 }
 
 fn from_base64(text: &str) -> Result<Vec<u8>, SqlError> {
-    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireCanonical);
-    let text: String = text.chars().filter(|c| !matches!(c, ' ' | '\t' | '\n' | '\r')).collect();
+    let config =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireCanonical);
+    let text: String = text
+        .chars()
+        .filter(|c| !matches!(c, ' ' | '\t' | '\n' | '\r'))
+        .collect();
     GeneralPurpose::new(&STANDARD, config)
         .decode(text)
         .map_err(|_invalid| SqlError::new("22023", "invalid base64 sequence"))
@@ -239,17 +310,30 @@ fn coding(function: u32) -> Option<&'static Builtin> {
         }),
         2311 => strict!(|call| Ok(Value::text(&hex(&md5(call.text(0)?.as_bytes()))))),
         2321 => strict!(|call| Ok(Value::text(&hex(&md5(call.bytes(0)?))))),
-        3419 => strict!(|call| Ok(Value::Bytes(sha2::Sha224::digest(call.bytes(0)?).to_vec().into()))),
-        3420 => strict!(|call| Ok(Value::Bytes(sha2::Sha256::digest(call.bytes(0)?).to_vec().into()))),
-        3421 => strict!(|call| Ok(Value::Bytes(sha2::Sha384::digest(call.bytes(0)?).to_vec().into()))),
-        3422 => strict!(|call| Ok(Value::Bytes(sha2::Sha512::digest(call.bytes(0)?).to_vec().into()))),
+        3419 => strict!(|call| Ok(Value::Bytes(
+            sha2::Sha224::digest(call.bytes(0)?).to_vec().into()
+        ))),
+        3420 => strict!(|call| Ok(Value::Bytes(
+            sha2::Sha256::digest(call.bytes(0)?).to_vec().into()
+        ))),
+        3421 => strict!(|call| Ok(Value::Bytes(
+            sha2::Sha384::digest(call.bytes(0)?).to_vec().into()
+        ))),
+        3422 => strict!(|call| Ok(Value::Bytes(
+            sha2::Sha512::digest(call.bytes(0)?).to_vec().into()
+        ))),
         _ => return None,
     })
 }
 
 /// MD5 as RFC 1321 describes it.
 fn md5(message: &[u8]) -> [u8; 16] {
-    const SHIFTS: [[u32; 4]; 4] = [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]];
+    const SHIFTS: [[u32; 4]; 4] = [
+        [7, 12, 17, 22],
+        [5, 9, 14, 20],
+        [4, 11, 16, 23],
+        [6, 10, 15, 21],
+    ];
     let bits = u64::try_from(message.len()).unwrap_or(0).wrapping_mul(8);
     let mut padded = message.to_vec();
     padded.push(0x80);
@@ -259,8 +343,14 @@ fn md5(message: &[u8]) -> [u8; 16] {
     padded.extend(bits.to_le_bytes());
     let mut state: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
     for block in padded.chunks_exact(64) {
-        let words: Vec<u32> =
-            block.chunks_exact(4).map(|word| word.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte))).collect();
+        let words: Vec<u32> = block
+            .chunks_exact(4)
+            .map(|word| {
+                word.iter()
+                    .rev()
+                    .fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+            })
+            .collect();
         let [mut a, mut b, mut c, mut d] = state;
         for step in 0..64_u32 {
             let (mixed, word) = match step / 16 {
@@ -273,7 +363,10 @@ fn md5(message: &[u8]) -> [u8; 16] {
             let word = words.get(index(word % 16)).copied().unwrap_or(0);
             let row = SHIFTS.get(index(step / 16)).copied().unwrap_or([0; 4]);
             let shift = row.get(index(step % 4)).copied().unwrap_or(0);
-            let sum = a.wrapping_add(mixed).wrapping_add(sine(step)).wrapping_add(word);
+            let sum = a
+                .wrapping_add(mixed)
+                .wrapping_add(sine(step))
+                .wrapping_add(word);
             (a, d, c, b) = (d, c, b, b.wrapping_add(sum.rotate_left(shift)));
         }
         for (sum, more) in state.iter_mut().zip([a, b, c, d]) {
@@ -281,7 +374,10 @@ fn md5(message: &[u8]) -> [u8; 16] {
         }
     }
     let mut digest = [0; 16];
-    for (byte, value) in digest.iter_mut().zip(state.iter().flat_map(|word| word.to_le_bytes())) {
+    for (byte, value) in digest
+        .iter_mut()
+        .zip(state.iter().flat_map(|word| word.to_le_bytes()))
+    {
         *byte = value;
     }
     digest

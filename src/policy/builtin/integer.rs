@@ -23,7 +23,10 @@ pub(super) fn scalar(function: u32) -> Option<&'static Builtin> {
         }
         // %
         155 | 156 | 945 | 940 | 941 | 947 => {
-            strict!(|call| fit(call, Some(call.int(0)?.checked_rem(divisor(call)?).unwrap_or(0))))
+            strict!(|call| fit(
+                call,
+                Some(call.int(0)?.checked_rem(divisor(call)?).unwrap_or(0))
+            ))
         }
         // unary minus, plus, absolute value
         212 | 213 | 462 => strict!(|call| fit(call, call.int(0)?.checked_neg())),

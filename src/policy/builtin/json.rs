@@ -20,13 +20,17 @@ enum Step<'a> {
 /// The text of a member or element; the last of equal keys counts.
 fn step<'a>(text: &'a str, step: &Step<'_>) -> Result<Option<&'a str>, SqlError> {
     Ok(match (parts(text)?, step) {
-        (Parts::Object(members), Step::Key(name)) => {
-            members.iter().rev().find(|(key, _)| key == name).map(|(_, text)| *text)
-        }
+        (Parts::Object(members), Step::Key(name)) => members
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .map(|(_, text)| *text),
         (Parts::Array(items), Step::Place(place)) => {
             let index = match usize::try_from(*place) {
                 Ok(index) => Some(index),
-                Err(_) => usize::try_from(place.unsigned_abs()).ok().and_then(|back| items.len().checked_sub(back)),
+                Err(_) => usize::try_from(place.unsigned_abs())
+                    .ok()
+                    .and_then(|back| items.len().checked_sub(back)),
             };
             index.and_then(|index| items.get(index)).copied()
         }
@@ -107,14 +111,22 @@ fn reading(function: u32) -> Option<&'static Builtin> {
         3968 => strict!(|call| kind(call.json(0)?).map(Value::text)),
         3956 => strict!(|call| match parts(call.json(0)?)? {
             Parts::Array(items) => Ok(Value::Int(i64::try_from(items.len()).unwrap_or(0))),
-            _ => Err(SqlError::new("22023", "cannot get array length of a non-array")),
+            _ => Err(SqlError::new(
+                "22023",
+                "cannot get array length of a non-array"
+            )),
         }),
         _ => return None,
     })
 }
 
 /// Appends a value as `to_json` writes it.
-pub(super) fn write(out: &mut String, types: &Types, type_oid: Oid, value: &Value) -> Result<(), SqlError> {
+pub(super) fn write(
+    out: &mut String,
+    types: &Types,
+    type_oid: Oid,
+    value: &Value,
+) -> Result<(), SqlError> {
     let base = types.base(type_oid);
     match (types.find(base).map(|found| &found.kind), value) {
         (_, Value::Null) => out.push_str("null"),
@@ -130,8 +142,11 @@ pub(super) fn write(out: &mut String, types: &Types, type_oid: Oid, value: &Valu
         (_, Value::Json(text)) => out.push_str(text),
         (_, Value::Jsonb(json)) => out.push_str(&json.to_string()),
         (Some(Kind::Array { element }), Value::Array(array)) => {
-            let lengths: Vec<usize> =
-                array.dimensions.iter().filter_map(|(length, _)| usize::try_from(*length).ok()).collect();
+            let lengths: Vec<usize> = array
+                .dimensions
+                .iter()
+                .filter_map(|(length, _)| usize::try_from(*length).ok())
+                .collect();
             write_dimension(out, types, *element, &lengths, &array.elements)?;
         }
         (Some(Kind::Composite { fields, .. }), Value::Record(values)) => {
@@ -193,16 +208,24 @@ fn written(call: &Call<'_>) -> Result<Value, SqlError> {
 }
 
 fn build_object(call: &Call<'_>) -> Result<Value, SqlError> {
-    if call.args.len() % 2 != 0 {
-        return Err(SqlError::new("22023", "argument list must have even number of elements"));
+    if !call.args.len().is_multiple_of(2) {
+        return Err(SqlError::new(
+            "22023",
+            "argument list must have even number of elements",
+        ));
     }
     let mut out = String::from("{");
-    let typed: Vec<_> = call.args.iter().zip(call.arg_types.iter().copied()).collect();
+    let typed: Vec<_> = call
+        .args
+        .iter()
+        .zip(call.arg_types.iter().copied())
+        .collect();
     for (index, pair) in typed.chunks(2).enumerate() {
         if let [(name, name_type), (value, type_oid)] = pair {
             out.push_str(if index > 0 { ", " } else { "" });
             if name.is_null() {
-                return Err(SqlError::new("22023", "null value not allowed for object key"));
+                // Its SQLSTATE changed in PostgreSQL 16.
+                return Err(SqlError::internal("null value not allowed for object key"));
             }
             quoted(&mut out, &key(call.types, *name_type, name)?)?;
             out.push_str(" : ");
@@ -215,7 +238,12 @@ fn build_object(call: &Call<'_>) -> Result<Value, SqlError> {
 
 fn build_array(call: &Call<'_>) -> Result<Value, SqlError> {
     let mut out = String::from("[");
-    for (index, (value, type_oid)) in call.args.iter().zip(call.arg_types.iter().copied()).enumerate() {
+    for (index, (value, type_oid)) in call
+        .args
+        .iter()
+        .zip(call.arg_types.iter().copied())
+        .enumerate()
+    {
         out.push_str(if index > 0 { ", " } else { "" });
         write(&mut out, call.types, type_oid, value)?;
     }

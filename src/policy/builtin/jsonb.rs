@@ -23,7 +23,8 @@ fn found(json: Option<&Json>) -> Value {
 }
 
 fn found_text(json: Option<&Json>) -> Value {
-    json.and_then(Json::unquoted).map_or(Value::Null, Value::Text)
+    json.and_then(Json::unquoted)
+        .map_or(Value::Null, Value::Text)
 }
 
 /// The elements of a text array, and NULLs.
@@ -71,13 +72,19 @@ fn follow<'a>(json: &'a Json, path: &[&Arc<str>]) -> Option<&'a Json> {
 
 /// A scalar is stored as an array of one element, and answers as one.
 fn element(json: &Json, place: i64) -> Option<&Json> {
-    if json.is_scalar() && matches!(place, 0 | -1) { Some(json) } else { json.item(place) }
+    if json.is_scalar() && matches!(place, 0 | -1) {
+        Some(json)
+    } else {
+        json.item(place)
+    }
 }
 
 fn exists(json: &Json, key: &str) -> bool {
     match json {
         Json::Object(_) => json.member(key).is_some(),
-        Json::Array(items) => items.iter().any(|item| matches!(item, Json::String(text) if **text == *key)),
+        Json::Array(items) => items
+            .iter()
+            .any(|item| matches!(item, Json::String(text) if **text == *key)),
         Json::String(text) => **text == *key,
         _ => false,
     }
@@ -89,10 +96,12 @@ fn contains(a: &Json, b: &Json, top: bool) -> bool {
         (Json::Object(_), Json::Object(members)) => members
             .iter()
             .all(|(key, b)| a.member(key).is_some_and(|a| contains(a, b, false))),
-        (Json::Array(items), Json::Array(wanted)) => {
-            wanted.iter().all(|b| items.iter().any(|a| contains(a, b, false)))
+        (Json::Array(items), Json::Array(wanted)) => wanted
+            .iter()
+            .all(|b| items.iter().any(|a| contains(a, b, false))),
+        (Json::Array(items), b) if top && b.is_scalar() => {
+            items.iter().any(|a| contains(a, b, false))
         }
-        (Json::Array(items), b) if top && b.is_scalar() => items.iter().any(|a| contains(a, b, false)),
         (Json::Number(a), Json::Number(b)) => a.compare(b).is_eq(),
         (a, b) => a.is_scalar() && a == b,
     }
@@ -102,7 +111,11 @@ fn any_key(call: &Call<'_>, all: bool) -> Result<Value, SqlError> {
     let json = call.jsonb(0)?;
     let keys = texts(call.any(1)?)?;
     let mut keys = keys.into_iter().flatten();
-    Ok(Value::Bool(if all { keys.all(|key| exists(json, key)) } else { keys.any(|key| exists(json, key)) }))
+    Ok(Value::Bool(if all {
+        keys.all(|key| exists(json, key))
+    } else {
+        keys.any(|key| exists(json, key))
+    }))
 }
 
 pub(super) const fn kind(json: &Json) -> &'static str {
@@ -122,14 +135,18 @@ fn reading(function: u32) -> Option<&'static Builtin> {
         3214 => strict!(|call| Ok(found_text(call.jsonb(0)?.member(call.text(1)?)))),
         3215 => strict!(|call| Ok(found(element(call.jsonb(0)?, *call.int(1)?)))),
         3216 => strict!(|call| Ok(found_text(element(call.jsonb(0)?, *call.int(1)?)))),
-        3217 => strict!(|call| Ok(path(call)?.map_or(Value::Null, |path| match call.jsonb(0) {
-            Ok(json) => found(follow(json, &path)),
-            Err(_) => Value::Null,
-        }))),
-        3940 => strict!(|call| Ok(path(call)?.map_or(Value::Null, |path| match call.jsonb(0) {
-            Ok(json) => found_text(follow(json, &path)),
-            Err(_) => Value::Null,
-        }))),
+        3217 => strict!(
+            |call| Ok(path(call)?.map_or(Value::Null, |path| match call.jsonb(0) {
+                Ok(json) => found(follow(json, &path)),
+                Err(_) => Value::Null,
+            }))
+        ),
+        3940 => strict!(
+            |call| Ok(path(call)?.map_or(Value::Null, |path| match call.jsonb(0) {
+                Ok(json) => found_text(follow(json, &path)),
+                Err(_) => Value::Null,
+            }))
+        ),
         4046 => strict!(|call| Ok(Value::Bool(contains(call.jsonb(0)?, call.jsonb(1)?, true)))),
         4050 => strict!(|call| Ok(Value::Bool(contains(call.jsonb(1)?, call.jsonb(0)?, true)))),
         4047 => strict!(|call| Ok(Value::Bool(exists(call.jsonb(0)?, call.text(1)?)))),
@@ -138,7 +155,10 @@ fn reading(function: u32) -> Option<&'static Builtin> {
         3210 => strict!(|call| Ok(Value::text(kind(call.jsonb(0)?)))),
         3207 => strict!(|call| match &**call.jsonb(0)? {
             Json::Array(items) => Ok(Value::Int(i64::try_from(items.len()).unwrap_or(0))),
-            _ => Err(SqlError::new("22023", "cannot get array length of a non-array")),
+            _ => Err(SqlError::new(
+                "22023",
+                "cannot get array length of a non-array"
+            )),
         }),
         _ => return None,
     })
@@ -161,12 +181,18 @@ fn invalid_delete(what: &str) -> SqlError {
 
 fn without(json: &Json, keys: &[&Arc<str>]) -> Result<Json, SqlError> {
     match json {
-        Json::Object(members) => {
-            Ok(Json::Object(members.iter().filter(|(key, _)| !keys.contains(&key)).cloned().collect()))
-        }
+        Json::Object(members) => Ok(Json::Object(
+            members
+                .iter()
+                .filter(|(key, _)| !keys.contains(&key))
+                .cloned()
+                .collect(),
+        )),
         Json::Array(items) => {
             let gone = |item: &&Json| matches!(item, Json::String(text) if keys.contains(&text));
-            Ok(Json::Array(items.iter().filter(|item| !gone(item)).cloned().collect()))
+            Ok(Json::Array(
+                items.iter().filter(|item| !gone(item)).cloned().collect(),
+            ))
         }
         _ => Err(invalid_delete("scalar")),
     }
@@ -221,15 +247,29 @@ fn changing(function: u32) -> Option<&'static Builtin> {
                 let at = *call.int(1)?;
                 let at = match usize::try_from(at) {
                     Ok(at) => Some(at),
-                    Err(_) => usize::try_from(at.unsigned_abs()).ok().and_then(|back| items.len().checked_sub(back)),
+                    Err(_) => usize::try_from(at.unsigned_abs())
+                        .ok()
+                        .and_then(|back| items.len().checked_sub(back)),
                 };
-                let kept = items.iter().enumerate().filter(|(index, _)| Some(*index) != at);
-                Ok(value(Json::Array(kept.map(|(_, item)| item.clone()).collect())))
+                let kept = items
+                    .iter()
+                    .enumerate()
+                    .filter(|(index, _)| Some(*index) != at);
+                Ok(value(Json::Array(
+                    kept.map(|(_, item)| item.clone()).collect(),
+                )))
             }
             Json::Object(_) => Err(invalid_delete("object using integer index")),
             _ => Err(invalid_delete("scalar")),
         }),
-        3262 => strict!(|call| Ok(value(without_nulls(call.jsonb(0)?)))),
+        // PostgreSQL 18 has a second argument.
+        3262 => strict!(|call| match call.args {
+            [Value::Jsonb(json)] => Ok(value(without_nulls(json))),
+            [Value::Jsonb(json), Value::Bool(false)] => Ok(value(without_nulls(json))),
+            _ => Err(SqlError::internal(
+                "removing nulls from arrays is left to Postgres"
+            )),
+        }),
         _ => return None,
     })
 }
@@ -249,14 +289,25 @@ pub(super) fn to_json(types: &Types, type_oid: Oid, value: &Value) -> Result<Jso
         (_, Value::Json(text)) => Json::parse(text)?,
         (_, Value::Jsonb(json)) => (**json).clone(),
         (Some(Kind::Array { element }), Value::Array(array)) => {
-            let lengths: Vec<usize> =
-                array.dimensions.iter().filter_map(|(length, _)| usize::try_from(*length).ok()).collect();
-            let items = array.elements.iter().map(|item| to_json(types, *element, item));
+            let lengths: Vec<usize> = array
+                .dimensions
+                .iter()
+                .filter_map(|(length, _)| usize::try_from(*length).ok())
+                .collect();
+            let items = array
+                .elements
+                .iter()
+                .map(|item| to_json(types, *element, item));
             nested(items.collect::<Result<_, _>>()?, &lengths)
         }
         (Some(Kind::Composite { fields, .. }), Value::Record(values)) => {
             let members = fields.iter().zip(values.iter());
-            let members = members.map(|(field, value)| Ok((Arc::from(&*field.name), to_json(types, field.type_oid, value)?)));
+            let members = members.map(|(field, value)| {
+                Ok((
+                    Arc::from(&*field.name),
+                    to_json(types, field.type_oid, value)?,
+                ))
+            });
             Json::object(members.collect::<Result<_, SqlError>>()?)
         }
         (_, value) => Json::String(text_in_json(types, base, value)?.into()),
@@ -277,16 +328,25 @@ pub(super) fn text_in_json(types: &Types, base: Oid, value: &Value) -> Result<St
 fn nested(items: Vec<Json>, lengths: &[usize]) -> Json {
     let mut items = items;
     for length in lengths.iter().skip(1).rev() {
-        items = items.chunks((*length).max(1)).map(|chunk| Json::Array(chunk.into())).collect();
+        items = items
+            .chunks((*length).max(1))
+            .map(|chunk| Json::Array(chunk.into()))
+            .collect();
     }
     Json::Array(items.into())
 }
 
 /// The key of a built object.
 pub(super) fn key(types: &Types, type_oid: Oid, value: &Value) -> Result<Arc<str>, SqlError> {
-    let is_scalar = !matches!(value, Value::Array(_) | Value::Record(_) | Value::Json(_) | Value::Jsonb(_));
+    let is_scalar = !matches!(
+        value,
+        Value::Array(_) | Value::Record(_) | Value::Json(_) | Value::Jsonb(_)
+    );
     if !is_scalar {
-        return Err(SqlError::new("22023", "key value must be scalar, not array, composite, or json"));
+        return Err(SqlError::new(
+            "22023",
+            "key value must be scalar, not array, composite, or json",
+        ));
     }
     Ok(match value {
         Value::Bool(value) => Arc::from(if *value { "true" } else { "false" }),
@@ -295,17 +355,27 @@ pub(super) fn key(types: &Types, type_oid: Oid, value: &Value) -> Result<Arc<str
 }
 
 fn build_object(call: &Call<'_>) -> Result<Value, SqlError> {
-    if call.args.len() % 2 != 0 {
-        return Err(SqlError::new("22023", "argument list must have even number of elements"));
+    if !call.args.len().is_multiple_of(2) {
+        return Err(SqlError::new(
+            "22023",
+            "argument list must have even number of elements",
+        ));
     }
     let mut members = Vec::new();
-    let typed: Vec<_> = call.args.iter().zip(call.arg_types.iter().copied()).collect();
+    let typed: Vec<_> = call
+        .args
+        .iter()
+        .zip(call.arg_types.iter().copied())
+        .collect();
     for pair in typed.chunks(2) {
         if let [(name, name_type), (member, type_oid)] = pair {
             if name.is_null() {
                 return Err(SqlError::new("22023", "argument: key must not be null"));
             }
-            members.push((key(call.types, *name_type, name)?, to_json(call.types, *type_oid, member)?));
+            members.push((
+                key(call.types, *name_type, name)?,
+                to_json(call.types, *type_oid, member)?,
+            ));
         }
     }
     Ok(value(Json::object(members)))
@@ -327,6 +397,10 @@ fn making(function: u32) -> Option<&'static Builtin> {
 fn number<'a>(call: &'a Call<'_>, kind_wanted: &str) -> Result<&'a Numeric, SqlError> {
     match &**call.jsonb(0)? {
         Json::Number(number) => Ok(number),
+        // An error up to PostgreSQL 17, NULL from then on.
+        Json::Null => Err(SqlError::internal(
+            "a cast of a JSON null depends on the version of Postgres",
+        )),
         other => Err(SqlError::new(
             "22023",
             format!("cannot cast jsonb {} to type {kind_wanted}", kind(other)),
@@ -337,14 +411,28 @@ fn number<'a>(call: &'a Call<'_>, kind_wanted: &str) -> Result<&'a Numeric, SqlE
 fn converting(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         3449 => strict!(|call| Ok(Value::Numeric(number(call, "numeric")?.clone()))),
+        3556 => strict!(|call| match &**call.jsonb(0)? {
+            Json::Bool(value) => Ok(Value::Bool(*value)),
+            _ => number(call, "boolean").and_then(|_| Err(SqlError::new(
+                "22023",
+                "cannot cast jsonb number to type boolean"
+            ))),
+        }),
         3450..=3452 => strict!(|call| {
             let (least, most, kind) = bounds(call.result);
-            number(call, kind)?.to_integer(least, most, kind).map(Value::Int)
+            number(call, kind)?
+                .to_integer(least, most, kind)
+                .map(Value::Int)
         }),
         2580 | 3453 => strict!(|call| {
             let number = number(call, "double precision")?;
-            let value = crate::policy::value::scalar::float(&number.to_string(), call.result == oid::FLOAT4)?;
-            Ok(Value::Float(crate::policy::value::scalar::float_bits(value)))
+            let value = crate::policy::value::scalar::float(
+                &number.to_string(),
+                call.result == oid::FLOAT4,
+            )?;
+            Ok(Value::Float(crate::policy::value::scalar::float_bits(
+                value,
+            )))
         }),
         _ => return None,
     })

@@ -20,7 +20,7 @@ mod text;
 
 use std::sync::Arc;
 
-use super::value::{Array, Interval, Json, Numeric, Oid, SqlError, Types, Value, output};
+use super::value::{Array, Interval, Json, Numeric, Oid, SqlError, Types, Value};
 
 /// One call of a built-in function.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ pub struct Session {
     /// Start of the reader's transaction: microseconds since 2000-01-01 in UTC. The time zone is always UTC.
     pub now: i64,
     /// Custom settings that have a value, by their lower-case names: `request.jwt.claims`, `request.jwt.claim.sub` ….
-    pub settings: std::collections::BTreeMap<Box<str>, std::sync::Arc<str>>,
+    pub settings: std::collections::BTreeMap<Box<str>, Arc<str>>,
 }
 
 /// One value for each argument or column.
@@ -192,8 +192,6 @@ arguments! {
     bytes Bytes &Arc<[u8]>;
     bits Bits &Arc<[u8]>;
     date Date &i32;
-    timestamp Timestamp &i64;
-    timestamptz TimestampTz &i64;
     interval Interval &Interval;
     json Json &Arc<str>;
     jsonb Jsonb &Arc<Json>;
@@ -218,11 +216,8 @@ impl Call<'_> {
 
     /// Type of the elements of an array argument.
     fn element(&self, index: usize) -> Result<Oid, SqlError> {
-        self.types.element(self.type_of(index)).ok_or_else(unexpected)
-    }
-
-    /// An argument's text form.
-    fn printed(&self, index: usize) -> Result<String, SqlError> {
-        output(self.types, self.type_of(index), self.any(index)?)
+        self.types
+            .element(self.type_of(index))
+            .ok_or_else(unexpected)
     }
 }

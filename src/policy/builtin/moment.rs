@@ -2,7 +2,8 @@
 
 use super::{Builtin, Call, strict, unexpected};
 use crate::policy::value::moment::{
-    DAY, checked_date, checked_timestamp, civil, date_of_timestamp, days_of, month_length, out_of_range, timestamp_of_date,
+    DAY, checked_date, checked_timestamp, civil, date_of_timestamp, days_of, month_length,
+    out_of_range, timestamp_of_date,
 };
 use crate::policy::value::scalar::float_bits;
 use crate::policy::value::{Interval, Numeric, SqlError, Value, oid, with_typmod};
@@ -42,7 +43,11 @@ fn micros(call: &Call<'_>, index: usize) -> Result<i64, SqlError> {
 
 /// A timestamp of the result's type.
 fn stamp(call: &Call<'_>, micros: i64) -> Value {
-    if call.result == oid::TIMESTAMPTZ { Value::TimestampTz(micros) } else { Value::Timestamp(micros) }
+    if call.result == oid::TIMESTAMPTZ {
+        Value::TimestampTz(micros)
+    } else {
+        Value::Timestamp(micros)
+    }
 }
 
 fn later(date: i32, by: i64) -> Result<Value, SqlError> {
@@ -59,7 +64,10 @@ fn days(function: u32) -> Option<&'static Builtin> {
         2550 => strict!(|call| later(*call.date(1)?, *call.int(0)?)),
         1140 => strict!(|call| {
             let (a, b) = (*call.date(0)?, *call.date(1)?);
-            if [a, b].iter().any(|date| *date == i32::MIN || *date == i32::MAX) {
+            if [a, b]
+                .iter()
+                .any(|date| *date == i32::MIN || *date == i32::MAX)
+            {
                 return Err(SqlError::new("22008", "cannot subtract infinite dates"));
             }
             Ok(Value::Int(i64::from(a) - i64::from(b)))
@@ -75,7 +83,10 @@ fn at_time(call: &Call<'_>, date: usize, time: usize) -> Result<Value, SqlError>
     let start = timestamp_of_date(*call.date(date)?)?;
     match call.any(time)? {
         Value::Time(_) if !is_finite(start) => Ok(stamp(call, start)),
-        Value::Time(time) => Ok(stamp(call, checked_timestamp(i128::from(start) + i128::from(*time))?)),
+        Value::Time(time) => Ok(stamp(
+            call,
+            checked_timestamp(i128::from(start) + i128::from(*time))?,
+        )),
         _ => Err(unexpected()),
     }
 }
@@ -93,7 +104,9 @@ fn converting(function: u32) -> Option<&'static Builtin> {
             _ => Value::Null,
         })),
         1961 | 1967 | 1968 | 1969 => strict!(|call| {
-            let typmod = i32::try_from(*call.int(1)?).ok().filter(|typmod| (-1..=6).contains(typmod));
+            let typmod = i32::try_from(*call.int(1)?)
+                .ok()
+                .filter(|typmod| (-1..=6).contains(typmod));
             let typmod = typmod.ok_or_else(unproven)?;
             with_typmod(call.types, call.result, typmod, call.any(0)?.clone(), true)
         }),
@@ -101,7 +114,9 @@ fn converting(function: u32) -> Option<&'static Builtin> {
         1159 | 2069 => strict!(|call| {
             let zone = call.text(0)?.to_ascii_lowercase();
             if !matches!(&*zone, "utc" | "gmt" | "z" | "etc/utc" | "zulu") {
-                return Err(SqlError::internal("a time zone other than UTC is left to Postgres"));
+                return Err(SqlError::internal(
+                    "a time zone other than UTC is left to Postgres",
+                ));
             }
             Ok(stamp(call, micros(call, 1)?))
         }),
@@ -114,7 +129,11 @@ fn converting(function: u32) -> Option<&'static Builtin> {
                 return Err(SqlError::new("22008", "timestamp cannot be NaN"));
             }
             if seconds.is_infinite() {
-                return Ok(Value::TimestampTz(if seconds < 0.0 { i64::MIN } else { i64::MAX }));
+                return Ok(Value::TimestampTz(if seconds < 0.0 {
+                    i64::MIN
+                } else {
+                    i64::MAX
+                }));
             }
             if !(-210_866_803_200.0..9_224_318_016_000.0).contains(&seconds) {
                 return Err(out_of_range("timestamp"));
@@ -128,7 +147,9 @@ fn converting(function: u32) -> Option<&'static Builtin> {
 
 /// A float without a fraction as an integer.
 fn whole(value: f64) -> Result<i128, SqlError> {
-    format!("{value:.0}").parse().map_err(|_infinite| out_of_range("value"))
+    format!("{value:.0}")
+        .parse()
+        .map_err(|_infinite| out_of_range("value"))
 }
 
 /// A timestamp later by an interval: its months first, then its days, then the rest.
@@ -181,7 +202,11 @@ fn between(call: &Call<'_>) -> Result<Value, SqlError> {
     // Earlier versions do not notice the overflow.
     let micros = a.checked_sub(b).ok_or_else(unproven)?;
     let days = i32::try_from(micros / DAY).map_err(|_long| out_of_range("interval"))?;
-    Ok(Value::Interval(Interval { months: 0, days, micros: micros % DAY }))
+    Ok(Value::Interval(Interval {
+        months: 0,
+        days,
+        micros: micros % DAY,
+    }))
 }
 
 fn age(call: &Call<'_>) -> Result<Value, SqlError> {
@@ -189,7 +214,11 @@ fn age(call: &Call<'_>) -> Result<Value, SqlError> {
     if !is_finite(first) || !is_finite(second) {
         return Err(unproven());
     }
-    let (later, earlier, sign) = if first < second { (second, first, -1) } else { (first, second, 1) };
+    let (later, earlier, sign) = if first < second {
+        (second, first, -1)
+    } else {
+        (first, second, 1)
+    };
     let (year_a, month_a, day_a) = civil(later.div_euclid(DAY));
     let (year_b, month_b, day_b) = civil(earlier.div_euclid(DAY));
     let mut micros = later.rem_euclid(DAY) - earlier.rem_euclid(DAY);
@@ -205,16 +234,27 @@ fn age(call: &Call<'_>) -> Result<Value, SqlError> {
         months -= 1;
     }
     let narrow = |value: i64| i32::try_from(sign * value).map_err(|_long| out_of_range("interval"));
-    Ok(Value::Interval(Interval { months: narrow(months)?, days: narrow(days)?, micros: sign * micros }))
+    Ok(Value::Interval(Interval {
+        months: narrow(months)?,
+        days: narrow(days)?,
+        micros: sign * micros,
+    }))
 }
 
 fn shifting(function: u32) -> Option<&'static Builtin> {
     Some(match function {
-        2071 | 2032 | 1189 => strict!(|call| Ok(stamp(call, plus(micros(call, 0)?, *call.interval(1)?)?))),
+        2071 | 2032 | 1189 => {
+            strict!(|call| Ok(stamp(call, plus(micros(call, 0)?, *call.interval(1)?)?)))
+        }
         2072 | 2033 | 1190 => strict!(|call| {
-            Ok(stamp(call, plus(micros(call, 0)?, negated(*call.interval(1)?)?)?))
+            Ok(stamp(
+                call,
+                plus(micros(call, 0)?, negated(*call.interval(1)?)?)?,
+            ))
         }),
-        2546 | 2548 | 2549 => strict!(|call| Ok(stamp(call, plus(micros(call, 1)?, *call.interval(0)?)?))),
+        2546 | 2548 | 2549 => {
+            strict!(|call| Ok(stamp(call, plus(micros(call, 1)?, *call.interval(0)?)?)))
+        }
         2031 | 1188 => strict!(between),
         1199 | 2058 => strict!(age),
         _ => return None,
@@ -251,7 +291,11 @@ fn justified(interval: Interval, hours: bool, days: bool) -> Result<Interval, Sq
         }
     }
     match (i32::try_from(months), i32::try_from(day)) {
-        (Ok(months), Ok(days)) => Ok(Interval { months, days, micros }),
+        (Ok(months), Ok(days)) => Ok(Interval {
+            months,
+            days,
+            micros,
+        }),
         _ => Err(out_of_range("interval")),
     }
 }
@@ -262,10 +306,17 @@ fn times_whole(interval: Interval, factor: f64) -> Result<Value, SqlError> {
         return Err(unproven());
     }
     let factor = i64::try_from(whole(factor)?).map_err(|_large| unproven())?;
-    let micros = interval.micros.checked_mul(factor).filter(|micros| micros.abs() < 1 << 53);
+    let micros = interval
+        .micros
+        .checked_mul(factor)
+        .filter(|micros| micros.abs() < 1 << 53);
     let scaled = |value: i32| i32::try_from(i64::from(value) * factor).ok();
     match (scaled(interval.months), scaled(interval.days), micros) {
-        (Some(months), Some(days), Some(micros)) => Ok(Value::Interval(Interval { months, days, micros })),
+        (Some(months), Some(days), Some(micros)) => Ok(Value::Interval(Interval {
+            months,
+            days,
+            micros,
+        })),
         _ => Err(unproven()),
     }
 }
@@ -274,7 +325,9 @@ fn intervals(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         1168 => strict!(|call| negated(*call.interval(0)?).map(Value::Interval)),
         1169 => strict!(|call| sum(*call.interval(0)?, *call.interval(1)?).map(Value::Interval)),
-        1170 => strict!(|call| sum(*call.interval(0)?, negated(*call.interval(1)?)?).map(Value::Interval)),
+        1170 => strict!(
+            |call| sum(*call.interval(0)?, negated(*call.interval(1)?)?).map(Value::Interval)
+        ),
         1618 => strict!(|call| times_whole(*call.interval(0)?, call.float(1)?)),
         1624 => strict!(|call| times_whole(*call.interval(1)?, call.float(0)?)),
         1175 => strict!(|call| justified(*call.interval(0)?, true, false).map(Value::Interval)),
@@ -292,14 +345,24 @@ fn time(call: &Call<'_>, index: usize) -> Result<i64, SqlError> {
 }
 
 fn span(micros: i64) -> Value {
-    Value::Interval(Interval { months: 0, days: 0, micros })
+    Value::Interval(Interval {
+        months: 0,
+        days: 0,
+        micros,
+    })
 }
 
 fn times(function: u32) -> Option<&'static Builtin> {
     Some(match function {
-        1747 => strict!(|call| Ok(Value::Time((time(call, 0)? + call.interval(1)?.micros % DAY).rem_euclid(DAY)))),
-        1748 => strict!(|call| Ok(Value::Time((time(call, 0)? - call.interval(1)?.micros % DAY).rem_euclid(DAY)))),
-        1848 => strict!(|call| Ok(Value::Time((time(call, 1)? + call.interval(0)?.micros % DAY).rem_euclid(DAY)))),
+        1747 => strict!(|call| Ok(Value::Time(
+            (time(call, 0)? + call.interval(1)?.micros % DAY).rem_euclid(DAY)
+        ))),
+        1748 => strict!(|call| Ok(Value::Time(
+            (time(call, 0)? - call.interval(1)?.micros % DAY).rem_euclid(DAY)
+        ))),
+        1848 => strict!(|call| Ok(Value::Time(
+            (time(call, 1)? + call.interval(0)?.micros % DAY).rem_euclid(DAY)
+        ))),
         1690 => strict!(|call| Ok(span(time(call, 0)? - time(call, 1)?))),
         1370 => strict!(|call| Ok(span(time(call, 0)?))),
         1419 => strict!(|call| Ok(Value::Time(call.interval(0)?.micros.rem_euclid(DAY)))),
@@ -323,18 +386,30 @@ fn exact(value: i64) -> f64 {
 
 impl Part {
     fn whole(value: i64) -> Self {
-        Self { value, places: 0, float: exact(value) }
+        Self {
+            value,
+            places: 0,
+            float: exact(value),
+        }
     }
 
     /// Microseconds as seconds.
     fn seconds(micros: i64) -> Self {
-        Self { value: micros, places: 6, float: exact(micros) / 1_000_000.0 }
+        Self {
+            value: micros,
+            places: 6,
+            float: exact(micros) / 1_000_000.0,
+        }
     }
 
     /// Seconds and their fraction (microseconds below a minute) in milliseconds or (`per_second` 1) seconds.
     fn split(micros: i64, per_second: f64, places: usize) -> Self {
         let (second, fraction) = (exact(micros / SECOND), exact(micros % SECOND));
-        Self { value: micros, places, float: second * per_second + fraction / (1_000_000.0 / per_second) }
+        Self {
+            value: micros,
+            places,
+            float: second * per_second + fraction / (1_000_000.0 / per_second),
+        }
     }
 
     fn numeric(&self) -> Result<Value, SqlError> {
@@ -381,14 +456,29 @@ fn date_field(field: &str, day: i64) -> Option<Part> {
         "isodow" => (day + 5).rem_euclid(7) + 1,
         "doy" => day - days_of(year, 1, 1) + 1,
         "decade" => year.div_euclid(10),
-        "century" => if year > 0 { (year + 99) / 100 } else { -((99 - (year - 1)) / 100) },
-        "millennium" => if year > 0 { (year + 999) / 1000 } else { -((999 - (year - 1)) / 1000) },
+        "century" => {
+            if year > 0 {
+                (year + 99) / 100
+            } else {
+                -((99 - (year - 1)) / 100)
+            }
+        }
+        "millennium" => {
+            if year > 0 {
+                (year + 999) / 1000
+            } else {
+                -((999 - (year - 1)) / 1000)
+            }
+        }
         _ => return None,
     }))
 }
 
 fn interval_field(field: &str, interval: Interval) -> Option<Part> {
-    let (year, month) = (i64::from(interval.months / 12), i64::from(interval.months % 12));
+    let (year, month) = (
+        i64::from(interval.months / 12),
+        i64::from(interval.months % 12),
+    );
     Some(match field {
         "day" => Part::whole(i64::from(interval.days)),
         "month" => Part::whole(month),
@@ -401,7 +491,11 @@ fn interval_field(field: &str, interval: Interval) -> Option<Part> {
             float += 31_557_600.0 * exact(year);
             float += 2_592_000.0 * exact(month);
             float += 86_400.0 * f64::from(interval.days);
-            Part { value: micros, places: 6, float }
+            Part {
+                value: micros,
+                places: 6,
+                float,
+            }
         }
         field => time_part(field, interval.micros)?,
     })
@@ -420,9 +514,11 @@ fn field(call: &Call<'_>) -> Result<Part, SqlError> {
                 name => date_field(name, i64::from(*date)),
             }
         }
-        Value::Timestamp(micros) | Value::TimestampTz(micros) if is_finite(*micros) => match &*name {
+        Value::Timestamp(micros) | Value::TimestampTz(micros) if is_finite(*micros) => match &*name
+        {
             "epoch" => micros.checked_add(UNIX * SECOND).map(Part::seconds),
-            name => time_part(name, micros.rem_euclid(DAY)).or_else(|| date_field(name, micros.div_euclid(DAY))),
+            name => time_part(name, micros.rem_euclid(DAY))
+                .or_else(|| date_field(name, micros.div_euclid(DAY))),
         },
         Value::Time(micros) => match &*name {
             "epoch" => Some(Part::seconds(*micros)),
@@ -440,9 +536,15 @@ fn truncated(micros: i64, unit: &str) -> Result<i64, SqlError> {
     let from_year = |year: i64, month: i64| {
         checked_timestamp(i128::from(days_of(year, month, 1)) * i128::from(DAY))
     };
-    let down = |size: i64| checked_timestamp(i128::from(micros.div_euclid(size)) * i128::from(size));
+    let down =
+        |size: i64| checked_timestamp(i128::from(micros.div_euclid(size)) * i128::from(size));
     match unit {
-        _ if !is_finite(micros) && matches!(unit, "second" | "minute" | "hour" | "day" | "week" | "month" | "quarter" | "year") => {
+        _ if !is_finite(micros)
+            && matches!(
+                unit,
+                "second" | "minute" | "hour" | "day" | "week" | "month" | "quarter" | "year"
+            ) =>
+        {
             Ok(micros)
         }
         _ if !is_finite(micros) => Err(unproven()),
@@ -467,16 +569,32 @@ fn truncated(micros: i64, unit: &str) -> Result<i64, SqlError> {
 }
 
 fn truncated_interval(interval: Interval, unit: &str) -> Result<Interval, SqlError> {
-    let Interval { months, days, micros } = interval;
-    let only = |months: i32| Interval { months, days: 0, micros: 0 };
-    let time = |size: i64| Interval { months, days, micros: micros / size * size };
+    let Interval {
+        months,
+        days,
+        micros,
+    } = interval;
+    let only = |months: i32| Interval {
+        months,
+        days: 0,
+        micros: 0,
+    };
+    let time = |size: i64| Interval {
+        months,
+        days,
+        micros: micros / size * size,
+    };
     Ok(match unit {
         "microseconds" => interval,
         "milliseconds" => time(1_000),
         "second" => time(SECOND),
         "minute" => time(MINUTE),
         "hour" => time(HOUR),
-        "day" => Interval { months, days, micros: 0 },
+        "day" => Interval {
+            months,
+            days,
+            micros: 0,
+        },
         "month" => only(months),
         "quarter" if months >= 0 => only(months / 3 * 3),
         "year" => only(months / 12 * 12),
@@ -489,10 +607,14 @@ fn parts(function: u32) -> Option<&'static Builtin> {
         6199 | 6200 | 6202 | 6203 | 6204 => strict!(|call| field(call)?.numeric()),
         1171 | 1172 | 1384 | 1385 | 2021 => strict!(|call| Ok(field(call)?.float())),
         1217 | 2020 => strict!(|call| {
-            Ok(stamp(call, truncated(micros(call, 1)?, &call.text(0)?.to_ascii_lowercase())?))
+            Ok(stamp(
+                call,
+                truncated(micros(call, 1)?, &call.text(0)?.to_ascii_lowercase())?,
+            ))
         }),
         1218 => strict!(|call| {
-            truncated_interval(*call.interval(1)?, &call.text(0)?.to_ascii_lowercase()).map(Value::Interval)
+            truncated_interval(*call.interval(1)?, &call.text(0)?.to_ascii_lowercase())
+                .map(Value::Interval)
         }),
         _ => return None,
     })
@@ -512,17 +634,36 @@ fn making(function: u32) -> Option<&'static Builtin> {
                 return Err(unproven());
             }
             let seconds = whole((seconds * 1_000_000.0).round_ties_even())?;
-            let micros = i128::from(int(4)?) * i128::from(HOUR) + i128::from(int(5)?) * i128::from(MINUTE) + seconds;
-            match (i32::try_from(months), i32::try_from(days), i64::try_from(micros)) {
-                (Ok(months), Ok(days), Ok(micros)) => Ok(Value::Interval(Interval { months, days, micros })),
+            let micros = i128::from(int(4)?) * i128::from(HOUR)
+                + i128::from(int(5)?) * i128::from(MINUTE)
+                + seconds;
+            match (
+                i32::try_from(months),
+                i32::try_from(days),
+                i64::try_from(micros),
+            ) {
+                (Ok(months), Ok(days), Ok(micros)) => Ok(Value::Interval(Interval {
+                    months,
+                    days,
+                    micros,
+                })),
                 // Overflows are errors in later versions only.
                 _ => Err(unproven()),
             }
         }),
         3846 => strict!(|call| {
             let (year, month, day) = (*call.int(0)?, *call.int(1)?, *call.int(2)?);
-            let year = if year < 0 { year + 1 } else if year == 0 { i64::MIN } else { year };
-            let is_day = year > -1_000_000 && (1..=12).contains(&month) && day >= 1 && day <= month_length(year, month);
+            let year = if year < 0 {
+                year + 1
+            } else if year == 0 {
+                i64::MIN
+            } else {
+                year
+            };
+            let is_day = year > -1_000_000
+                && (1..=12).contains(&month)
+                && day >= 1
+                && day <= month_length(year, month);
             if !is_day {
                 return Err(SqlError::new("22008", "date field value out of range"));
             }

@@ -5,30 +5,57 @@ use crate::policy::value::scalar::{float, float_bits};
 use crate::policy::value::{Numeric, SqlError, Value, oid, with_typmod};
 
 pub(super) fn scalar(function: u32) -> Option<&'static Builtin> {
-    numeric(function).or_else(|| floating(function)).or_else(|| converting(function))
+    numeric(function)
+        .or_else(|| floating(function))
+        .or_else(|| converting(function))
 }
 
 fn numeric(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         1724 => strict!(|call| call.numeric(0)?.add(call.numeric(1)?).map(Value::Numeric)),
-        1725 => strict!(|call| call.numeric(0)?.subtract(call.numeric(1)?).map(Value::Numeric)),
-        1726 => strict!(|call| call.numeric(0)?.multiply(call.numeric(1)?).map(Value::Numeric)),
-        1727 => strict!(|call| call.numeric(0)?.divide(call.numeric(1)?).map(Value::Numeric)),
-        1728 | 1729 => strict!(|call| call.numeric(0)?.remainder(call.numeric(1)?).map(Value::Numeric)),
+        1725 => strict!(|call| call
+            .numeric(0)?
+            .subtract(call.numeric(1)?)
+            .map(Value::Numeric)),
+        1726 => strict!(|call| call
+            .numeric(0)?
+            .multiply(call.numeric(1)?)
+            .map(Value::Numeric)),
+        1727 => strict!(|call| call
+            .numeric(0)?
+            .divide(call.numeric(1)?)
+            .map(Value::Numeric)),
+        1728 | 1729 => strict!(|call| call
+            .numeric(0)?
+            .remainder(call.numeric(1)?)
+            .map(Value::Numeric)),
         1704 | 1705 => strict!(|call| Ok(Value::Numeric(call.numeric(0)?.abs()))),
         1771 => strict!(|call| Ok(Value::Numeric(call.numeric(0)?.negated()))),
         1915 => strict!(|call| Ok(Value::Numeric(call.numeric(0)?.clone()))),
         1706 => strict!(|call| {
-            Ok(Value::Numeric(call.numeric(0)?.signum().map_or(Numeric::Nan, Numeric::from)))
+            Ok(Value::Numeric(
+                call.numeric(0)?
+                    .signum()
+                    .map_or(Numeric::Nan, Numeric::from),
+            ))
         }),
-        1707 => strict!(|call| call.numeric(0)?.at_scale(*call.int(1)?, true).map(Value::Numeric)),
+        1707 => strict!(|call| call
+            .numeric(0)?
+            .at_scale(*call.int(1)?, true)
+            .map(Value::Numeric)),
         1708 => strict!(|call| call.numeric(0)?.at_scale(0, true).map(Value::Numeric)),
-        1709 => strict!(|call| call.numeric(0)?.at_scale(*call.int(1)?, false).map(Value::Numeric)),
+        1709 => strict!(|call| call
+            .numeric(0)?
+            .at_scale(*call.int(1)?, false)
+            .map(Value::Numeric)),
         1710 => strict!(|call| call.numeric(0)?.at_scale(0, false).map(Value::Numeric)),
         1711 | 2167 => strict!(|call| call.numeric(0)?.integral(true).map(Value::Numeric)),
         1712 => strict!(|call| call.numeric(0)?.integral(false).map(Value::Numeric)),
         3281 => strict!(|call| {
-            let scale = call.numeric(0)?.scale().and_then(|scale| i64::try_from(scale).ok());
+            let scale = call
+                .numeric(0)?
+                .scale()
+                .and_then(|scale| i64::try_from(scale).ok());
             Ok(scale.map_or(Value::Null, Value::Int))
         }),
         5043 => strict!(|call| Ok(Value::Numeric(call.numeric(0)?.canonical()))),
@@ -38,7 +65,11 @@ fn numeric(function: u32) -> Option<&'static Builtin> {
 
 /// A float as the result's type holds it, or the error of an operation that left its range.
 fn fit(call: &Call<'_>, value: f64, infinite: bool, zero: bool) -> Result<Value, SqlError> {
-    let value = if call.result == oid::FLOAT4 { single(value) } else { value };
+    let value = if call.result == oid::FLOAT4 {
+        single(value)
+    } else {
+        value
+    };
     if value.is_infinite() && !infinite {
         return Err(SqlError::new("22003", "value out of range: overflow"));
     }
@@ -48,7 +79,10 @@ fn fit(call: &Call<'_>, value: f64, infinite: bool, zero: bool) -> Result<Value,
     Ok(Value::Float(float_bits(value)))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding to real is what is asked for")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to real is what is asked for"
+)]
 fn single(value: f64) -> f64 {
     f64::from(value as f32)
 }
@@ -81,20 +115,33 @@ fn floating(function: u32) -> Option<&'static Builtin> {
         }),
         206 | 220 => strict!(|call| Ok(Value::Float(float_bits(-call.float(0)?)))),
         1913 | 1914 => strict!(|call| Ok(Value::Float(float_bits(call.float(0)?)))),
-        207 | 221 | 1394 | 1395 => strict!(|call| Ok(Value::Float(float_bits(call.float(0)?.abs())))),
-        228 | 1342 => strict!(|call| Ok(Value::Float(float_bits(call.float(0)?.round_ties_even())))),
+        207 | 221 | 1394 | 1395 => {
+            strict!(|call| Ok(Value::Float(float_bits(call.float(0)?.abs()))))
+        }
+        228 | 1342 => {
+            strict!(|call| Ok(Value::Float(float_bits(call.float(0)?.round_ties_even()))))
+        }
         229 | 1343 => strict!(|call| Ok(Value::Float(float_bits(call.float(0)?.trunc())))),
         2308 | 2320 => strict!(|call| Ok(Value::Float(float_bits(call.float(0)?.ceil())))),
         2309 => strict!(|call| Ok(Value::Float(float_bits(call.float(0)?.floor())))),
         2310 => strict!(|call| {
             let value = call.float(0)?;
-            let sign = if value > 0.0 { 1.0 } else if value < 0.0 { -1.0 } else { 0.0 };
+            let sign = if value > 0.0 {
+                1.0
+            } else if value < 0.0 {
+                -1.0
+            } else {
+                0.0
+            };
             Ok(Value::Float(float_bits(sign)))
         }),
         230 | 1344 => strict!(|call| {
             let value = call.float(0)?;
             if value < 0.0 {
-                return Err(SqlError::new("2201F", "cannot take square root of a negative number"));
+                return Err(SqlError::new(
+                    "2201F",
+                    "cannot take square root of a negative number",
+                ));
             }
             Ok(Value::Float(float_bits(value.sqrt())))
         }),
@@ -113,7 +160,9 @@ fn converting(function: u32) -> Option<&'static Builtin> {
         // numeric to integers and floats
         1744 | 1779 | 1783 => strict!(|call| {
             let (least, most, kind) = bounds(call.result);
-            call.numeric(0)?.to_integer(least, most, kind).map(Value::Int)
+            call.numeric(0)?
+                .to_integer(least, most, kind)
+                .map(Value::Int)
         }),
         1745 | 1746 => strict!(|call| {
             let value = float(&call.numeric(0)?.to_string(), call.result == oid::FLOAT4)?;

@@ -9,7 +9,9 @@ use crate::policy::value::{Array, SqlError, Value};
 pub(super) fn scalar(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         850 | 1569 | 858 | 1631 => strict!(|call| like(call, false).map(Value::Bool)),
-        851 | 1570 | 859 | 1632 => strict!(|call| like(call, false).map(|found| Value::Bool(!found))),
+        851 | 1570 | 859 | 1632 => {
+            strict!(|call| like(call, false).map(|found| Value::Bool(!found)))
+        }
         1633 | 1635 | 1660 => strict!(|call| like(call, true).map(Value::Bool)),
         1634 | 1636 | 1661 => strict!(|call| like(call, true).map(|found| Value::Bool(!found))),
         1637 => strict!(like_escape),
@@ -19,7 +21,9 @@ pub(super) fn scalar(function: u32) -> Option<&'static Builtin> {
         1239 | 1241 | 1657 => strict!(|call| matches(call, true).map(|found| Value::Bool(!found))),
         2073 => strict!(|call| {
             let (text, regex) = subject(call, false)?;
-            Ok(regex.find(&text, 0).map_or(Value::Null, |found| part(&text, found)))
+            Ok(regex
+                .find(&text, 0)
+                .map_or(Value::Null, |found| part(&text, found)))
         }),
         3396 => strict!(|call| {
             let (text, regex) = subject(call, false)?;
@@ -29,22 +33,25 @@ pub(super) fn scalar(function: u32) -> Option<&'static Builtin> {
         }),
         2284 => strict!(|call| replace(call, "")),
         2285 => strict!(|call| replace(call, call.text(3)?)),
-        2767 => strict!(|call| {
-            Ok(Value::Array(Arc::new(Array::one_dimension(split(call)?))))
-        }),
+        2767 => strict!(|call| { Ok(Value::Array(Arc::new(Array::one_dimension(split(call)?)))) }),
         _ => return None,
     })
 }
 
-
-/// Characters of a pattern, and whether each is taken as itself.
+/// LIKE, or (`caseless`) ILIKE.
 fn like(call: &Call<'_>, caseless: bool) -> Result<bool, SqlError> {
     let (text, pattern) = (call.text(0)?, call.text(1)?);
     if caseless && call.collation != Collation::Bytes && !(text.is_ascii() && pattern.is_ascii()) {
-        return Err(SqlError::internal("cases of letters beyond ASCII are left to Postgres"));
+        return Err(SqlError::internal(
+            "cases of letters beyond ASCII are left to Postgres",
+        ));
     }
     let fold = |text: &str| -> Vec<char> {
-        if caseless { text.to_ascii_lowercase().chars().collect() } else { text.chars().collect() }
+        if caseless {
+            text.to_ascii_lowercase().chars().collect()
+        } else {
+            text.chars().collect()
+        }
     };
     let (text, pattern) = (fold(text), fold(pattern));
     like_from(&text, &pattern)
@@ -64,7 +71,13 @@ fn like_from(text: &[char], pattern: &[char]) -> Result<bool, SqlError> {
                 continue;
             }
             (None, None) => return Ok(true),
-            (Some(_), None) => return trailing(pattern.get(p..).unwrap_or_default(), again.is_some()),
+            (Some(_), None) => {
+                return Ok(pattern
+                    .get(p..)
+                    .unwrap_or_default()
+                    .iter()
+                    .all(|c| *c == '%'));
+            }
             (None, Some(_)) => false,
             (Some('\\'), Some(found)) => match pattern.get(p + 1) {
                 None => return Err(at_end()),
@@ -96,17 +109,11 @@ fn like_from(text: &[char], pattern: &[char]) -> Result<bool, SqlError> {
     }
 }
 
-/// The text has ended before the pattern; nothing more matches, unless only % are left.
-fn trailing(pattern: &[char], _after_percent: bool) -> Result<bool, SqlError> {
-    Ok(pattern.iter().all(|c| *c == '%'))
-}
-
 fn like_escape(call: &Call<'_>) -> Result<Value, SqlError> {
     let (pattern, escape) = (call.text(0)?, call.text(1)?);
     let mut letters = escape.chars();
-    let escape = match (letters.next(), letters.next()) {
-        (escape, None) => escape,
-        _ => return Err(SqlError::new("22025", "invalid escape string")),
+    let (escape, None) = (letters.next(), letters.next()) else {
+        return Err(SqlError::new("22025", "invalid escape string"));
     };
     if escape == Some('\\') {
         return Ok(Value::Text(Arc::clone(pattern)));
@@ -134,7 +141,11 @@ fn refused() -> SqlError {
 
 fn compiled(call: &Call<'_>, caseless: bool) -> Result<Regex, SqlError> {
     let regex = Regex::parse(call.text(1)?, caseless).map_err(|_unknown| refused())?;
-    if regex.knows(call.text(0)?) { Ok(regex) } else { Err(refused()) }
+    if regex.knows(call.text(0)?) {
+        Ok(regex)
+    } else {
+        Err(refused())
+    }
 }
 
 fn matches(call: &Call<'_>, caseless: bool) -> Result<bool, SqlError> {
@@ -153,7 +164,13 @@ fn subject(call: &Call<'_>, caseless: bool) -> Result<(Vec<char>, Regex), SqlErr
 }
 
 fn part(text: &[char], (start, end): (usize, usize)) -> Value {
-    Value::text(&text.get(start..end).unwrap_or_default().iter().collect::<String>())
+    Value::text(
+        &text
+            .get(start..end)
+            .unwrap_or_default()
+            .iter()
+            .collect::<String>(),
+    )
 }
 
 fn replace(call: &Call<'_>, flags: &str) -> Result<Value, SqlError> {

@@ -88,14 +88,24 @@ impl Parser<'_> {
                 }
                 '*' | '+' | '?' | '{' => return Err(Unknown),
                 '(' => self.group()?,
-                '.' => Node::One(Set { negated: true, ranges: Vec::new() }),
+                '.' => Node::One(Set {
+                    negated: true,
+                    ranges: Vec::new(),
+                }),
                 '[' => Node::One(self.bracket()?),
                 '\\' => Node::One(self.escape()?),
-                other => Node::One(Set { negated: false, ranges: vec![(other, other)] }),
+                other => Node::One(Set {
+                    negated: false,
+                    ranges: vec![(other, other)],
+                }),
             };
             parts.push(self.repeated(atom)?);
         }
-        Ok(if parts.is_empty() { Node::Empty } else { Node::Sequence(parts) })
+        Ok(if parts.is_empty() {
+            Node::Empty
+        } else {
+            Node::Sequence(parts)
+        })
     }
 
     fn group(&mut self) -> Result<Node, Unknown> {
@@ -150,7 +160,11 @@ impl Parser<'_> {
         while let Some(digit) = self.rest.next_if(char::is_ascii_digit) {
             digits.push(digit);
         }
-        digits.parse().ok().filter(|number| *number <= REPEATS_MAX).ok_or(Unknown)
+        digits
+            .parse()
+            .ok()
+            .filter(|number| *number <= REPEATS_MAX)
+            .ok_or(Unknown)
     }
 
     fn class(&mut self, name: &str) -> Result<Vec<(char, char)>, Unknown> {
@@ -177,7 +191,10 @@ impl Parser<'_> {
             'w' => ("alnum", false),
             'W' => ("alnum", true),
             other if !other.is_alphanumeric() && other.is_ascii() => {
-                return Ok(Set { negated: false, ranges: vec![(other, other)] });
+                return Ok(Set {
+                    negated: false,
+                    ranges: vec![(other, other)],
+                });
             }
             _ => return Err(Unknown),
         };
@@ -244,8 +261,13 @@ impl Parser<'_> {
 
 impl Set {
     fn has(&self, c: char, caseless: bool) -> bool {
-        let inside = |c: char| self.ranges.iter().any(|(low, high)| (*low..=*high).contains(&c));
-        let found = inside(c) || caseless && (inside(c.to_ascii_lowercase()) || inside(c.to_ascii_uppercase()));
+        let inside = |c: char| {
+            self.ranges
+                .iter()
+                .any(|(low, high)| (*low..=*high).contains(&c))
+        };
+        let found = inside(c)
+            || caseless && (inside(c.to_ascii_lowercase()) || inside(c.to_ascii_uppercase()));
         found != self.negated
     }
 }
@@ -253,7 +275,8 @@ impl Set {
 impl Regex {
     /// Understands an expression, or not.
     pub(super) fn parse(expression: &str, caseless: bool) -> Result<Self, Unknown> {
-        let embedded = expression.starts_with("***") || expression.starts_with("(?") && !expression.starts_with("(?:");
+        let embedded = expression.starts_with("***")
+            || expression.starts_with("(?") && !expression.starts_with("(?:");
         if embedded || caseless && !expression.is_ascii() {
             return Err(Unknown);
         }
@@ -294,7 +317,10 @@ impl Regex {
             Node::One(set) => self.push(State::One(set.clone(), next)),
             Node::Start => self.push(State::Start(next)),
             Node::End => self.push(State::End(next)),
-            Node::Sequence(parts) => parts.iter().rev().try_fold(next, |next, part| self.build(part, next)),
+            Node::Sequence(parts) => parts
+                .iter()
+                .rev()
+                .try_fold(next, |next, part| self.build(part, next)),
             Node::Either(branches) => {
                 let mut all = None;
                 for branch in branches {
@@ -353,7 +379,12 @@ impl Regex {
             }
             let Some(c) = text.get(place) else { break };
             let mut following = vec![false; self.states.len()];
-            for (state, _) in self.states.iter().zip(&current).filter(|(_, reached)| **reached) {
+            for (state, _) in self
+                .states
+                .iter()
+                .zip(&current)
+                .filter(|(_, reached)| **reached)
+            {
                 if let State::One(set, next) = state
                     && set.has(*c, self.caseless)
                 {

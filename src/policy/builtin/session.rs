@@ -20,9 +20,9 @@ fn setting(call: &Call<'_>, missing_ok: bool) -> Result<Value, SqlError> {
     match call.session.settings.get(&*name) {
         Some(value) => Ok(Value::Text(Arc::clone(value))),
         // Names without a point are Postgres' own settings, which have values that are not known here.
-        None if !name.contains('.') => {
-            Err(SqlError::internal(&format!("the setting \"{name}\" is left to Postgres")))
-        }
+        None if !name.contains('.') => Err(SqlError::internal(&format!(
+            "the setting \"{name}\" is left to Postgres"
+        ))),
         None if missing_ok => Ok(Value::Null),
         None => Err(SqlError::new(
             "42704",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Builtin, Call, Collation, lax, strict, unexpected};
-use crate::policy::value::scalar::{boolean, name};
+use crate::policy::value::scalar::name;
 use crate::policy::value::{Oid, SqlError, Value, oid, output, with_typmod};
 
 pub(super) fn scalar(function: u32) -> Option<&'static Builtin> {
@@ -25,8 +25,12 @@ fn measuring(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         1257 | 1317 | 1369 | 1381 => strict!(|call| Ok(count(call.text(0)?))),
         1318 | 1367 | 1372 => strict!(|call| Ok(count(&bpchar(call)?))),
-        1374 | 1375 => strict!(|call| Ok(Value::Int(i64::try_from(call.text(0)?.len()).unwrap_or(0)))),
-        1811 => strict!(|call| Ok(Value::Int(i64::try_from(call.text(0)?.len() * 8).unwrap_or(0)))),
+        1374 | 1375 => {
+            strict!(|call| Ok(Value::Int(i64::try_from(call.text(0)?.len()).unwrap_or(0))))
+        }
+        1811 => strict!(|call| Ok(Value::Int(
+            i64::try_from(call.text(0)?.len() * 8).unwrap_or(0)
+        ))),
         // position, strpos
         849 | 868 => strict!(|call| {
             let text = call.text(0)?;
@@ -39,14 +43,19 @@ fn measuring(function: u32) -> Option<&'static Builtin> {
         3696 => strict!(|call| Ok(Value::Bool(call.text(0)?.starts_with(&**call.text(1)?)))),
         1620 => strict!(|call| {
             let first = call.text(0)?.chars().next();
-            Ok(Value::Int(first.map_or(0, |first| i64::from(u32::from(first)))))
+            Ok(Value::Int(
+                first.map_or(0, |first| i64::from(u32::from(first))),
+            ))
         }),
         1621 => strict!(|call| {
             let code = *call.int(0)?;
             if code < 0 {
                 return Err(SqlError::new("22023", "character number must be positive"));
             }
-            let character = u32::try_from(code).ok().filter(|code| *code != 0).and_then(char::from_u32);
+            let character = u32::try_from(code)
+                .ok()
+                .filter(|code| *code != 0)
+                .and_then(char::from_u32);
             match character {
                 Some(character) => Ok(Value::text(character.encode_utf8(&mut [0; 4]))),
                 None => Err(SqlError::new("54000", "requested character is not valid")),
@@ -60,7 +69,9 @@ fn measuring(function: u32) -> Option<&'static Builtin> {
 fn cased(call: &Call<'_>, change: fn(&str) -> String) -> Result<Value, SqlError> {
     let text = call.text(0)?;
     if call.collation != Collation::Bytes && !text.is_ascii() {
-        return Err(SqlError::internal("cases of letters beyond ASCII are left to Postgres"));
+        return Err(SqlError::internal(
+            "cases of letters beyond ASCII are left to Postgres",
+        ));
     }
     Ok(Value::text(&change(text)))
 }
@@ -69,7 +80,11 @@ fn capitals(text: &str) -> String {
     let mut inside = false;
     text.chars()
         .map(|c| {
-            let shown = if inside { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() };
+            let shown = if inside {
+                c.to_ascii_lowercase()
+            } else {
+                c.to_ascii_uppercase()
+            };
             inside = c.is_ascii_alphanumeric();
             shown
         })
@@ -82,7 +97,9 @@ fn part(text: &str, start: i64, end: Option<i64>) -> String {
     let rest = text.chars().skip(skipped);
     match end {
         None => rest.collect(),
-        Some(end) => rest.take(usize::try_from(end - start.max(1)).unwrap_or(0)).collect(),
+        Some(end) => rest
+            .take(usize::try_from(end - start.max(1)).unwrap_or(0))
+            .collect(),
     }
 }
 
@@ -93,7 +110,10 @@ fn substring(call: &Call<'_>) -> Result<Value, SqlError> {
         Some(_) => {
             let length = *call.int(2)?;
             if length < 0 {
-                return Err(SqlError::new("22011", "negative substring length not allowed"));
+                return Err(SqlError::new(
+                    "22011",
+                    "negative substring length not allowed",
+                ));
             }
             Some(start + length)
         }
@@ -136,9 +156,17 @@ fn pad(call: &Call<'_>, left: bool) -> Result<Value, SqlError> {
         return Err(SqlError::internal("a text this long is left to Postgres"));
     }
     let missing = length.saturating_sub(text.chars().count());
-    let filling: String = if fill.is_empty() { String::new() } else { fill.chars().cycle().take(missing).collect() };
+    let filling: String = if fill.is_empty() {
+        String::new()
+    } else {
+        fill.chars().cycle().take(missing).collect()
+    };
     let kept: String = text.chars().take(length).collect();
-    Ok(Value::text(&if left { filling + &kept } else { kept + &filling }))
+    Ok(Value::text(&if left {
+        filling + &kept
+    } else {
+        kept + &filling
+    }))
 }
 
 fn split_part(call: &Call<'_>) -> Result<Value, SqlError> {
@@ -153,9 +181,16 @@ fn split_part(call: &Call<'_>) -> Result<Value, SqlError> {
     };
     let index = match usize::try_from(place) {
         Ok(place) => place.checked_sub(1),
-        Err(_) => usize::try_from(place.unsigned_abs()).ok().and_then(|back| parts.len().checked_sub(back)),
+        Err(_) => usize::try_from(place.unsigned_abs())
+            .ok()
+            .and_then(|back| parts.len().checked_sub(back)),
     };
-    Ok(Value::text(index.and_then(|index| parts.get(index)).copied().unwrap_or_default()))
+    Ok(Value::text(
+        index
+            .and_then(|index| parts.get(index))
+            .copied()
+            .unwrap_or_default(),
+    ))
 }
 
 fn cutting(function: u32) -> Option<&'static Builtin> {
@@ -166,7 +201,12 @@ fn cutting(function: u32) -> Option<&'static Builtin> {
         877 | 883 | 936 | 937 => strict!(substring),
         3060 => strict!(|call| {
             let text = call.text(0)?;
-            Ok(Value::text(&text.chars().take(portion(text, *call.int(1)?)).collect::<String>()))
+            Ok(Value::text(
+                &text
+                    .chars()
+                    .take(portion(text, *call.int(1)?))
+                    .collect::<String>(),
+            ))
         }),
         3061 => strict!(|call| {
             let text = call.text(0)?;
@@ -195,9 +235,13 @@ fn cutting(function: u32) -> Option<&'static Builtin> {
                 None => Some(c),
                 Some(place) => to.chars().nth(place),
             };
-            Ok(Value::text(&call.text(0)?.chars().filter_map(change).collect::<String>()))
+            Ok(Value::text(
+                &call.text(0)?.chars().filter_map(change).collect::<String>(),
+            ))
         }),
-        3062 => strict!(|call| Ok(Value::text(&call.text(0)?.chars().rev().collect::<String>()))),
+        3062 => strict!(|call| Ok(Value::text(
+            &call.text(0)?.chars().rev().collect::<String>()
+        ))),
         2088 => strict!(split_part),
         1622 => strict!(|call| {
             let times = usize::try_from(*call.int(1)?).unwrap_or(0);
@@ -213,7 +257,11 @@ fn cutting(function: u32) -> Option<&'static Builtin> {
 
 /// The arguments from `first` on as printed, NULLs as `None`.
 fn printed(call: &Call<'_>, first: usize) -> Result<Vec<Option<String>>, SqlError> {
-    let types = call.arg_types.iter().copied().chain(std::iter::repeat(oid::TEXT));
+    let types = call
+        .arg_types
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(oid::TEXT));
     let arguments = call.args.iter().zip(types).skip(first);
     arguments
         .map(|(value, type_oid)| match value {
@@ -239,17 +287,37 @@ fn format(call: &Call<'_>) -> Result<Value, SqlError> {
         let few = || SqlError::new("22023", "too few arguments for format()");
         match characters.next() {
             Some('%') => out.push('%'),
-            Some('s') => out.push_str(arguments.next().ok_or_else(few)?.as_deref().unwrap_or_default()),
+            Some('s') => out.push_str(
+                arguments
+                    .next()
+                    .ok_or_else(few)?
+                    .as_deref()
+                    .unwrap_or_default(),
+            ),
             Some('I') => match arguments.next().ok_or_else(few)? {
                 Some(text) => out.push_str(&identifier(text)?),
-                None => return Err(SqlError::new("22004", "null values cannot be formatted as an SQL identifier")),
+                None => {
+                    return Err(SqlError::new(
+                        "22004",
+                        "null values cannot be formatted as an SQL identifier",
+                    ));
+                }
             },
             Some('L') => match arguments.next().ok_or_else(few)? {
                 Some(text) => out.push_str(&literal(text)),
                 None => out.push_str("NULL"),
             },
-            None => return Err(SqlError::new("22023", "unterminated format() type specifier")),
-            Some(_) => return Err(SqlError::internal("a format with positions or widths is left to Postgres")),
+            None => {
+                return Err(SqlError::new(
+                    "22023",
+                    "unterminated format() type specifier",
+                ));
+            }
+            Some(_) => {
+                return Err(SqlError::internal(
+                    "a format with positions or widths is left to Postgres",
+                ));
+            }
         }
     }
     Ok(Value::text(&out))
@@ -257,17 +325,26 @@ fn format(call: &Call<'_>) -> Result<Value, SqlError> {
 
 fn literal(text: &str) -> String {
     let escape = if text.contains('\\') { " E" } else { "" };
-    format!("{}'{}'", escape.trim_start(), text.replace('\\', "\\\\").replace('\'', "''"))
+    format!(
+        "{}'{}'",
+        escape.trim_start(),
+        text.replace('\\', "\\\\").replace('\'', "''")
+    )
 }
 
 /// Keywords differ between versions: a name that could be one is left to Postgres.
 fn identifier(text: &str) -> Result<String, SqlError> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit();
-    if !text.is_empty() && text.chars().all(is_plain) && !text.starts_with(|c: char| c.is_ascii_digit()) {
+    if !text.is_empty()
+        && text.chars().all(is_plain)
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+    {
         if text.contains(|c: char| c.is_ascii_digit()) {
             return Ok(text.to_owned());
         }
-        return Err(SqlError::internal("quoting a name that may be a keyword is left to Postgres"));
+        return Err(SqlError::internal(
+            "quoting a name that may be a keyword is left to Postgres",
+        ));
     }
     Ok(format!("\"{}\"", text.replace('"', "\"\"")))
 }
@@ -276,8 +353,14 @@ fn joining(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         1258 => strict!(|call| Ok(Value::text(&format!("{}{}", call.text(0)?, call.text(1)?)))),
         // anything || text, text || anything
-        2003 | 2004 => strict!(|call| Ok(Value::text(&format!("{}{}", as_text(call, 0)?, as_text(call, 1)?)))),
-        3058 => lax!(|call| Ok(Value::text(&printed(call, 0)?.into_iter().flatten().collect::<String>()))),
+        2003 | 2004 => strict!(|call| Ok(Value::text(&format!(
+            "{}{}",
+            as_text(call, 0)?,
+            as_text(call, 1)?
+        )))),
+        3058 => lax!(|call| Ok(Value::text(
+            &printed(call, 0)?.into_iter().flatten().collect::<String>()
+        ))),
         3059 => lax!(|call| match call.args.first() {
             Some(Value::Text(separator)) => {
                 let parts: Vec<String> = printed(call, 1)?.into_iter().flatten().collect();
@@ -299,8 +382,14 @@ fn joining(function: u32) -> Option<&'static Builtin> {
 }
 
 fn nulls(call: &Call<'_>, wanted: bool) -> Result<Value, SqlError> {
-    let count = call.args.iter().filter(|value| value.is_null() == wanted).count();
-    i64::try_from(count).map(Value::Int).map_err(|_overflow| unexpected())
+    let count = call
+        .args
+        .iter()
+        .filter(|value| value.is_null() == wanted)
+        .count();
+    i64::try_from(count)
+        .map(Value::Int)
+        .map_err(|_overflow| unexpected())
 }
 
 /// An argument as a cast to text makes it, which is not its text form for some types.
@@ -331,14 +420,16 @@ fn converting(function: u32) -> Option<&'static Builtin> {
         }),
         668 | 669 => strict!(|call| {
             let typmod = i32::try_from(*call.int(1)?).unwrap_or(-1);
-            with_typmod(call.types, call.result, typmod, call.any(0)?.clone(), *call.bool(2)?)
+            with_typmod(
+                call.types,
+                call.result,
+                typmod,
+                call.any(0)?.clone(),
+                *call.bool(2)?,
+            )
         }),
         2515 => strict!(|call| Ok(Value::Bool(*call.bool(0)? && *call.bool(1)?))),
         2516 => strict!(|call| Ok(Value::Bool(*call.bool(0)? || *call.bool(1)?))),
-        3556 => strict!(|call| match boolean(&call.jsonb(0)?.to_string()) {
-            Some(value) if matches!(**call.jsonb(0)?, crate::policy::value::Json::Bool(_)) => Ok(Value::Bool(value)),
-            _ => Err(SqlError::new("22023", "cannot cast jsonb to type boolean")),
-        }),
         _ => return None,
     })
 }

@@ -46,8 +46,20 @@ impl Array {
                 return Ok(order);
             }
         }
-        let lengths = |array: &Self| array.dimensions.iter().map(|(length, _)| *length).collect::<Vec<_>>();
-        let bounds = |array: &Self| array.dimensions.iter().map(|(_, bound)| *bound).collect::<Vec<_>>();
+        let lengths = |array: &Self| {
+            array
+                .dimensions
+                .iter()
+                .map(|(length, _)| *length)
+                .collect::<Vec<_>>()
+        };
+        let bounds = |array: &Self| {
+            array
+                .dimensions
+                .iter()
+                .map(|(_, bound)| *bound)
+                .collect::<Vec<_>>()
+        };
         let shape = self.elements.len().cmp(&other.elements.len());
         Ok(shape
             .then_with(|| self.dimensions.len().cmp(&other.dimensions.len()))
@@ -68,7 +80,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn malformed(&self) -> SqlError {
-        SqlError::new("22P02", format!("malformed array literal: \"{}\"", self.whole))
+        SqlError::new(
+            "22P02",
+            format!("malformed array literal: \"{}\"", self.whole),
+        )
     }
 
     fn spaces(&mut self) {
@@ -88,10 +103,16 @@ impl Reader<'_> {
                 return Err(self.malformed());
             }
             if bounds.len() == DIMENSIONS_MAX {
-                return Err(SqlError::new("54000", "number of array dimensions exceeds the maximum"));
+                return Err(SqlError::new(
+                    "54000",
+                    "number of array dimensions exceeds the maximum",
+                ));
             }
             if high < low {
-                return Err(SqlError::new("2202E", "upper bound cannot be less than lower bound"));
+                return Err(SqlError::new(
+                    "2202E",
+                    "upper bound cannot be less than lower bound",
+                ));
             }
             bounds.push((high - low + 1, low));
         }
@@ -107,7 +128,10 @@ impl Reader<'_> {
 
     fn bound(&mut self) -> Result<i32, SqlError> {
         let mut text = String::new();
-        while let Some(c) = self.characters.next_if(|c| c.is_ascii_digit() || matches!(c, '-' | '+')) {
+        while let Some(c) = self
+            .characters
+            .next_if(|c| c.is_ascii_digit() || matches!(c, '-' | '+'))
+        {
             text.push(c);
         }
         match text.parse::<i32>() {
@@ -121,12 +145,17 @@ impl Reader<'_> {
     /// What stands between braces, the first of which has been read.
     fn level(&mut self, depth: usize) -> Result<(), SqlError> {
         if depth > DIMENSIONS_MAX {
-            return Err(SqlError::new("54000", "number of array dimensions exceeds the maximum"));
+            return Err(SqlError::new(
+                "54000",
+                "number of array dimensions exceeds the maximum",
+            ));
         }
         self.spaces();
         if self.characters.next_if_eq(&'}').is_some() {
             if depth > 1 {
-                return Err(SqlError::internal("empty arrays within arrays are left to Postgres"));
+                return Err(SqlError::internal(
+                    "empty arrays within arrays are left to Postgres",
+                ));
             }
             return Ok(());
         }
@@ -203,7 +232,11 @@ impl Reader<'_> {
         if text.is_empty() {
             return Err(self.malformed());
         }
-        Ok(if !escaped && text.eq_ignore_ascii_case("null") { None } else { Some(text) })
+        Ok(if !escaped && text.eq_ignore_ascii_case("null") {
+            None
+        } else {
+            Some(text)
+        })
     }
 }
 
@@ -232,7 +265,12 @@ pub(super) fn parse(
         return Err(reader.malformed());
     }
     let lengths: Vec<i32> = reader.lengths.iter().flatten().copied().collect();
-    if !bounds.is_empty() && bounds.iter().map(|(length, _)| *length).ne(lengths.iter().copied()) {
+    if !bounds.is_empty()
+        && bounds
+            .iter()
+            .map(|(length, _)| *length)
+            .ne(lengths.iter().copied())
+    {
         return Err(reader.malformed());
     }
     let elements = reader
@@ -245,7 +283,10 @@ pub(super) fn parse(
     } else {
         bounds.into()
     };
-    Ok(Array { dimensions, elements })
+    Ok(Array {
+        dimensions,
+        elements,
+    })
 }
 
 /// Prints an array as `array_out` does; `print` prints an element.
@@ -276,13 +317,17 @@ pub(super) fn text(
         if index > 0 {
             out.push(delimiter);
         }
-        let opened = strides.iter().filter(|stride| index % **stride == 0).count();
+        let opened = strides
+            .iter()
+            .filter(|stride| index % **stride == 0)
+            .count();
         out.extend(std::iter::repeat_n('{', opened));
         if element.is_null() {
             out.push_str("NULL");
         } else {
             let text = print(element)?;
-            let special = |c: char| matches!(c, '"' | '\\' | '{' | '}') || c == delimiter || is_space(c);
+            let special =
+                |c: char| matches!(c, '"' | '\\' | '{' | '}') || c == delimiter || is_space(c);
             if text.is_empty() || text.eq_ignore_ascii_case("null") || text.contains(special) {
                 out.push('"');
                 for c in text.chars() {
@@ -296,7 +341,10 @@ pub(super) fn text(
                 out.push_str(&text);
             }
         }
-        let closed = strides.iter().filter(|stride| (index + 1) % **stride == 0).count();
+        let closed = strides
+            .iter()
+            .filter(|stride| (index + 1) % **stride == 0)
+            .count();
         out.extend(std::iter::repeat_n('}', closed));
     }
     Ok(out)
@@ -305,7 +353,10 @@ pub(super) fn text(
 /// Reads the fields of a row as `record_in` does.
 pub(super) fn parse_row(text: &str, count: usize) -> Result<Vec<Option<String>>, SqlError> {
     let malformed = || SqlError::new("22P02", format!("malformed record literal: \"{text}\""));
-    let inner = text.trim_start_matches(is_space).strip_prefix('(').ok_or_else(malformed)?;
+    let inner = text
+        .trim_start_matches(is_space)
+        .strip_prefix('(')
+        .ok_or_else(malformed)?;
     let mut characters = inner.chars().peekable();
     let mut fields = Vec::new();
     if count == 0 && characters.next_if_eq(&')').is_none() {
@@ -335,14 +386,15 @@ pub(super) fn parse_row(text: &str, count: usize) -> Result<Vec<Option<String>>,
     if count > 0 && characters.next() != Some(')') {
         return Err(malformed());
     }
-    if characters.all(is_space) { Ok(fields) } else { Err(malformed()) }
+    if characters.all(is_space) {
+        Ok(fields)
+    } else {
+        Err(malformed())
+    }
 }
 
 /// Prints a row as `record_out` does.
-pub(super) fn row_text(
-    types: &Types,
-    fields: &[(Oid, &Value)],
-) -> Result<String, SqlError> {
+pub(super) fn row_text(types: &Types, fields: &[(Oid, &Value)]) -> Result<String, SqlError> {
     let mut out = String::from("(");
     for (index, (type_oid, value)) in fields.iter().enumerate() {
         if index > 0 {

@@ -5,7 +5,9 @@ use super::scalar::is_space;
 use super::{Interval, SqlError};
 
 fn unproven(text: &str) -> SqlError {
-    SqlError::internal(&format!("the interval \"{text}\" is in a form that is left to Postgres"))
+    SqlError::internal(&format!(
+        "the interval \"{text}\" is in a form that is left to Postgres"
+    ))
 }
 
 /// Months, days and microseconds of one unit.
@@ -41,7 +43,8 @@ impl Sum {
             None => (1, number.strip_prefix('+').unwrap_or(number)),
         };
         let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
-        let is_digits = |part: &str| part.len() <= 9 && part.bytes().all(|byte| byte.is_ascii_digit());
+        let is_digits =
+            |part: &str| part.len() <= 9 && part.bytes().all(|byte| byte.is_ascii_digit());
         if !is_digits(whole) || !is_digits(decimals) || whole.is_empty() {
             return None;
         }
@@ -123,7 +126,11 @@ fn iso(text: &str) -> Option<Interval> {
             part = rest.get(1..)?;
         }
     }
-    if sum.seen.is_empty() { None } else { sum.finish() }
+    if sum.seen.is_empty() {
+        None
+    } else {
+        sum.finish()
+    }
 }
 
 fn verbose(text: &str) -> Option<Interval> {
@@ -134,21 +141,32 @@ fn verbose(text: &str) -> Option<Interval> {
             sum.add_time(word)?;
             continue;
         }
-        let end = word.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(word.len());
+        let end = word
+            .find(|c: char| c.is_ascii_alphabetic())
+            .unwrap_or(word.len());
         let (number, name) = word.split_at_checked(end)?;
         let name = if name.is_empty() { words.next()? } else { name };
         sum.add(number, unit(&name.to_ascii_lowercase())?)?;
     }
-    if sum.seen.is_empty() { None } else { sum.finish() }
+    if sum.seen.is_empty() {
+        None
+    } else {
+        sum.finish()
+    }
 }
 
 pub(super) fn parse(text: &str) -> Result<Interval, SqlError> {
     let trimmed = text.trim_matches(is_space);
     if !trimmed.bytes().any(|byte| byte.is_ascii_digit()) {
         let lower = trimmed.to_ascii_lowercase();
-        let plain = lower.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b' ');
+        let plain = lower
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b' ');
         if plain && !lower.contains("inf") {
-            return Err(SqlError::new("22007", format!("invalid input syntax for type interval: \"{text}\"")));
+            return Err(SqlError::new(
+                "22007",
+                format!("invalid input syntax for type interval: \"{text}\""),
+            ));
         }
         return Err(unproven(text));
     }
@@ -169,7 +187,11 @@ pub(super) fn text(interval: Interval) -> String {
     ];
     for (count, name) in units {
         if count != 0 {
-            let plus = if negative_before && count > 0 { "+" } else { "" };
+            let plus = if negative_before && count > 0 {
+                "+"
+            } else {
+                ""
+            };
             let plural = if count == 1 { "" } else { "s" };
             parts.push(format!("{plus}{count} {name}{plural}"));
             negative_before = count < 0;
@@ -182,7 +204,11 @@ pub(super) fn text(interval: Interval) -> String {
             _ => "",
         };
         let micros = interval.micros.unsigned_abs();
-        let (hour, minute, second) = (micros / 3_600_000_000, micros / 60_000_000 % 60, micros / 1_000_000 % 60);
+        let (hour, minute, second) = (
+            micros / 3_600_000_000,
+            micros / 60_000_000 % 60,
+            micros / 1_000_000 % 60,
+        );
         let fraction = fraction_text(i64::try_from(micros % 1_000_000).unwrap_or(0));
         parts.push(format!("{sign}{hour:02}:{minute:02}:{second:02}{fraction}"));
     }
@@ -201,8 +227,18 @@ pub(super) fn canonical(interval: Interval) -> Result<Interval, SqlError> {
     let day = i128::from(DAY);
     let (days, micros) = (span.div_euclid(day), span.rem_euclid(day));
     let (months, days) = (days.div_euclid(30), days.rem_euclid(30));
-    match (i32::try_from(months), i32::try_from(days), i64::try_from(micros)) {
-        (Ok(months), Ok(days), Ok(micros)) => Ok(Interval { months, days, micros }),
-        _ => Err(SqlError::internal("an interval that is too long to compare")),
+    match (
+        i32::try_from(months),
+        i32::try_from(days),
+        i64::try_from(micros),
+    ) {
+        (Ok(months), Ok(days), Ok(micros)) => Ok(Interval {
+            months,
+            days,
+            micros,
+        }),
+        _ => Err(SqlError::internal(
+            "an interval that is too long to compare",
+        )),
     }
 }

@@ -90,7 +90,8 @@ impl Json {
         let Self::Object(members) = self else {
             return None;
         };
-        let place = members.binary_search_by(|(key, _)| (key.len(), &**key).cmp(&(name.len(), name)));
+        let place =
+            members.binary_search_by(|(key, _)| (key.len(), &**key).cmp(&(name.len(), name)));
         members.get(place.ok()?).map(|(_, value)| value)
     }
 
@@ -102,7 +103,9 @@ impl Json {
         };
         let place = match usize::try_from(place) {
             Ok(place) => place,
-            Err(_) => items.len().checked_sub(usize::try_from(place.unsigned_abs()).ok()?)?,
+            Err(_) => items
+                .len()
+                .checked_sub(usize::try_from(place.unsigned_abs()).ok()?)?,
         };
         items.get(place)
     }
@@ -121,7 +124,11 @@ impl Json {
             Self::Array(items) => Self::Array(items.iter().map(Self::canonical).collect()),
             Self::Object(members) => {
                 let members = members.iter();
-                Self::Object(members.map(|(key, value)| (Arc::clone(key), value.canonical())).collect())
+                Self::Object(
+                    members
+                        .map(|(key, value)| (Arc::clone(key), value.canonical()))
+                        .collect(),
+                )
             }
             other => other.clone(),
         }

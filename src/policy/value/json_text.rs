@@ -77,7 +77,11 @@ impl<'a> Reader<'a> {
 
     /// Nothing may follow.
     pub(crate) fn end(&self) -> Result<(), SqlError> {
-        if self.token == Token::End { Ok(()) } else { Err(self.invalid()) }
+        if self.token == Token::End {
+            Ok(())
+        } else {
+            Err(self.invalid())
+        }
     }
 
     fn expect(&mut self, token: Token) -> Result<(), SqlError> {
@@ -114,7 +118,9 @@ impl<'a> Reader<'a> {
     }
 
     fn lex_word(&mut self, trimmed: &str) -> Result<Token, SqlError> {
-        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.') || !c.is_ascii();
+        let is_part = |c: char| {
+            c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.') || !c.is_ascii()
+        };
         let length = trimmed.find(|c| !is_part(c)).unwrap_or(trimmed.len());
         let word = trimmed.get(..length).unwrap_or_default();
         self.end = self.start + length;
@@ -181,12 +187,20 @@ impl<'a> Reader<'a> {
             (None, 0xd800..=0xdbff) => *high = Some(code),
             (Some(first), 0xdc00..=0xdfff) => {
                 let whole = 0x10000 + ((first & 0x3ff) << 10) + (code & 0x3ff);
-                self.string.push(char::from_u32(whole).ok_or_else(|| self.invalid())?);
+                self.string
+                    .push(char::from_u32(whole).ok_or_else(|| self.invalid())?);
                 *high = None;
             }
             (Some(_), _) | (None, 0xdc00..=0xdfff) => return Err(self.invalid()),
-            (None, 0) => return Err(SqlError::new("22P05", "unsupported Unicode escape sequence")),
-            (None, _) => self.string.push(char::from_u32(code).ok_or_else(|| self.invalid())?),
+            (None, 0) => {
+                return Err(SqlError::new(
+                    "22P05",
+                    "unsupported Unicode escape sequence",
+                ));
+            }
+            (None, _) => self
+                .string
+                .push(char::from_u32(code).ok_or_else(|| self.invalid())?),
         }
         Ok(())
     }
@@ -240,7 +254,9 @@ impl<'a> Reader<'a> {
         match self.token {
             Token::ObjectStart => self.members(|reader, _| reader.skip(depth).map(|_| ()))?,
             Token::ArrayStart => self.items(|reader| reader.skip(depth).map(|_| ()))?,
-            Token::String | Token::Number | Token::True | Token::False | Token::Null => self.advance()?,
+            Token::String | Token::Number | Token::True | Token::False | Token::Null => {
+                self.advance()?
+            }
             _ => return Err(self.invalid()),
         }
         Ok(self.text.get(start..self.last_end).unwrap_or_default())
@@ -251,7 +267,10 @@ impl<'a> Reader<'a> {
 pub(crate) fn is_number(word: &str) -> bool {
     let body = word.strip_prefix('-').unwrap_or(word);
     let (mantissa, exponent) = match body.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['+', '-']).unwrap_or(exponent))),
+        Some((mantissa, exponent)) => (
+            mantissa,
+            Some(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)),
+        ),
         None => (body, None),
     };
     let (whole, fraction) = match mantissa.split_once('.') {

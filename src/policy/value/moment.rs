@@ -58,7 +58,11 @@ pub(crate) fn date_of_timestamp(micros: i64) -> i32 {
 
 /// Days since 2000-01-01 of a day in the proleptic Gregorian calendar; year 0 is 1 BC.
 pub(crate) const fn days_of(year: i64, month: i64, day: i64) -> i64 {
-    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let (y, m) = if month <= 2 {
+        (year - 1, month + 9)
+    } else {
+        (year, month - 3)
+    };
     let era = y.div_euclid(400);
     let of_era = y.rem_euclid(400);
     let of_year = (153 * m + 2) / 5 + day - 1;
@@ -75,13 +79,21 @@ pub(crate) const fn civil(days: i64) -> (i64, i64, i64) {
     let m = (5 * of_year + 2) / 153;
     let day = of_year - (153 * m + 2) / 5 + 1;
     let month = if m < 10 { m + 3 } else { m - 9 };
-    (year_of_era + era * 400 + if month <= 2 { 1 } else { 0 }, month, day)
+    (
+        year_of_era + era * 400 + if month <= 2 { 1 } else { 0 },
+        month,
+        day,
+    )
 }
 
 pub(crate) const fn month_length(year: i64, month: i64) -> i64 {
     match month {
         4 | 6 | 9 | 11 => 30,
-        2 if year.rem_euclid(4) == 0 && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0) => 29,
+        2 if year.rem_euclid(4) == 0
+            && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0) =>
+        {
+            29
+        }
         2 => 28,
         _ => 31,
     }
@@ -90,14 +102,21 @@ pub(crate) const fn month_length(year: i64, month: i64) -> i64 {
 /// `2024-02-29`, and whether BC must follow at the end.
 fn day_text(days: i64) -> (String, &'static str) {
     let (year, month, day) = civil(days);
-    let (shown, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
+    let (shown, era) = if year > 0 {
+        (year, "")
+    } else {
+        (1 - year, " BC")
+    };
     (format!("{shown:04}-{month:02}-{day:02}"), era)
 }
 
 /// `12:34:56.789`.
 pub(crate) fn time_text(micros: i64) -> String {
     let (hour, minute, second) = (micros / HOUR, micros / MINUTE % 60, micros / SECOND % 60);
-    format!("{hour:02}:{minute:02}:{second:02}{}", fraction_text(micros % SECOND))
+    format!(
+        "{hour:02}:{minute:02}:{second:02}{}",
+        fraction_text(micros % SECOND)
+    )
 }
 
 /// Microseconds below a second with their point, without trailing zeros.
@@ -139,7 +158,10 @@ pub(crate) fn timestamp_text(micros: i64, between: char, zone: &str) -> String {
         i64::MAX => "infinity".to_owned(),
         micros => {
             let (day, era) = day_text(micros.div_euclid(DAY));
-            format!("{day}{between}{}{zone}{era}", time_text(micros.rem_euclid(DAY)))
+            format!(
+                "{day}{between}{}{zone}{era}",
+                time_text(micros.rem_euclid(DAY))
+            )
         }
     }
 }
@@ -161,15 +183,23 @@ enum Moment {
 }
 
 fn bad_format(text: &str) -> SqlError {
-    SqlError::new("22007", format!("invalid input syntax for a date or time: \"{text}\""))
+    SqlError::new(
+        "22007",
+        format!("invalid input syntax for a date or time: \"{text}\""),
+    )
 }
 
 fn overflow(text: &str) -> SqlError {
-    SqlError::new("22008", format!("date/time field value out of range: \"{text}\""))
+    SqlError::new(
+        "22008",
+        format!("date/time field value out of range: \"{text}\""),
+    )
 }
 
 fn unproven(text: &str) -> SqlError {
-    SqlError::internal(&format!("the date or time \"{text}\" is in a form that is left to Postgres"))
+    SqlError::internal(&format!(
+        "the date or time \"{text}\" is in a form that is left to Postgres"
+    ))
 }
 
 /// Takes `least` to `most` digits from the front.
@@ -207,14 +237,26 @@ fn moment(text: &str) -> Result<Moment, SqlError> {
         "" => return Err(bad_format(text)),
         _ => {}
     }
-    let special = ["now", "today", "tomorrow", "yesterday", "allballs", "inf", "epoch"];
+    let special = [
+        "now",
+        "today",
+        "tomorrow",
+        "yesterday",
+        "allballs",
+        "inf",
+        "epoch",
+    ];
     if !lower.bytes().any(|byte| byte.is_ascii_digit()) {
-        let plain = lower.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b' ');
-        return Err(if plain && !special.iter().any(|word| lower.contains(word)) {
-            bad_format(text)
-        } else {
-            unproven(text)
-        });
+        let plain = lower
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b' ');
+        return Err(
+            if plain && !special.iter().any(|word| lower.contains(word)) {
+                bad_format(text)
+            } else {
+                unproven(text)
+            },
+        );
     }
     let fields = iso(trimmed).ok_or_else(|| unproven(text))?;
     fields.check(text).map(Moment::Fields)
@@ -229,7 +271,11 @@ struct Fields {
 
 fn iso(text: &str) -> Option<Fields> {
     let mut rest = text;
-    let mut fields = Fields { date: None, time: None, zone: None };
+    let mut fields = Fields {
+        date: None,
+        time: None,
+        zone: None,
+    };
     let colon = rest.find(':').unwrap_or(rest.len());
     if rest.get(..colon)?.contains('-') || rest.len() == 8 && colon == 8 {
         let date = if rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -278,7 +324,11 @@ fn time_fields(rest: &mut &str) -> Option<(i64, i64, i64, i64)> {
         return Some((hour, minute, 0, 0));
     }
     let second = number(rest, 2, 2)?;
-    let fraction = if take(rest, '.') { fraction(digits(rest, 1, 15)?)? } else { 0 };
+    let fraction = if take(rest, '.') {
+        fraction(digits(rest, 1, 15)?)?
+    } else {
+        0
+    };
     Some((hour, minute, second, fraction))
 }
 
@@ -299,14 +349,23 @@ fn zone_fields<'a>(text: &'a str, rest: &mut &'a str) -> Option<(i64, i64, i64, 
         -1
     } else {
         let lower = left.to_ascii_lowercase();
-        let word = ["utc", "gmt", "z"].into_iter().find(|word| lower.starts_with(word))?;
+        let word = ["utc", "gmt", "z"]
+            .into_iter()
+            .find(|word| lower.starts_with(word))?;
         *rest = left.get(word.len()..)?;
-        return rest.chars().next().is_none_or(is_space).then_some((1, 0, 0, 0));
+        return rest
+            .chars()
+            .next()
+            .is_none_or(is_space)
+            .then_some((1, 0, 0, 0));
     };
     let first = digits(&mut left, 1, 4)?;
     let (hour, mut minute) = match first.len() {
         1 | 2 => (first.parse().ok()?, None),
-        4 => (first.get(..2)?.parse().ok()?, Some(first.get(2..)?.parse().ok()?)),
+        4 => (
+            first.get(..2)?.parse().ok()?,
+            Some(first.get(2..)?.parse().ok()?),
+        ),
         _ => return None,
     };
     let mut second = 0;
@@ -322,10 +381,17 @@ fn zone_fields<'a>(text: &'a str, rest: &mut &'a str) -> Option<(i64, i64, i64, 
 
 impl Fields {
     fn check(&self, text: &str) -> Result<Parsed, SqlError> {
-        let mut parsed = Parsed { date: None, time: None, zone: None };
+        let mut parsed = Parsed {
+            date: None,
+            time: None,
+            zone: None,
+        };
         if let Some((sign, hour, minute, second)) = self.zone {
             if hour > 15 || minute > 59 || second > 59 {
-                return Err(SqlError::new("22009", "time zone displacement out of range"));
+                return Err(SqlError::new(
+                    "22009",
+                    "time zone displacement out of range",
+                ));
             }
             parsed.zone = i32::try_from(-sign * (hour * 3600 + minute * 60 + second)).ok();
         }

@@ -194,7 +194,9 @@ impl Decimal {
         let weight = exponent.div_euclid(4);
         let count = usize::try_from(exponent.rem_euclid(4) + 1).unwrap_or(1);
         let digits = self.digits.iter().copied().chain(std::iter::repeat(0));
-        let first = digits.take(count).fold(0, |sum, digit| sum * 10 + i64::from(digit));
+        let first = digits
+            .take(count)
+            .fold(0, |sum, digit| sum * 10 + i64::from(digit));
         (weight, first)
     }
 
@@ -225,7 +227,11 @@ impl Decimal {
         }
         let scale = self.scale.max(other.scale);
         let order = compare_digits(&self.widened(scale), &other.widened(scale));
-        if self.negative { order.reverse() } else { order }
+        if self.negative {
+            order.reverse()
+        } else {
+            order
+        }
     }
 }
 
@@ -268,7 +274,12 @@ impl fmt::Display for Numeric {
 
 impl From<i64> for Numeric {
     fn from(value: i64) -> Self {
-        let digits: Vec<u8> = value.unsigned_abs().to_string().bytes().map(|b| b - b'0').collect();
+        let digits: Vec<u8> = value
+            .unsigned_abs()
+            .to_string()
+            .bytes()
+            .map(|b| b - b'0')
+            .collect();
         Self::Finite(Decimal::new(value < 0, &digits, 0))
     }
 }
@@ -276,7 +287,12 @@ impl From<i64> for Numeric {
 impl Numeric {
     /// Reads a number as `numeric_in` does.
     pub(crate) fn parse(text: &str) -> Result<Self, SqlError> {
-        let invalid = || SqlError::new("22P02", format!("invalid input syntax for type numeric: \"{text}\""));
+        let invalid = || {
+            SqlError::new(
+                "22P02",
+                format!("invalid input syntax for type numeric: \"{text}\""),
+            )
+        };
         let inner = text.trim_matches(super::is_space);
         let (negative, body) = match inner.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -309,10 +325,18 @@ impl Numeric {
                     }
                     return Err(invalid());
                 }
-                exponent.parse::<i64>().ok().filter(|e| e.abs() < 1_073_741_823).ok_or_else(overflow)?
+                exponent
+                    .parse::<i64>()
+                    .ok()
+                    .filter(|e| e.abs() < 1_073_741_823)
+                    .ok_or_else(overflow)?
             }
         };
-        let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).map(|byte| byte - b'0').collect();
+        let mut digits: Vec<u8> = whole
+            .bytes()
+            .chain(fraction.bytes())
+            .map(|byte| byte - b'0')
+            .collect();
         let scale = i64::try_from(fraction.len()).unwrap_or(i64::MAX) - exponent;
         let is_zero = digits.iter().all(|digit| *digit == 0);
         if is_zero {
@@ -355,11 +379,20 @@ impl Numeric {
         let Self::Finite(number) = self else {
             return self.clone();
         };
-        let zeros = number.digits.iter().rev().take_while(|digit| **digit == 0).count().min(number.scale);
+        let zeros = number
+            .digits
+            .iter()
+            .rev()
+            .take_while(|digit| **digit == 0)
+            .count()
+            .min(number.scale);
         if number.digits.is_empty() {
             return Self::Finite(Decimal::new(false, &[], 0));
         }
-        let kept = number.digits.get(..number.digits.len() - zeros).unwrap_or_default();
+        let kept = number
+            .digits
+            .get(..number.digits.len() - zeros)
+            .unwrap_or_default();
         Self::Finite(Decimal::new(number.negative, kept, number.scale - zeros))
     }
 
@@ -395,14 +428,20 @@ impl Numeric {
     }
 
     pub(crate) fn abs(&self) -> Self {
-        if self.signum() == Some(-1) { self.negated() } else { self.clone() }
+        if self.signum() == Some(-1) {
+            self.negated()
+        } else {
+            self.clone()
+        }
     }
 
     pub(crate) fn add(&self, other: &Self) -> Result<Self, SqlError> {
         match (self, other) {
             (Self::Finite(a), Self::Finite(b)) => a.add(b).checked(),
             (Self::Infinite(a), Self::Infinite(b)) if a == b => Ok(self.clone()),
-            (Self::Nan, _) | (_, Self::Nan) | (Self::Infinite(_), Self::Infinite(_)) => Ok(Self::Nan),
+            (Self::Nan, _) | (_, Self::Nan) | (Self::Infinite(_), Self::Infinite(_)) => {
+                Ok(Self::Nan)
+            }
             (Self::Infinite(_), _) => Ok(self.clone()),
             (_, Self::Infinite(_)) => Ok(other.clone()),
         }
@@ -418,7 +457,9 @@ impl Numeric {
             let product = Decimal::new(a.negative != b.negative, &product, a.scale + b.scale);
             return match product.scale {
                 0..=SCALE_MAX => product.checked(),
-                _ => product.at_scale(i64::try_from(SCALE_MAX).unwrap_or(0), true).checked(),
+                _ => product
+                    .at_scale(i64::try_from(SCALE_MAX).unwrap_or(0), true)
+                    .checked(),
             };
         }
         match (self.signum(), other.signum()) {
@@ -429,7 +470,9 @@ impl Numeric {
 
     pub(crate) fn divide(&self, by: &Self) -> Result<Self, SqlError> {
         match (self, by) {
-            (Self::Nan, _) | (_, Self::Nan) | (Self::Infinite(_), Self::Infinite(_)) => Ok(Self::Nan),
+            (Self::Nan, _) | (_, Self::Nan) | (Self::Infinite(_), Self::Infinite(_)) => {
+                Ok(Self::Nan)
+            }
             _ if by.signum() == Some(0) => Err(SqlError::new("22012", "division by zero")),
             (Self::Finite(a), Self::Finite(b)) => a.divide(b).checked(),
             (Self::Infinite(a), _) => Ok(Self::Infinite(*a != (by.signum() == Some(-1)))),
@@ -454,9 +497,9 @@ impl Numeric {
     /// Rounds half away from zero, or cuts, to so many decimal places.
     pub(crate) fn at_scale(&self, places: i64, rounding: bool) -> Result<Self, SqlError> {
         match self {
-            Self::Finite(_) if places.abs() > 1_000 => {
-                Err(SqlError::internal("rounding to so many digits is left to Postgres"))
-            }
+            Self::Finite(_) if places.abs() > 1_000 => Err(SqlError::internal(
+                "rounding to so many digits is left to Postgres",
+            )),
             Self::Finite(number) => number.at_scale(places, rounding).checked(),
             other => Ok(other.clone()),
         }
@@ -478,7 +521,10 @@ impl Numeric {
     /// The nearest integer within the bounds.
     pub(crate) fn to_integer(&self, least: i64, most: i64, kind: &str) -> Result<i64, SqlError> {
         let Self::Finite(number) = self else {
-            return Err(SqlError::new("0A000", format!("cannot convert {self} to {kind}")));
+            return Err(SqlError::new(
+                "0A000",
+                format!("cannot convert {self} to {kind}"),
+            ));
         };
         let rounded = number.at_scale(0, true).to_string().parse::<i64>();
         rounded

@@ -14,18 +14,26 @@ pub(crate) const fn is_space(c: char) -> bool {
 }
 
 pub(super) fn invalid(kind: &str, text: &str) -> SqlError {
-    SqlError::new("22P02", format!("invalid input syntax for type {kind}: \"{text}\""))
+    SqlError::new(
+        "22P02",
+        format!("invalid input syntax for type {kind}: \"{text}\""),
+    )
 }
 
 /// Hexadecimal, octal, binary digits or underscores: numbers since PostgreSQL 16, errors before.
 pub(super) fn newer_number(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     lower.bytes().any(|byte| byte.is_ascii_digit())
-        && (lower.contains('_') || ["0x", "0o", "0b"].iter().any(|prefix| lower.contains(prefix)))
+        && (lower.contains('_')
+            || ["0x", "0o", "0b"]
+                .iter()
+                .any(|prefix| lower.contains(prefix)))
 }
 
 pub(super) fn depends_on_version(text: &str) -> SqlError {
-    SqlError::internal(&format!("the number \"{text}\" depends on the version of Postgres"))
+    SqlError::internal(&format!(
+        "the number \"{text}\" depends on the version of Postgres"
+    ))
 }
 
 pub(crate) fn boolean(text: &str) -> Option<bool> {
@@ -49,15 +57,26 @@ pub(crate) fn integer(text: &str, least: i64, most: i64, kind: &str) -> Result<i
         }
         // Overflow is noticed before what follows the digits.
         let leading = digits.bytes().take_while(u8::is_ascii_digit).count();
-        let wide = trimmed.get(..trimmed.len() - digits.len() + leading).unwrap_or_default();
-        if leading > 0 && !wide.parse::<i64>().is_ok_and(|value| (least..=most).contains(&value)) {
-            return Err(SqlError::internal(&format!("the number \"{text}\" is both invalid and out of range")));
+        let wide = trimmed
+            .get(..trimmed.len() - digits.len() + leading)
+            .unwrap_or_default();
+        if leading > 0
+            && !wide
+                .parse::<i64>()
+                .is_ok_and(|value| (least..=most).contains(&value))
+        {
+            return Err(SqlError::internal(&format!(
+                "the number \"{text}\" is both invalid and out of range"
+            )));
         }
         return Err(invalid(kind, text));
     }
     match trimmed.parse::<i64>() {
         Ok(value) if (least..=most).contains(&value) => Ok(value),
-        _ => Err(SqlError::new("22003", format!("value \"{text}\" is out of range for type {kind}"))),
+        _ => Err(SqlError::new(
+            "22003",
+            format!("value \"{text}\" is out of range for type {kind}"),
+        )),
     }
 }
 
@@ -99,7 +118,11 @@ pub(super) fn uuid_text(bytes: [u8; 16]) -> String {
 
 /// Bits of a float; there is one NaN.
 pub(crate) const fn float_bits(value: f64) -> u64 {
-    if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() }
+    if value.is_nan() {
+        f64::NAN.to_bits()
+    } else {
+        value.to_bits()
+    }
 }
 
 /// Reads a float; a `single` one is rounded to `real`.
@@ -108,7 +131,9 @@ pub(crate) fn float(text: &str, single: bool) -> Result<f64, SqlError> {
     let inner = text.trim_matches(is_space);
     let lower = inner.to_ascii_lowercase();
     if lower.starts_with("nan") && lower != "nan" || lower.contains("0x") {
-        return Err(SqlError::internal("a float in a form that is left to Postgres"));
+        return Err(SqlError::internal(
+            "a float in a form that is left to Postgres",
+        ));
     }
     let value = if single {
         inner.parse::<f32>().map(f64::from)
@@ -124,7 +149,10 @@ pub(crate) fn float(text: &str, single: bool) -> Result<f64, SqlError> {
         .take_while(|byte| *byte != b'e')
         .all(|byte| !(b'1'..=b'9').contains(&byte));
     if value.is_infinite() && !names_infinity || value == 0.0 && !is_zero {
-        return Err(SqlError::new("22003", format!("\"{text}\" is out of range for type {kind}")));
+        return Err(SqlError::new(
+            "22003",
+            format!("\"{text}\" is out of range for type {kind}"),
+        ));
     }
     Ok(value)
 }
@@ -134,10 +162,22 @@ pub(crate) fn float(text: &str, single: bool) -> Result<f64, SqlError> {
 fn shortest(value: f64, single: bool) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "kept rounded to real")]
     let narrow = value as f32;
-    let found = if single { format!("{narrow:e}") } else { format!("{value:e}") };
-    let digits = found.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    let found = if single {
+        format!("{narrow:e}")
+    } else {
+        format!("{value:e}")
+    };
+    let digits = found
+        .bytes()
+        .take_while(|byte| *byte != b'e')
+        .filter(u8::is_ascii_digit)
+        .count();
     let reads_back = |text: &str| {
-        if single { text.parse() == Ok(narrow) } else { text.parse() == Ok(value) }
+        if single {
+            text.parse() == Ok(narrow)
+        } else {
+            text.parse() == Ok(value)
+        }
     };
     // Of two that are as near the even one is wanted.
     let even = format!("{value:.places$e}", places = digits - 1);
@@ -154,17 +194,25 @@ fn shortest(value: f64, single: bool) -> String {
     let exact = |value: f64| Numeric::parse(&format!("{value:.0}")).ok();
     let is_half_way = |text: &str| {
         let half_way = |neighbour: f64| {
-            let doubled = Numeric::parse(text).ok()?.multiply(&Numeric::from(2)).ok()?;
+            let doubled = Numeric::parse(text)
+                .ok()?
+                .multiply(&Numeric::from(2))
+                .ok()?;
             let sum = exact(value)?.add(&exact(neighbour)?).ok()?;
             Some(doubled.compare(&sum).is_eq())
         };
-        neighbours.iter().any(|neighbour| half_way(*neighbour) == Some(true))
+        neighbours
+            .iter()
+            .any(|neighbour| half_way(*neighbour) == Some(true))
     };
     if !is_half_way(&found) {
         return found;
     }
     let longer = (digits..17).map(|places| format!("{value:.places$e}"));
-    longer.into_iter().find(|text| reads_back(text) && !is_half_way(text)).unwrap_or(found)
+    longer
+        .into_iter()
+        .find(|text| reads_back(text) && !is_half_way(text))
+        .unwrap_or(found)
 }
 
 /// The shortest text that reads back as the same float.
@@ -185,7 +233,10 @@ pub(crate) fn float_text(value: f64, single: bool) -> String {
     let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     if exponent < -4 || exponent >= if single { 6 } else { 15 } {
         let sign_of_exponent = if exponent < 0 { '-' } else { '+' };
-        return format!("{sign}{mantissa}e{sign_of_exponent}{:02}", exponent.unsigned_abs());
+        return format!(
+            "{sign}{mantissa}e{sign_of_exponent}{:02}",
+            exponent.unsigned_abs()
+        );
     }
     let Ok(whole) = usize::try_from(exponent) else {
         let zeros = usize::try_from(-exponent - 1).unwrap_or(0);
@@ -214,11 +265,15 @@ pub(crate) fn decode_hex(text: &str) -> Result<Vec<u8>, SqlError> {
         if matches!(first, ' ' | '\n' | '\t' | '\r') {
             continue;
         }
-        let high = first.to_digit(16).ok_or_else(|| error("invalid hexadecimal digit"))?;
+        let high = first
+            .to_digit(16)
+            .ok_or_else(|| error("invalid hexadecimal digit"))?;
         let second = characters
             .next()
             .ok_or_else(|| error("invalid hexadecimal data: odd number of digits"))?;
-        let low = second.to_digit(16).ok_or_else(|| error("invalid hexadecimal digit"))?;
+        let low = second
+            .to_digit(16)
+            .ok_or_else(|| error("invalid hexadecimal digit"))?;
         bytes.push(u8::try_from(high * 16 + low).unwrap_or(0));
     }
     Ok(bytes)
@@ -235,7 +290,13 @@ pub(crate) fn decode_escape(text: &str) -> Result<Vec<u8>, SqlError> {
                 bytes.push(b'\\');
                 rest
             }
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..] => {
+            [
+                b'\\',
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                rest @ ..,
+            ] => {
                 bytes.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
                 rest
             }
@@ -258,7 +319,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Bits, or hexadecimal digits after an `x`.
 pub(super) fn bits(text: &str) -> Result<Vec<u8>, SqlError> {
-    let invalid = |kind: &str| SqlError::new("22P02", format!("invalid {kind} digit in \"{text}\""));
+    let invalid =
+        |kind: &str| SqlError::new("22P02", format!("invalid {kind} digit in \"{text}\""));
     if let Some(hex) = text.strip_prefix(['x', 'X']) {
         let mut bits = Vec::with_capacity(hex.len() * 4);
         for digit in hex.chars() {
@@ -296,7 +358,10 @@ pub(crate) fn sized_bits(
     }
     if !explicit {
         let sqlstate = if varying { "22001" } else { "22026" };
-        return Err(SqlError::new(sqlstate, "bit string length does not match the type"));
+        return Err(SqlError::new(
+            sqlstate,
+            "bit string length does not match the type",
+        ));
     }
     let mut sized = bits.to_vec();
     sized.resize(length, 0);
@@ -305,7 +370,11 @@ pub(crate) fn sized_bits(
 
 /// Cuts a name to the 63 bytes that names have.
 pub(crate) fn name(text: &str) -> &str {
-    if text.len() < 64 { text } else { text.get(..text.floor_char_boundary(63)).unwrap_or_default() }
+    if text.len() < 64 {
+        text
+    } else {
+        text.get(..text.floor_char_boundary(63)).unwrap_or_default()
+    }
 }
 
 /// Makes text of `varchar(n)` or (`padded`) `bpchar(n)`, without a limit for lengths below 1.
@@ -328,11 +397,21 @@ pub(crate) fn sized_text(
         }
         return Ok(Value::text(&format!("{text}{}", " ".repeat(length - own))));
     }
-    let end = text.char_indices().nth(length).map_or(text.len(), |(at, _)| at);
+    let end = text
+        .char_indices()
+        .nth(length)
+        .map_or(text.len(), |(at, _)| at);
     let (kept, cut) = text.split_at_checked(end).unwrap_or((text, ""));
     if !explicit && cut.bytes().any(|byte| byte != b' ') {
-        let kind = if padded { "character" } else { "character varying" };
-        return Err(SqlError::new("22001", format!("value too long for type {kind}({length})")));
+        let kind = if padded {
+            "character"
+        } else {
+            "character varying"
+        };
+        return Err(SqlError::new(
+            "22001",
+            format!("value too long for type {kind}({length})"),
+        ));
     }
     Ok(Value::text(kept))
 }

@@ -73,9 +73,9 @@ pub(super) fn ordered(types: &Types, type_oid: Oid, bytewise: bool) -> bool {
     match types.find(base).map(|found| &found.kind) {
         Some(Kind::Array { element }) => ordered(types, *element, bytewise),
         Some(Kind::Enum { .. }) => true,
-        Some(Kind::Composite { fields, .. }) => {
-            fields.iter().all(|field| ordered(types, field.type_oid, bytewise))
-        }
+        Some(Kind::Composite { fields, .. }) => fields
+            .iter()
+            .all(|field| ordered(types, field.type_oid, bytewise)),
         Some(Kind::Base) => is_ordered(base) || bytewise && is_text(base),
         _ => false,
     }
@@ -87,7 +87,10 @@ pub(super) fn canonical(types: &Types, type_oid: Oid, value: &Value) -> Result<V
     Ok(match (types.find(base).map(|found| &found.kind), value) {
         (_, Value::Null) => Value::Null,
         (Some(Kind::Array { element }), Value::Array(array)) => {
-            let elements = array.elements.iter().map(|value| canonical(types, *element, value));
+            let elements = array
+                .elements
+                .iter()
+                .map(|value| canonical(types, *element, value));
             Value::Array(Arc::new(Array {
                 dimensions: array.dimensions.clone(),
                 elements: elements.collect::<Result<_, _>>()?,
@@ -148,7 +151,9 @@ pub(super) fn compare(
         | (Value::Timestamp(a), Value::Timestamp(b))
         | (Value::TimestampTz(a), Value::TimestampTz(b)) => a.cmp(b),
         (Value::Numeric(a), Value::Numeric(b)) => a.compare(b),
-        (Value::Float(a), Value::Float(b)) => compare_floats(f64::from_bits(*a), f64::from_bits(*b)),
+        (Value::Float(a), Value::Float(b)) => {
+            compare_floats(f64::from_bits(*a), f64::from_bits(*b))
+        }
         (Value::Text(a), Value::Text(b)) if base == oid::BPCHAR => {
             let (a, b) = (a.trim_end_matches(' '), b.trim_end_matches(' '));
             a.as_bytes().cmp(b.as_bytes())
@@ -159,7 +164,9 @@ pub(super) fn compare(
         (Value::Date(a), Value::Date(b)) => a.cmp(b),
         (Value::TimeTz(a, zone_a), Value::TimeTz(b, zone_b)) => {
             let instant = |time: &i64, zone: &i32| time + i64::from(*zone) * 1_000_000;
-            instant(a, zone_a).cmp(&instant(b, zone_b)).then(zone_a.cmp(zone_b))
+            instant(a, zone_a)
+                .cmp(&instant(b, zone_b))
+                .then(zone_a.cmp(zone_b))
         }
         (Value::Interval(a), Value::Interval(b)) => interval::span(*a).cmp(&interval::span(*b)),
         _ => return Err(SqlError::internal("a type without a known order")),
@@ -168,10 +175,16 @@ pub(super) fn compare(
 
 /// Order of floats: NaN is equal to itself and greatest, the zeros are equal.
 pub(super) fn compare_floats(a: f64, b: f64) -> Ordering {
-    a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+    a.partial_cmp(&b)
+        .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
-fn compare_rows(types: &Types, fields: &[Field], a: &[Value], b: &[Value]) -> Result<Ordering, SqlError> {
+fn compare_rows(
+    types: &Types,
+    fields: &[Field],
+    a: &[Value],
+    b: &[Value],
+) -> Result<Ordering, SqlError> {
     for (field, (a, b)) in fields.iter().zip(a.iter().zip(b)) {
         let order = match (a.is_null(), b.is_null()) {
             (false, false) => compare(types, field.type_oid, a, b)?,
@@ -206,13 +219,16 @@ pub(super) fn input(
         }
         Some(Kind::Composite { fields, .. }) => {
             let values = array::parse_row(text, fields.len())?;
-            let values = values.iter().zip(fields.iter()).map(|(value, field)| match value {
-                None => Ok(Value::Null),
-                Some(text) => {
-                    let value = input(types, field.type_oid, -1, text)?;
-                    with_typmod(types, field.type_oid, field.typmod, value, false)
-                }
-            });
+            let values = values
+                .iter()
+                .zip(fields.iter())
+                .map(|(value, field)| match value {
+                    None => Ok(Value::Null),
+                    Some(text) => {
+                        let value = input(types, field.type_oid, -1, text)?;
+                        with_typmod(types, field.type_oid, field.typmod, value, false)
+                    }
+                });
             return Ok(Value::Record(values.collect::<Result<_, _>>()?));
         }
         _ => {}
@@ -224,15 +240,18 @@ pub(super) fn input(
 fn input_base(type_oid: Oid, text: &str) -> Result<Value, SqlError> {
     let integer = |least, most, kind| scalar::integer(text, least, most, kind).map(Value::Int);
     Ok(match type_oid {
-        oid::BOOL => Value::Bool(scalar::boolean(text).ok_or_else(|| scalar::invalid("boolean", text))?),
+        oid::BOOL => {
+            Value::Bool(scalar::boolean(text).ok_or_else(|| scalar::invalid("boolean", text))?)
+        }
         oid::INT2 => integer(i64::from(i16::MIN), i64::from(i16::MAX), "smallint")?,
         oid::INT4 => integer(i64::from(i32::MIN), i64::from(i32::MAX), "integer")?,
         oid::INT8 => integer(i64::MIN, i64::MAX, "bigint")?,
         oid::OID => Value::Int(scalar::object_id(text)?),
         oid::NUMERIC => Value::Numeric(Numeric::parse(text)?),
-        oid::FLOAT4 | oid::FLOAT8 => {
-            Value::Float(scalar::float_bits(scalar::float(text, type_oid == oid::FLOAT4)?))
-        }
+        oid::FLOAT4 | oid::FLOAT8 => Value::Float(scalar::float_bits(scalar::float(
+            text,
+            type_oid == oid::FLOAT4,
+        )?)),
         oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::UNKNOWN => Value::text(text),
         oid::NAME => Value::text(scalar::name(text)),
         oid::CHAR => match text.chars().next() {
@@ -286,7 +305,9 @@ pub(super) fn with_typmod(
         (oid::BIT, Value::Bits(bits)) => scalar::sized_bits(&bits, typmod, false, explicit),
         (oid::VARBIT, Value::Bits(bits)) => scalar::sized_bits(&bits, typmod, true, explicit),
         (oid::NUMERIC, Value::Numeric(number)) => number.with_typmod(typmod).map(Value::Numeric),
-        (oid::TIMESTAMP, Value::Timestamp(micros)) => Ok(Value::Timestamp(moment::rounded(micros, typmod))),
+        (oid::TIMESTAMP, Value::Timestamp(micros)) => {
+            Ok(Value::Timestamp(moment::rounded(micros, typmod)))
+        }
         (oid::TIMESTAMPTZ, Value::TimestampTz(micros)) => {
             Ok(Value::TimestampTz(moment::rounded(micros, typmod)))
         }
@@ -307,7 +328,11 @@ pub(super) fn output(types: &Types, type_oid: Oid, value: &Value) -> Result<Stri
             array::text(array, delimiter, |value| output(types, *element, value))?
         }
         (Some(Kind::Composite { fields, .. }), Value::Record(values)) => {
-            let fields: Vec<_> = fields.iter().map(|field| field.type_oid).zip(values.iter()).collect();
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|field| field.type_oid)
+                .zip(values.iter())
+                .collect();
             array::row_text(types, &fields)?
         }
         (_, Value::Bool(value)) => if *value { "t" } else { "f" }.to_owned(),
@@ -326,7 +351,15 @@ pub(super) fn output(types: &Types, type_oid: Oid, value: &Value) -> Result<Stri
         (_, Value::TimestampTz(micros)) => moment::timestamp_text(*micros, ' ', "+00"),
         (_, Value::Interval(value)) => interval::text(*value),
         (_, Value::Jsonb(json)) => json.to_string(),
-        (_, Value::Bits(bits)) => bits.iter().map(|bit| if *bit == 0 { '0' } else { '1' }).collect(),
-        _ => return Err(SqlError::internal(&format!("no text form of {}", types.name(type_oid)))),
+        (_, Value::Bits(bits)) => bits
+            .iter()
+            .map(|bit| if *bit == 0 { '0' } else { '1' })
+            .collect(),
+        _ => {
+            return Err(SqlError::internal(&format!(
+                "no text form of {}",
+                types.name(type_oid)
+            )));
+        }
     })
 }
