@@ -17,7 +17,7 @@ use walcast::policy::value::{
 };
 use walcast::testing::Cluster;
 
-use samples::{FIELDS, INPUTS, SCHEMA, pool};
+use samples::{FIELDS, INPUTS, LIKES, SCHEMA, pool};
 
 /// Calls of one function with one choice of types.
 const CALLS: usize = 80;
@@ -277,6 +277,11 @@ fn argument(
 fn preferred(function: &str, index: usize) -> Option<&'static [&'static str]> {
     Some(match (function, index) {
         ("date_part" | "extract" | "date_trunc", 0) => FIELDS,
+        (
+            "textlike" | "textnlike" | "like" | "notlike" | "bpcharlike" | "namelike"
+            | "texticlike",
+            1,
+        ) => LIKES,
         ("timezone", 0) => &["UTC", "utc", "GMT", "Z"],
         ("encode" | "decode", 1) => &["hex", "base64", "escape", "HEX"],
         ("current_setting", 0) => &[

@@ -65,6 +65,9 @@ fn like_from(text: &[char], pattern: &[char]) -> Result<bool, SqlError> {
     let mut again: Option<(usize, usize)> = None;
     loop {
         let matched = match (pattern.get(p), text.get(t)) {
+            (Some('%'), Some(_)) if ends_badly(pattern.get(p..), text.len() - t) => {
+                return Err(at_end());
+            }
             (Some('%'), _) => {
                 again = Some((t, p + 1));
                 p += 1;
@@ -107,6 +110,18 @@ fn like_from(text: &[char], pattern: &[char]) -> Result<bool, SqlError> {
             }
         }
     }
+}
+
+/// Whether a backslash ends the pattern right behind wildcards that the text is long enough for: Postgres looks that
+/// far ahead.
+fn ends_badly(pattern: Option<&[char]>, left: usize) -> bool {
+    let pattern = pattern.unwrap_or_default();
+    let wild = pattern
+        .iter()
+        .take_while(|c| matches!(c, '%' | '_'))
+        .count();
+    let singles = pattern.iter().take(wild).filter(|c| **c == '_').count();
+    singles <= left && pattern.get(wild..) == Some(&['\\'])
 }
 
 fn like_escape(call: &Call<'_>) -> Result<Value, SqlError> {
