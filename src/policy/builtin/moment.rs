@@ -630,7 +630,7 @@ fn making(function: u32) -> Option<&'static Builtin> {
             if !seconds.is_finite() {
                 return Err(out_of_range("interval"));
             }
-            if seconds.abs() > 1e12 {
+            if seconds.abs() > 1e12 || int(4)?.abs() > 1_000_000_000 {
                 return Err(unproven());
             }
             let seconds = whole((seconds * 1_000_000.0).round_ties_even())?;

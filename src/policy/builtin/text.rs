@@ -50,7 +50,9 @@ fn measuring(function: u32) -> Option<&'static Builtin> {
         1621 => strict!(|call| {
             let code = *call.int(0)?;
             if code < 0 {
-                return Err(SqlError::new("22023", "character number must be positive"));
+                return Err(SqlError::internal(
+                    "a negative character is a different error in each version",
+                ));
             }
             let character = u32::try_from(code)
                 .ok()
