@@ -24,6 +24,7 @@ mod operations;
 mod presence;
 mod private;
 mod policies;
+mod policy_values;
 mod rendering;
 mod replay;
 mod subscribe;

@@ -3,9 +3,24 @@
 //! Operators are their functions; casts with a function as well. What is not here is refused by name when a policy is
 //! compiled. A strict function is never called with a NULL argument: the caller returns NULL.
 
-mod core;
+mod aggregate;
+mod array;
+mod bits;
+mod compare;
+mod integer;
+mod json;
+mod jsonb;
+mod moment;
+mod number;
+mod pattern;
+mod regex;
+mod session;
+mod sets;
+mod text;
 
-use super::value::{Oid, SqlError, Types, Value};
+use std::sync::Arc;
+
+use super::value::{Array, Interval, Json, Numeric, Oid, SqlError, Types, Value};
 
 /// One call of a built-in function.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +56,7 @@ pub struct Session {
     /// Start of the reader's transaction: microseconds since 2000-01-01 in UTC. The time zone is always UTC.
     pub now: i64,
     /// Custom settings that have a value, by their lower-case names: `request.jwt.claims`, `request.jwt.claim.sub` ….
-    pub settings: std::collections::BTreeMap<Box<str>, std::sync::Arc<str>>,
+    pub settings: std::collections::BTreeMap<Box<str>, Arc<str>>,
 }
 
 /// One value for each argument or column.
@@ -82,17 +97,127 @@ pub struct SetReturning {
 /// The function with this OID, if it is known.
 #[must_use]
 pub fn scalar(function: Oid) -> Option<&'static Builtin> {
-    core::scalar(function)
+    session::scalar(function)
+        .or_else(|| compare::scalar(function))
+        .or_else(|| integer::scalar(function))
+        .or_else(|| number::scalar(function))
+        .or_else(|| text::scalar(function))
+        .or_else(|| pattern::scalar(function))
+        .or_else(|| bits::scalar(function))
+        .or_else(|| moment::scalar(function))
+        .or_else(|| array::scalar(function))
+        .or_else(|| jsonb::scalar(function))
+        .or_else(|| json::scalar(function))
 }
 
 /// The aggregate with this OID, if it is known.
 #[must_use]
-pub const fn aggregate(_function: Oid) -> Option<&'static Aggregate> {
-    None
+pub fn aggregate(function: Oid) -> Option<&'static Aggregate> {
+    aggregate::aggregate(function)
 }
 
 /// The set-returning function with this OID, if it is known.
 #[must_use]
-pub const fn set_returning(_function: Oid) -> Option<&'static SetReturning> {
-    None
+pub fn set_returning(function: Oid) -> Option<&'static SetReturning> {
+    sets::set_returning(function)
+}
+
+/// Whether a regular expression is in the subset that is evaluated here; others raise `XX000` when they are met.
+#[must_use]
+pub fn knows_expression(expression: &str) -> bool {
+    regex::Regex::parse(expression, false).is_ok()
+}
+
+/// A strict function.
+macro_rules! strict {
+    ($eval:expr) => {{
+        static FOUND: super::Builtin = super::Builtin {
+            strict: true,
+            needs_bytewise: false,
+            eval: $eval,
+        };
+        &FOUND
+    }};
+}
+
+/// A strict function that knows the order of text by bytes only.
+macro_rules! bytewise {
+    ($eval:expr) => {{
+        static FOUND: super::Builtin = super::Builtin {
+            strict: true,
+            needs_bytewise: true,
+            eval: $eval,
+        };
+        &FOUND
+    }};
+}
+
+/// A function that is called with NULLs as well.
+macro_rules! lax {
+    ($eval:expr) => {{
+        static FOUND: super::Builtin = super::Builtin {
+            strict: false,
+            needs_bytewise: false,
+            eval: $eval,
+        };
+        &FOUND
+    }};
+}
+
+use {bytewise, lax, strict};
+
+fn unexpected() -> SqlError {
+    SqlError::internal("an argument of another type than the function takes")
+}
+
+/// One method for each kind of argument.
+macro_rules! arguments {
+    ($($name:ident $kind:ident $result:ty;)*) => {
+        impl Call<'_> {
+            $(fn $name(&self, index: usize) -> Result<$result, SqlError> {
+                match self.args.get(index) {
+                    Some(Value::$kind(value)) => Ok(value),
+                    _ => Err(unexpected()),
+                }
+            })*
+        }
+    };
+}
+
+arguments! {
+    bool Bool &bool;
+    int Int &i64;
+    numeric Numeric &Numeric;
+    text Text &Arc<str>;
+    bytes Bytes &Arc<[u8]>;
+    bits Bits &Arc<[u8]>;
+    date Date &i32;
+    interval Interval &Interval;
+    json Json &Arc<str>;
+    jsonb Jsonb &Arc<Json>;
+    array Array &Arc<Array>;
+}
+
+impl Call<'_> {
+    fn any(&self, index: usize) -> Result<&Value, SqlError> {
+        self.args.get(index).ok_or_else(unexpected)
+    }
+
+    fn float(&self, index: usize) -> Result<f64, SqlError> {
+        match self.args.get(index) {
+            Some(Value::Float(bits)) => Ok(f64::from_bits(*bits)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn type_of(&self, index: usize) -> Oid {
+        self.arg_types.get(index).copied().unwrap_or(0)
+    }
+
+    /// Type of the elements of an array argument.
+    fn element(&self, index: usize) -> Result<Oid, SqlError> {
+        self.types
+            .element(self.type_of(index))
+            .ok_or_else(unexpected)
+    }
 }

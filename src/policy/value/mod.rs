@@ -4,7 +4,12 @@
 //! rls-semantics.md §6. What is not listed as supported is refused when a policy is compiled, never guessed.
 
 mod array;
+mod interval;
 mod json;
+pub(super) mod json_text;
+pub(super) mod moment;
+mod numeric;
+pub(super) mod scalar;
 mod text;
 mod typing;
 
@@ -13,7 +18,10 @@ use std::sync::Arc;
 
 pub use crate::change::Oid;
 pub use array::Array;
-pub use json::{Json, Numeric};
+pub use json::Json;
+pub(super) use json::quote as quote_json;
+pub use numeric::{Decimal, Numeric};
+use scalar::{depends_on_version, is_space, newer_number};
 pub use typing::{Field, Kind, Type, Types, oid};
 
 /// A value of some SQL type.
@@ -132,6 +140,20 @@ impl SqlError {
 /// Whatever the input function raises; `XX000` for types that are not supported.
 pub fn input(types: &Types, type_oid: Oid, typmod: i32, text: &str) -> Result<Value, SqlError> {
     text::input(types, type_oid, typmod, text)
+}
+
+/// Applies a type modifier as an explicit cast or (`explicit` false) an assignment does.
+///
+/// # Errors
+/// The value does not fit; `XX000` for modifiers that are not supported.
+pub fn with_typmod(
+    types: &Types,
+    type_oid: Oid,
+    typmod: i32,
+    value: Value,
+    explicit: bool,
+) -> Result<Value, SqlError> {
+    text::with_typmod(types, types.base(type_oid), typmod, value, explicit)
 }
 
 /// Prints a value (not NULL) as the type's output function does, with UTC and the default settings of the session.

@@ -1,33 +1,57 @@
-//! Text forms, equality and order of the first types: boolean, integers, text, uuid, timestamptz, enums, their arrays.
+//! What each type can do: text to value, value to text, equality, order.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::typing::oid;
-use super::{Array, Json, Kind, Oid, SqlError, Types, Value};
+use super::{Array, Field, Json, Kind, Numeric, Oid, SqlError, Types, Value};
+use super::{array, interval, json_text, moment, scalar};
 
 pub(super) fn supported(types: &Types, type_oid: Oid) -> bool {
     let base = types.base(type_oid);
     match types.find(base).map(|found| &found.kind) {
         Some(Kind::Array { element }) => supported(types, *element),
         Some(Kind::Enum { .. }) => true,
-        Some(Kind::Base) => is_base(base) || base == oid::JSONB,
+        Some(Kind::Composite { fields, .. }) => {
+            fields.iter().all(|field| supported(types, field.type_oid))
+        }
+        Some(Kind::Base) => is_comparable(base) || matches!(base, oid::JSON | oid::UNKNOWN),
         _ => base == oid::UNKNOWN,
     }
 }
 
-const fn is_base(base: Oid) -> bool {
+const fn is_comparable(base: Oid) -> bool {
+    is_ordered(base) || is_text(base) || base == oid::JSONB
+}
+
+/// Types whose order depends on a collation.
+const fn is_text(base: Oid) -> bool {
+    matches!(base, oid::TEXT | oid::VARCHAR | oid::BPCHAR)
+}
+
+const fn is_ordered(base: Oid) -> bool {
     matches!(
         base,
         oid::BOOL
+            | oid::BYTEA
+            | oid::CHAR
+            | oid::NAME
             | oid::INT2
             | oid::INT4
             | oid::INT8
-            | oid::TEXT
-            | oid::VARCHAR
-            | oid::NAME
+            | oid::OID
+            | oid::FLOAT4
+            | oid::FLOAT8
+            | oid::NUMERIC
             | oid::UUID
+            | oid::DATE
+            | oid::TIME
+            | oid::TIMETZ
+            | oid::TIMESTAMP
             | oid::TIMESTAMPTZ
+            | oid::INTERVAL
+            | oid::BIT
+            | oid::VARBIT
     )
 }
 
@@ -36,7 +60,10 @@ pub(super) fn equatable(types: &Types, type_oid: Oid) -> bool {
     match types.find(base).map(|found| &found.kind) {
         Some(Kind::Array { element }) => equatable(types, *element),
         Some(Kind::Enum { .. }) => true,
-        Some(Kind::Base) => is_base(base),
+        Some(Kind::Composite { fields, .. }) => {
+            fields.iter().all(|field| equatable(types, field.type_oid))
+        }
+        Some(Kind::Base) => is_comparable(base),
         _ => false,
     }
 }
@@ -44,19 +71,47 @@ pub(super) fn equatable(types: &Types, type_oid: Oid) -> bool {
 pub(super) fn ordered(types: &Types, type_oid: Oid, bytewise: bool) -> bool {
     let base = types.base(type_oid);
     match types.find(base).map(|found| &found.kind) {
+        Some(Kind::Array { element }) => ordered(types, *element, bytewise),
         Some(Kind::Enum { .. }) => true,
-        Some(Kind::Base) => {
-            is_base(base) && (bytewise || !matches!(base, oid::TEXT | oid::VARCHAR))
-        }
+        Some(Kind::Composite { fields, .. }) => fields
+            .iter()
+            .all(|field| ordered(types, field.type_oid, bytewise)),
+        Some(Kind::Base) => is_ordered(base) || bytewise && is_text(base),
         _ => false,
     }
 }
 
 pub(super) fn canonical(types: &Types, type_oid: Oid, value: &Value) -> Result<Value, SqlError> {
-    if value.is_null() || equatable(types, type_oid) {
-        return Ok(value.clone());
-    }
-    Err(SqlError::internal("a type without a known equality"))
+    let base = types.base(type_oid);
+    let unknown = || SqlError::internal("a type without a known equality");
+    Ok(match (types.find(base).map(|found| &found.kind), value) {
+        (_, Value::Null) => Value::Null,
+        (Some(Kind::Array { element }), Value::Array(array)) => {
+            let elements = array
+                .elements
+                .iter()
+                .map(|value| canonical(types, *element, value));
+            Value::Array(Arc::new(Array {
+                dimensions: array.dimensions.clone(),
+                elements: elements.collect::<Result<_, _>>()?,
+            }))
+        }
+        (Some(Kind::Composite { fields, .. }), Value::Record(values)) => {
+            let values = fields.iter().zip(values.iter());
+            let values = values.map(|(field, value)| canonical(types, field.type_oid, value));
+            Value::Record(values.collect::<Result<_, _>>()?)
+        }
+        (Some(Kind::Enum { .. }), _) => value.clone(),
+        (Some(Kind::Base), _) if is_comparable(base) => match value {
+            Value::Numeric(number) => Value::Numeric(number.canonical()),
+            Value::Float(bits) if f64::from_bits(*bits) == 0.0 => Value::Float(0),
+            Value::Text(text) if base == oid::BPCHAR => Value::text(text.trim_end_matches(' ')),
+            Value::Interval(value) => Value::Interval(interval::canonical(*value)?),
+            Value::Jsonb(json) => Value::Jsonb(Arc::new(json.canonical())),
+            other => other.clone(),
+        },
+        _ => return Err(unknown()),
+    })
 }
 
 pub(super) fn compare(
@@ -66,22 +121,80 @@ pub(super) fn compare(
     b: &Value,
 ) -> Result<Ordering, SqlError> {
     let base = types.base(type_oid);
-    if let Some(Kind::Enum { labels }) = types.find(base).map(|found| &found.kind) {
-        let place = |value: &Value| match value {
-            Value::Text(text) => labels.iter().position(|label| label == text),
-            _ => None,
-        };
-        return Ok(place(a).cmp(&place(b)));
-    }
-    match (a, b) {
-        (Value::Bool(a), Value::Bool(b)) => Ok(a.cmp(b)),
-        (Value::Int(a), Value::Int(b)) | (Value::TimestampTz(a), Value::TimestampTz(b)) => {
-            Ok(a.cmp(b))
+    match types.find(base).map(|found| &found.kind) {
+        Some(Kind::Enum { labels }) => {
+            let place = |value: &Value| match value {
+                Value::Text(text) => labels.iter().position(|label| label == text),
+                _ => None,
+            };
+            return match (place(a), place(b)) {
+                (Some(a), Some(b)) => Ok(a.cmp(&b)),
+                _ => Err(SqlError::internal("an enum's label that is not known")),
+            };
         }
-        (Value::Text(a), Value::Text(b)) => Ok(a.as_bytes().cmp(b.as_bytes())),
-        (Value::Uuid(a), Value::Uuid(b)) => Ok(a.cmp(b)),
-        _ => Err(SqlError::internal("a type without a known order")),
+        Some(Kind::Array { element }) => {
+            if let (Value::Array(a), Value::Array(b)) = (a, b) {
+                return a.compare(b, |a, b| compare(types, *element, a, b));
+            }
+        }
+        Some(Kind::Composite { fields, .. }) => {
+            if let (Value::Record(a), Value::Record(b)) = (a, b) {
+                return compare_rows(types, fields, a, b);
+            }
+        }
+        _ => {}
     }
+    Ok(match (a, b) {
+        (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+        (Value::Int(a), Value::Int(b))
+        | (Value::Time(a), Value::Time(b))
+        | (Value::Timestamp(a), Value::Timestamp(b))
+        | (Value::TimestampTz(a), Value::TimestampTz(b)) => a.cmp(b),
+        (Value::Numeric(a), Value::Numeric(b)) => a.compare(b),
+        (Value::Float(a), Value::Float(b)) => {
+            compare_floats(f64::from_bits(*a), f64::from_bits(*b))
+        }
+        (Value::Text(a), Value::Text(b)) if base == oid::BPCHAR => {
+            let (a, b) = (a.trim_end_matches(' '), b.trim_end_matches(' '));
+            a.as_bytes().cmp(b.as_bytes())
+        }
+        (Value::Text(a), Value::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
+        (Value::Bytes(a), Value::Bytes(b)) | (Value::Bits(a), Value::Bits(b)) => a.cmp(b),
+        (Value::Uuid(a), Value::Uuid(b)) => a.cmp(b),
+        (Value::Date(a), Value::Date(b)) => a.cmp(b),
+        (Value::TimeTz(a, zone_a), Value::TimeTz(b, zone_b)) => {
+            let instant = |time: &i64, zone: &i32| time + i64::from(*zone) * 1_000_000;
+            instant(a, zone_a)
+                .cmp(&instant(b, zone_b))
+                .then(zone_a.cmp(zone_b))
+        }
+        (Value::Interval(a), Value::Interval(b)) => interval::span(*a).cmp(&interval::span(*b)),
+        _ => return Err(SqlError::internal("a type without a known order")),
+    })
+}
+
+/// Order of floats: NaN is equal to itself and greatest, the zeros are equal.
+pub(super) fn compare_floats(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b)
+        .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
+
+fn compare_rows(
+    types: &Types,
+    fields: &[Field],
+    a: &[Value],
+    b: &[Value],
+) -> Result<Ordering, SqlError> {
+    for (field, (a, b)) in fields.iter().zip(a.iter().zip(b)) {
+        let order = match (a.is_null(), b.is_null()) {
+            (false, false) => compare(types, field.type_oid, a, b)?,
+            (a, b) => a.cmp(&b),
+        };
+        if order.is_ne() {
+            return Ok(order);
+        }
+    }
+    Ok(Ordering::Equal)
 }
 
 pub(super) fn input(
@@ -90,192 +203,163 @@ pub(super) fn input(
     typmod: i32,
     text: &str,
 ) -> Result<Value, SqlError> {
-    let base = types.base(type_oid);
-    match types.find(base).map(|found| &found.kind) {
-        Some(Kind::Array { element }) => return array(types, *element, typmod, text),
+    match types.find(type_oid).map(|found| &found.kind) {
+        // A literal of a domain is cast to the type below first.
+        Some(Kind::Domain { base, typmod, .. }) => return input(types, *base, *typmod, text),
+        Some(Kind::Array { element }) => {
+            let delimiter = types.find(*element).map_or(b',', |found| found.delimiter);
+            let read = |text: &str| input(types, *element, typmod, text);
+            return array::parse(text, delimiter, read).map(|array| Value::Array(Arc::new(array)));
+        }
         Some(Kind::Enum { labels }) => {
             return match labels.iter().find(|label| ***label == *text) {
                 Some(label) => Ok(Value::Text(Arc::clone(label))),
-                None => Err(invalid("enum", text)),
+                None => Err(scalar::invalid("enum", text)),
             };
+        }
+        Some(Kind::Composite { fields, .. }) => {
+            let values = array::parse_row(text, fields.len())?;
+            let values = values
+                .iter()
+                .zip(fields.iter())
+                .map(|(value, field)| match value {
+                    None => Ok(Value::Null),
+                    Some(text) => {
+                        let value = input(types, field.type_oid, -1, text)?;
+                        with_typmod(types, field.type_oid, field.typmod, value, false)
+                    }
+                });
+            return Ok(Value::Record(values.collect::<Result<_, _>>()?));
         }
         _ => {}
     }
-    match base {
-        oid::BOOL => boolean(text)
-            .map(Value::Bool)
-            .ok_or_else(|| invalid("boolean", text)),
-        oid::INT2 => integer(text, i64::from(i16::MIN), i64::from(i16::MAX), "smallint"),
-        oid::INT4 => integer(text, i64::from(i32::MIN), i64::from(i32::MAX), "integer"),
-        oid::INT8 => integer(text, i64::MIN, i64::MAX, "bigint"),
-        oid::TEXT | oid::VARCHAR | oid::NAME | oid::UNKNOWN => Ok(Value::text(text)),
-        oid::UUID => uuid(text)
-            .map(Value::Uuid)
-            .ok_or_else(|| invalid("uuid", text)),
-        oid::JSONB => Json::parse(text)
-            .map(|json| Value::Jsonb(Arc::new(json)))
-            .ok_or_else(|| invalid("json", text)),
-        oid::TIMESTAMPTZ => timestamptz(text).map(Value::TimestampTz).ok_or_else(|| {
-            SqlError::new(
-                "22007",
-                "invalid input syntax for type timestamp with time zone",
-            )
-        }),
-        _ => Err(SqlError::internal("a type that is not supported")),
+    let value = input_base(type_oid, text)?;
+    with_typmod(types, type_oid, typmod, value, true)
+}
+
+fn input_base(type_oid: Oid, text: &str) -> Result<Value, SqlError> {
+    let integer = |least, most, kind| scalar::integer(text, least, most, kind).map(Value::Int);
+    Ok(match type_oid {
+        oid::BOOL => {
+            Value::Bool(scalar::boolean(text).ok_or_else(|| scalar::invalid("boolean", text))?)
+        }
+        oid::INT2 => integer(i64::from(i16::MIN), i64::from(i16::MAX), "smallint")?,
+        oid::INT4 => integer(i64::from(i32::MIN), i64::from(i32::MAX), "integer")?,
+        oid::INT8 => integer(i64::MIN, i64::MAX, "bigint")?,
+        oid::OID => Value::Int(scalar::object_id(text)?),
+        oid::NUMERIC => Value::Numeric(Numeric::parse(text)?),
+        oid::FLOAT4 | oid::FLOAT8 => Value::Float(scalar::float_bits(scalar::float(
+            text,
+            type_oid == oid::FLOAT4,
+        )?)),
+        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::UNKNOWN => Value::text(text),
+        oid::NAME => Value::text(scalar::name(text)),
+        oid::CHAR => match text.chars().next() {
+            None => Value::text(""),
+            Some(c) if c.is_ascii() && c != '\\' => Value::text(c.encode_utf8(&mut [0; 4])),
+            Some(_) => return Err(SqlError::internal("a \"char\" that is no ASCII character")),
+        },
+        oid::UUID => Value::Uuid(scalar::uuid(text).ok_or_else(|| scalar::invalid("uuid", text))?),
+        oid::BYTEA => Value::Bytes(scalar::bytes(text)?.into()),
+        oid::BIT | oid::VARBIT => Value::Bits(scalar::bits(text)?.into()),
+        oid::DATE => Value::Date(moment::date(text)?),
+        oid::TIME => Value::Time(moment::time(text)?.0),
+        oid::TIMETZ => {
+            let (time, zone) = moment::time(text)?;
+            Value::TimeTz(time, zone)
+        }
+        oid::TIMESTAMP => Value::Timestamp(moment::timestamp(text, false)?),
+        oid::TIMESTAMPTZ => Value::TimestampTz(moment::timestamp(text, true)?),
+        oid::INTERVAL => Value::Interval(interval::parse(text)?),
+        oid::JSON => {
+            json_text::check(text)?;
+            Value::Json(Arc::from(text))
+        }
+        oid::JSONB => Value::Jsonb(Arc::new(Json::parse(text)?)),
+        _ => return Err(SqlError::internal("a type that is not supported")),
+    })
+}
+
+/// Applies a type modifier, as an explicit cast or an assignment does.
+pub(super) fn with_typmod(
+    types: &Types,
+    type_oid: Oid,
+    typmod: i32,
+    value: Value,
+    explicit: bool,
+) -> Result<Value, SqlError> {
+    if typmod < 0 {
+        return Ok(value);
+    }
+    if let (Value::Array(array), Some(element)) = (&value, types.element(type_oid)) {
+        let elements = array.elements.iter().cloned();
+        let elements = elements.map(|value| with_typmod(types, element, typmod, value, explicit));
+        return Ok(Value::Array(Arc::new(Array {
+            dimensions: array.dimensions.clone(),
+            elements: elements.collect::<Result<_, _>>()?,
+        })));
+    }
+    match (type_oid, value) {
+        (oid::VARCHAR, Value::Text(text)) => scalar::sized_text(&text, typmod, false, explicit),
+        (oid::BPCHAR, Value::Text(text)) => scalar::sized_text(&text, typmod, true, explicit),
+        (oid::BIT, Value::Bits(bits)) => scalar::sized_bits(&bits, typmod, false, explicit),
+        (oid::VARBIT, Value::Bits(bits)) => scalar::sized_bits(&bits, typmod, true, explicit),
+        (oid::NUMERIC, Value::Numeric(number)) => number.with_typmod(typmod).map(Value::Numeric),
+        (oid::TIMESTAMP, Value::Timestamp(micros)) => {
+            Ok(Value::Timestamp(moment::rounded(micros, typmod)))
+        }
+        (oid::TIMESTAMPTZ, Value::TimestampTz(micros)) => {
+            Ok(Value::TimestampTz(moment::rounded(micros, typmod)))
+        }
+        (oid::TIME, Value::Time(micros)) => Ok(Value::Time(moment::rounded(micros, typmod))),
+        (oid::TIMETZ, Value::TimeTz(micros, zone)) => {
+            Ok(Value::TimeTz(moment::rounded(micros, typmod), zone))
+        }
+        (_, Value::Null) => Ok(Value::Null),
+        _ => Err(SqlError::internal("a type modifier that is not supported")),
     }
 }
 
 pub(super) fn output(types: &Types, type_oid: Oid, value: &Value) -> Result<String, SqlError> {
-    match value {
-        Value::Bool(value) => Ok(if *value { "t" } else { "f" }.to_owned()),
-        Value::Int(value) => Ok(value.to_string()),
-        Value::Text(text) => Ok(text.to_string()),
-        Value::Jsonb(json) => Ok(json.to_string()),
-        Value::Uuid(bytes) => {
-            let mut text = String::with_capacity(36);
-            for (index, byte) in bytes.iter().enumerate() {
-                if matches!(index, 4 | 6 | 8 | 10) {
-                    text.push('-');
-                }
-                text.push_str(&format!("{byte:02x}"));
-            }
-            Ok(text)
+    let base = types.base(type_oid);
+    Ok(match (types.find(base).map(|found| &found.kind), value) {
+        (Some(Kind::Array { element }), Value::Array(array)) => {
+            let delimiter = types.find(*element).map_or(b',', |found| found.delimiter);
+            array::text(array, delimiter, |value| output(types, *element, value))?
         }
-        _ => Err(SqlError::internal(&format!(
-            "no text form of {}",
-            types.name(type_oid)
-        ))),
-    }
-}
-
-fn invalid(kind: &str, text: &str) -> SqlError {
-    SqlError::new(
-        "22P02",
-        format!("invalid input syntax for type {kind}: \"{text}\""),
-    )
-}
-
-fn boolean(text: &str) -> Option<bool> {
-    let text = text
-        .trim_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b')
-        .to_ascii_lowercase();
-    let is = |word: &str, least: usize| text.len() >= least && word.starts_with(&text);
-    if is("true", 1) || is("yes", 1) || text == "on" || text == "1" {
-        Some(true)
-    } else if is("false", 1) || is("no", 1) || is("off", 2) || text == "0" {
-        Some(false)
-    } else {
-        None
-    }
-}
-
-fn integer(text: &str, least: i64, most: i64, kind: &str) -> Result<Value, SqlError> {
-    let trimmed = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b');
-    let digits = trimmed.strip_prefix(['+', '-']).unwrap_or(trimmed);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(invalid(kind, text));
-    }
-    match trimmed.parse::<i64>() {
-        Ok(value) if (least..=most).contains(&value) => Ok(Value::Int(value)),
-        _ => Err(SqlError::new(
-            "22003",
-            format!("value \"{text}\" is out of range for type {kind}"),
-        )),
-    }
-}
-
-/// Hexadecimal digits with hyphens after any group of four, perhaps in braces.
-fn uuid(text: &str) -> Option<[u8; 16]> {
-    let inner = match text.strip_prefix('{') {
-        Some(rest) => rest.strip_suffix('}')?,
-        None => text,
-    };
-    let mut bytes = [0; 16];
-    let mut digits = inner.bytes().peekable();
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        let high = char::from(digits.next()?).to_digit(16)?;
-        let low = char::from(digits.next()?).to_digit(16)?;
-        *byte = u8::try_from(high * 16 + low).ok()?;
-        if index % 2 == 1 && index < 15 && digits.peek() == Some(&b'-') {
-            digits.next();
+        (Some(Kind::Composite { fields, .. }), Value::Record(values)) => {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|field| field.type_oid)
+                .zip(values.iter())
+                .collect();
+            array::row_text(types, &fields)?
         }
-    }
-    digits.next().is_none().then_some(bytes)
-}
-
-/// The form that the stream and the loader see: `YYYY-MM-DD hh:mm:ss[.ffffff]+00`.
-fn timestamptz(text: &str) -> Option<i64> {
-    match text {
-        "infinity" => return Some(i64::MAX),
-        "-infinity" => return Some(i64::MIN),
-        _ => {}
-    }
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let rest = text.get(19..)?.strip_suffix("+00")?;
-    let micros = match rest.strip_prefix('.') {
-        Some(digits) if digits.len() <= 6 => format!("{digits:0<6}").parse::<i64>().ok()?,
-        None if rest.is_empty() => 0,
-        _ => return None,
-    };
-    let (y, m) = if month <= 2 {
-        (year - 1, month + 9)
-    } else {
-        (year, month - 3)
-    };
-    let era = y.div_euclid(400);
-    let of_era = y.rem_euclid(400);
-    let of_year = (153 * m + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 730_425;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + micros)
-}
-
-/// Arrays of one dimension, as output functions write them.
-fn array(types: &Types, element: Oid, typmod: i32, text: &str) -> Result<Value, SqlError> {
-    let malformed = || SqlError::new("22P02", format!("malformed array literal: \"{text}\""));
-    let inner = text
-        .trim()
-        .strip_prefix('{')
-        .and_then(|rest| rest.strip_suffix('}'))
-        .ok_or_else(malformed)?;
-    let mut elements = Vec::new();
-    let mut characters = inner.chars().peekable();
-    while characters.peek().is_some() {
-        let mut item = String::new();
-        let mut quoted = false;
-        if characters.next_if_eq(&'"').is_some() {
-            quoted = true;
-            loop {
-                match characters.next().ok_or_else(malformed)? {
-                    '"' => break,
-                    '\\' => item.push(characters.next().ok_or_else(malformed)?),
-                    other => item.push(other),
-                }
-            }
-        } else {
-            while let Some(next) = characters.next_if(|next| *next != ',') {
-                if matches!(next, '{' | '}' | '"' | '\\') {
-                    return Err(malformed());
-                }
-                item.push(next);
-            }
+        (_, Value::Bool(value)) => if *value { "t" } else { "f" }.to_owned(),
+        (_, Value::Int(value)) => value.to_string(),
+        (_, Value::Numeric(number)) => number.to_string(),
+        (_, Value::Float(bits)) => scalar::float_text(f64::from_bits(*bits), base == oid::FLOAT4),
+        (_, Value::Text(text) | Value::Json(text)) => text.to_string(),
+        (_, Value::Bytes(bytes)) => format!("\\x{}", scalar::hex(bytes)),
+        (_, Value::Uuid(bytes)) => scalar::uuid_text(*bytes),
+        (_, Value::Date(date)) => moment::date_text(*date),
+        (_, Value::Time(micros)) => moment::time_text(*micros),
+        (_, Value::TimeTz(micros, zone)) => {
+            format!("{}{}", moment::time_text(*micros), moment::zone_text(*zone))
         }
-        elements.push(if !quoted && item.trim().eq_ignore_ascii_case("null") {
-            Value::Null
-        } else if !quoted && item.trim().is_empty() {
-            return Err(malformed());
-        } else {
-            let item = if quoted { &*item } else { item.trim() };
-            input(types, element, typmod, item)?
-        });
-        if characters.next_if_eq(&',').is_some() {
-            if characters.peek().is_none() {
-                return Err(malformed());
-            }
-        } else if characters.peek().is_some() {
-            return Err(malformed());
+        (_, Value::Timestamp(micros)) => moment::timestamp_text(*micros, ' ', ""),
+        (_, Value::TimestampTz(micros)) => moment::timestamp_text(*micros, ' ', "+00"),
+        (_, Value::Interval(value)) => interval::text(*value),
+        (_, Value::Jsonb(json)) => json.to_string(),
+        (_, Value::Bits(bits)) => bits
+            .iter()
+            .map(|bit| if *bit == 0 { '0' } else { '1' })
+            .collect(),
+        _ => {
+            return Err(SqlError::internal(&format!(
+                "no text form of {}",
+                types.name(type_oid)
+            )));
         }
-    }
-    Ok(Value::Array(Arc::new(Array::one_dimension(elements))))
+    })
 }
