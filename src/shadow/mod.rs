@@ -112,6 +112,8 @@ struct Retained {
 struct Followed {
     /// The first commit that it is exact for is at or after this position.
     from: Lsn,
+    /// What it was loaded in: transactions that this sees are in the rows already. All of them are before `from`.
+    snapshot: Snapshot,
     /// The last commit that changed it.
     changed: Lsn,
     store: Store,
@@ -388,7 +390,7 @@ impl Shadow {
             }
             Stage::Trusted(followed) => {
                 let before = followed.store.bytes();
-                let applied = followed.apply(oid, commit.lsn, change);
+                let applied = followed.apply(oid, commit, change);
                 self.bytes = self
                     .bytes
                     .saturating_sub(before)
@@ -621,20 +623,19 @@ impl Retained {
 }
 
 impl Followed {
-    /// What was loaded, and on top of it what the snapshot did not see.
+    /// What was loaded, and on top of it what came meanwhile.
     fn new(loaded: Loaded, retained: Vec<Retained>) -> Result<Self, Trouble> {
         let mut followed = Self {
             from: loaded.lsn,
+            snapshot: loaded.snapshot,
             changed: Lsn::ZERO,
             store: loaded.store,
             mappings: HashMap::new(),
         };
         for Retained { commit, change } in retained {
-            if !loaded.snapshot.sees(commit.xid) {
-                let oid = change.relation.oid;
-                let table = if loaded.leaves.contains(&oid) { 0 } else { oid };
-                followed.apply(table, commit.lsn, &change)?;
-            }
+            let oid = change.relation.oid;
+            let table = if loaded.leaves.contains(&oid) { 0 } else { oid };
+            followed.apply(table, &commit, &change)?;
         }
         Ok(followed)
     }
@@ -643,8 +644,11 @@ impl Followed {
     ///
     /// Verdicts on old tuples need the state before the transaction: here is where the rows that go can be remembered
     /// until the next transaction begins.
-    fn apply(&mut self, table: Oid, commit: Lsn, change: &Change) -> Result<(), Trouble> {
-        self.changed = commit;
+    fn apply(&mut self, table: Oid, commit: &Commit, change: &Change) -> Result<(), Trouble> {
+        if commit.lsn < self.from && self.snapshot.sees(commit.xid) {
+            return Ok(());
+        }
+        self.changed = commit.lsn;
         let relation = &change.relation;
         if matches!(change.kind, ChangeKind::Truncate) {
             if relation.oid != table {
