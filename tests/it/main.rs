@@ -16,6 +16,7 @@ mod harness;
 mod isolation;
 mod operations;
 mod rendering;
+mod shadow;
 mod subscribe;
 mod values;
 mod visibility;
