@@ -353,7 +353,7 @@ impl Replay {
             } => {
                 let new = self.complete(net, &last.kind, to)?;
                 // Whoever knows the row must not take what is left out from it.
-                let is_other = is_exchanged && merge::is_incomplete(&new);
+                let is_other = is_exchanged && is_incomplete(&new);
                 let old = match place.map(&mut first).transpose()? {
                     Some((first, from)) => {
                         merge::old_of_update(&first, from, to, same_key && !is_other)

@@ -660,6 +660,10 @@ impl Followed {
         let layout = Arc::clone(self.store.layout());
         let known = self.mappings.get(&relation.oid);
         if !known.is_some_and(|(known, _)| Arc::ptr_eq(known, relation)) {
+            // A column that was dropped and added again looks the same but holds other values.
+            if known.is_some_and(|(known, _)| known.columns != relation.columns) {
+                return Err("the table has been altered".into());
+            }
             let mapping = layout.map(relation)?;
             self.mappings
                 .insert(relation.oid, (Arc::clone(relation), mapping));

@@ -312,7 +312,7 @@ impl Store {
             ),
             None => Box::new(self.rows.iter().map(|row| &**row)),
         };
-        let _stopped = rows.try_for_each(|row| visit_row(row));
+        let _stopped = rows.try_for_each(visit_row);
     }
 
     /// The index that leaves fewest rows, and the hash to look for.

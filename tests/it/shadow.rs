@@ -281,9 +281,9 @@ async fn write(session: Session, seed: i64, stop: CancellationToken) {
             3 => format!("update talks set title = 'title {n}' where id = {talk}"),
             4 => format!("update talks set people = array_append(people, {n}) where id = {talk}"),
             5 => format!("update parted set room = room + 1 where id = {user} - 50"),
-            6 => format!(
-                "begin; delete from bag where ctid = (select min(ctid) from bag); insert into bag values (2, 2), (2, 2); commit"
-            ),
+            6 => "begin; delete from bag where ctid = (select min(ctid) from bag);
+                  insert into bag values (2, 2), (2, 2); commit"
+                .to_owned(),
             7 => format!("begin; delete from members where user_id = {user} - 70; rollback"),
             8 => format!(
                 "begin; delete from members where user_id = {user} - 80; insert into members values ('z', 1, {user}, null); commit"

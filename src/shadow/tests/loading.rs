@@ -97,7 +97,7 @@ impl World {
             .collect();
         let content = (Some(i64::from(seed % 5)), Some(format!("{}", self.xid)));
         let mut changes = Vec::new();
-        if seed % 16 == 0 && self.running.is_empty() {
+        if seed.is_multiple_of(16) && self.running.is_empty() {
             ids = (0..IDS).collect();
             changes.push(ChangeKind::Truncate);
         } else {
@@ -151,7 +151,11 @@ impl World {
         let commit = commit(self.lsn, one.xid);
         Self::apply(&mut self.state, &one.changes);
         let kinds = one.changes.clone();
-        let half = if seed % 2 == 0 { kinds.len() / 2 } else { 0 };
+        let half = if seed.is_multiple_of(2) {
+            kinds.len() / 2
+        } else {
+            0
+        };
         let (first, second) = kinds.split_at(half);
         if half > 0 {
             let first = part(&commit, &self.relation, 0, first.to_vec(), false);
@@ -246,7 +250,7 @@ impl World {
                 let snapshot = self.snapshot();
                 self.shadow.seen(&snapshot);
             }
-            _ if seed % 8 == 0 => self.shadow.invalidate(&[TABLE], "a test"),
+            _ if seed.is_multiple_of(8) => self.shadow.invalidate(&[TABLE], "a test"),
             _ => {}
         }
         self.check();
