@@ -297,7 +297,7 @@ impl Store {
             }
         }
         wanted.sort_unstable_by_key(|(place, _)| *place);
-        let mut visit_row = |row: &[u8]| {
+        let visit_row = |row: &[u8]| {
             if self.equals(row, &wanted) {
                 visit(&self.layout.tuple(row))
             } else {
