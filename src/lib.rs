@@ -21,6 +21,7 @@ pub mod replication;
 pub mod rooms;
 pub mod routing;
 pub mod server;
+pub mod shadow;
 pub mod shutdown;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -22,8 +22,8 @@ const IMPORTS: &str = "
     catalog: change database
     replication: change database
     log: change
-    shadow: change
-    policy: change auth shadow catalog database
+    policy: change auth catalog database
+    shadow: change policy database
     routing: change auth policy catalog database
     realtime: change topic auth routing catalog
     rooms: topic log realtime

@@ -30,6 +30,12 @@ impl Snapshot {
         full < self.xmin || (full < self.xmax && self.running.binary_search(&full).is_err())
     }
 
+    /// Whether every transaction that began no later than `xid` has ended and is visible if it committed.
+    #[must_use]
+    pub fn sees_all_to(&self, xid: Xid) -> bool {
+        self.widen(xid) < self.xmin
+    }
+
     fn widen(&self, xid: Xid) -> u64 {
         #[expect(
             clippy::as_conversions,
@@ -84,6 +90,14 @@ mod tests {
     fn what_ended_before_is_visible_and_what_runs_is_not() {
         check("10:20:10,14", &[3, 9, 11, 19], &[10, 14, 20, 21]);
         check("10:10:", &[9], &[10]);
+    }
+
+    #[test]
+    fn everything_is_seen_before_what_runs_longest() {
+        let snapshot: Snapshot = "10:20:10,14".parse().unwrap();
+        assert!(snapshot.sees_all_to(Xid(9)));
+        assert!(!snapshot.sees_all_to(Xid(10)));
+        assert!(!snapshot.sees_all_to(Xid(11)));
     }
 
     #[test]

@@ -56,7 +56,9 @@ pub enum ChangeKind {
     },
     /// A row has another content.
     Update {
-        /// The version before the transaction; `None` if the key did not change and the identity is not full.
+        /// The version before the transaction; `None` if the key did not change and the identity is not full. The key
+        /// alone, although it did not change, says that what `new` leaves out is not what the row with this key held:
+        /// rows have exchanged their keys.
         old: Option<OldTuple>,
         /// The version at the commit.
         new: Tuple,

@@ -16,7 +16,8 @@
 //!   last change or, rarely, later;
 //! - where rows exchange their keys in a circle (by way of a temporary key, a step that is not shown) there is no such
 //!   order, and each *key* is shown to change its content instead of each row its key. What such a row leaves out as
-//!   unchanged TOAST stays unknown, unless the replica identity is full.
+//!   unchanged TOAST stays unknown, unless the replica identity is full; the change then carries the old key, which
+//!   otherwise only a change of the key does.
 //!
 //! So the output, applied one by one by key, leads from the state before to the state after, and no key occurs twice as
 //! the old or twice as the new one.
@@ -100,6 +101,8 @@ struct Chain {
     is_deleted: bool,
     /// Whether `shown_at` is final.
     is_placed: bool,
+    /// Whether it has got the beginning of another row.
+    is_exchanged: bool,
 }
 
 /// Second pass: follows the rows behind contended keys.
@@ -144,6 +147,8 @@ pub(super) enum NetKind {
         first: Option<Place>,
         /// Whether the key is the same.
         same_key: bool,
+        /// Whether the key had another row's content: rows have exchanged their keys in a circle.
+        is_exchanged: bool,
     },
     /// What `first` found is gone.
     Delete {
@@ -210,6 +215,7 @@ impl Chains {
             below: Id::NONE,
             is_deleted: false,
             is_placed: false,
+            is_exchanged: false,
         });
         id
     }
@@ -333,6 +339,7 @@ impl Chains {
             let pair = [current.index(), giver.index()];
             if let Ok([taken, given]) = self.chains.get_disjoint_mut(pair) {
                 std::mem::swap(&mut taken.beginning, &mut given.beginning);
+                (taken.is_exchanged, given.is_exchanged) = (true, true);
             }
             current = giver;
         }
@@ -347,9 +354,11 @@ impl Chain {
             (Some(first), true) => NetKind::Delete { first },
             (Some(first), false) => {
                 let same_key = self.key != Id::NONE && self.key == self.beginning.key;
+                let has_old = self.beginning.has_old || !same_key || self.is_exchanged;
                 NetKind::Update {
-                    first: (self.beginning.has_old || !same_key).then_some(first),
+                    first: has_old.then_some(first),
                     same_key,
+                    is_exchanged: self.is_exchanged,
                 }
             }
         };

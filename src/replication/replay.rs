@@ -349,12 +349,17 @@ impl Replay {
             NetKind::Update {
                 first: place,
                 same_key,
+                is_exchanged,
             } => {
+                let new = self.complete(net, &last.kind, to)?;
+                // Whoever knows the row must not take what is left out from it.
+                let is_other = is_exchanged && is_incomplete(&new);
                 let old = match place.map(&mut first).transpose()? {
-                    Some((first, from)) => merge::old_of_update(&first, from, to, same_key),
+                    Some((first, from)) => {
+                        merge::old_of_update(&first, from, to, same_key && !is_other)
+                    }
                     None => None,
                 };
-                let new = self.complete(net, &last.kind, to)?;
                 (&to.relation, ChangeKind::Update { old, new })
             }
             NetKind::Delete { first: place } => {

@@ -237,6 +237,8 @@ fn check_effect(before: &Table, after: &Table, changes: &[Change]) {
             table.clear();
         }
         let (old, new) = sides(&change.kind);
+        let tells_old =
+            old.is_some_and(|(_, tuple)| tuple.is_some_and(|old| old.kind == OldKind::Key));
         let mut old_row = None;
         if let Some((key, tuple)) = old {
             old_keys.push(key);
@@ -260,6 +262,11 @@ fn check_effect(before: &Table, after: &Table, changes: &[Change]) {
                     // Where keys go round in a circle the value is of another row, unknown to the stream.
                     if old.lineage == expected.lineage {
                         assert_eq!(old.large, expected.large, "unchanged");
+                    } else {
+                        assert!(tells_old, "an old key says that it is another row's");
+                    }
+                    if tells_old && old_keys.last() == Some(&key) {
+                        assert_ne!(old.lineage, expected.lineage, "the key's own row");
                     }
                 }
             }
