@@ -148,6 +148,12 @@ impl<N> Outbox<N> {
         self.overflowed.load(Ordering::Relaxed)
     }
 
+    /// Whether there is nothing to take.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().entries.is_empty()
+    }
+
     /// Takes the oldest posting; a run of more than `payloads_max` payloads is split, its rest staying in front.
     #[must_use]
     pub fn pop(&self, payloads_max: u32) -> Option<Posting<N>> {

@@ -421,7 +421,10 @@ impl Connection {
             return Poll::Ready(Event::End(End::Close(1012, "server is restarting")));
         }
         if !self.outbound.is_empty() {
+            // Postings are waited for only while there is room.
+            let had_room = self.outbound.room() > 0;
             match self.outbound.poll_flush(&mut self.websocket, cx) {
+                Poll::Ready(Ok(())) if had_room && self.has_nothing_to_send() => {}
                 Poll::Ready(Ok(())) => return Poll::Ready(Event::Flushed),
                 Poll::Ready(Err(error)) => {
                     debug!(%error, "cannot write");
@@ -438,6 +441,11 @@ impl Connection {
             Some(Err(error)) => Event::End(failed(&error)),
             None => Event::End(End::Gone),
         })
+    }
+
+    /// Whether [`Self::fill`] would find nothing.
+    fn has_nothing_to_send(&self) -> bool {
+        self.reading.is_none() && self.outbox.is_empty()
     }
 
     /// Tells the pipeline, and says goodbye.
