@@ -128,6 +128,18 @@ pub fn knows_expression(expression: &str) -> bool {
     regex::Regex::parse(expression, false).is_ok()
 }
 
+/// Whether a function can answer for this pattern, its second argument; true if it takes none.
+#[must_use]
+pub fn knows_pattern(function: Oid, pattern: &str, collation: Collation) -> bool {
+    pattern::knows(function, pattern, collation)
+}
+
+/// Whether the answer of a function depends on which letters are the cases of each other.
+#[must_use]
+pub const fn changes_cases(function: Oid) -> bool {
+    text::changes_cases(function) || pattern::is_caseless(function)
+}
+
 /// A strict function.
 macro_rules! strict {
     ($eval:expr) => {{

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use super::coerce::known;
 use super::overload::{Candidate, Context, is_polymorphic};
+use super::reads::CLAIMS;
 use super::{Compiler, Stop};
-use crate::policy::builtin::{Collation, aggregate, scalar, set_returning};
+use crate::policy::builtin::{
+    self, Collation, Session, aggregate, changes_cases, knows_pattern, scalar, set_returning,
+};
 use crate::policy::ir::{
-    AggregateCall, BuiltinCall, CONFLICT, Code, Collated, Expr, Node, SetCall, SortKey, SqlResult,
+    AggregateCall, BuiltinCall, CONFLICT, Code, Collated, DEFAULT_COLLATION, Expr, Node, SetCall,
+    SortKey, SqlResult,
 };
 use crate::policy::schema::{CollationKind, Function};
 use crate::policy::syntax::tree::{Ast, Call, Name};
@@ -54,7 +59,7 @@ impl Compiler<'_> {
             .collect();
         let arguments: Vec<Expr> = left.into_iter().chain([right]).collect();
         let arguments = self.convert_arguments(&declared, arguments, found.result)?;
-        let mut call = self.call_function(found.function, arguments, false, false)?;
+        let mut call = self.call_function(found.function, arguments, false)?;
         if let Node::Call(inner) = &mut call.node {
             inner.estimated = found.estimated;
         }
@@ -162,6 +167,9 @@ impl Compiler<'_> {
             }
             return Stop::refuse(format!("which function {shown} is meant"));
         };
+        if call.variadic {
+            return Stop::refuse(format!("an array as VARIADIC arguments of {shown}"));
+        }
         let arguments = self.arrange(chosen, arguments)?;
         let function = Arc::clone(&chosen.function);
         match function.kind {
@@ -184,7 +192,7 @@ impl Compiler<'_> {
                     let slot = sets.len().saturating_sub(1);
                     return Ok(self.typed(Node::Slot(slot), type_oid, -1));
                 }
-                self.call_function(function.oid, arguments, expanded, call.variadic)
+                self.call_function(function.oid, arguments, expanded)
             }
             _ => Stop::refuse(format!("the call of {shown}")),
         }
@@ -260,7 +268,6 @@ impl Compiler<'_> {
         function: Oid,
         arguments: Vec<Expr>,
         expanded: bool,
-        variadic: bool,
     ) -> Result<Expr, Stop> {
         let Some(found) = self.schema.functions.get(&function).map(Arc::clone) else {
             return Stop::refuse(format!("function {function}"));
@@ -296,8 +303,9 @@ impl Compiler<'_> {
                 found.name
             ));
         }
-        if variadic && found.variadic != 0 {
-            return Stop::refuse(format!("VARIADIC in a call of {}", found.name));
+        self.executable(&found)?;
+        if let Some(reason) = self.odd_cases(function, collation) {
+            return Stop::refuse(format!("{reason} ({})", found.name));
         }
         for type_oid in given.iter().chain([&result]) {
             self.known(*type_oid)?;
@@ -310,7 +318,13 @@ impl Compiler<'_> {
         if SETTING.contains(&function) {
             match arguments.first().map(|name| &name.node) {
                 Some(Node::Const(Value::Text(name))) if name.contains('.') => {
-                    self.reads.settings.insert(name.to_ascii_lowercase().into());
+                    let name: Box<str> = name.to_ascii_lowercase().into();
+                    if &*name != CLAIMS && !self.schema.unset.contains(&name) {
+                        return Stop::refuse(format!(
+                            "the setting {name}, which has a value outside of any request"
+                        ));
+                    }
+                    self.reads.settings.insert(name);
                 }
                 _ => return Stop::refuse("a setting that is not the application's own"),
             }
@@ -331,6 +345,17 @@ impl Compiler<'_> {
                 }
             }
         }
+        let call = BuiltinCall {
+            function,
+            builtin,
+            arguments,
+            types: given.into(),
+            result,
+            collation: class,
+            estimated: false,
+            volatile: found.volatility == b'v',
+        };
+        self.foldable(&call, found.volatility)?;
         let result_collation = match self
             .schema
             .types
@@ -342,16 +367,7 @@ impl Compiler<'_> {
             _ => collation,
         };
         Ok(Expr {
-            node: Node::Call(Box::new(BuiltinCall {
-                function,
-                builtin,
-                arguments,
-                types: given.into(),
-                result,
-                collation: class,
-                estimated: false,
-                volatile: found.volatility == b'v',
-            })),
+            node: Node::Call(Box::new(call)),
             type_oid: result,
             typmod: -1,
             collation: result_collation,
@@ -370,13 +386,76 @@ impl Compiler<'_> {
         Stop::refuse(format!("the type {}", self.schema.types.name(type_oid)))
     }
 
+    /// Refuses calls of constants that Postgres would evaluate while planning, if they have no value; and constant
+    /// patterns that are left to Postgres on any row.
+    fn foldable(&self, call: &BuiltinCall, volatility: u8) -> Result<(), Stop> {
+        let constants: Vec<Option<&Value>> = call.arguments.iter().map(constant).collect();
+        if let Some(Some(Value::Text(pattern))) = constants.get(1)
+            && !knows_pattern(call.function, pattern, call.collation)
+        {
+            return Stop::refuse(format!("the pattern {pattern}"));
+        }
+        let Some(values) = constants.into_iter().collect::<Option<Vec<_>>>() else {
+            return Ok(());
+        };
+        if volatility != b'i' || call.builtin.strict && values.iter().any(|value| value.is_null()) {
+            return Ok(());
+        }
+        let args: Vec<Value> = values.into_iter().cloned().collect();
+        known((call.builtin.eval)(&builtin::Call {
+            args: &args,
+            arg_types: &call.types,
+            result: call.result,
+            collation: call.collation,
+            types: &self.schema.types,
+            session: &Session::default(),
+        }))
+    }
+
+    /// Raises unless the current role may execute a function of the system; nearly all may be by everybody.
+    fn executable(&self, function: &Function) -> Result<(), Stop> {
+        match &function.executors {
+            Some(roles) if !roles.contains(&self.role) => {
+                Stop::refuse(format!("no right to execute {}", function.name))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why the cases of letters are not known, if the function needs them: `I` is not everywhere the capital of `i`.
+    fn odd_cases(&self, function: Oid, collation: Collated) -> Option<&'static str> {
+        match self.schema.collations.get(&collation.oid) {
+            Some(CollationKind::Bytes | CollationKind::Locale) => None,
+            _ => changes_cases(function)
+                .then_some("the cases of letters under a locale with cases of its own"),
+        }
+    }
+
+    /// Refuses a collation that does not follow a value through functions and subqueries: they are compiled as if
+    /// under the default one.
+    pub(super) fn usual(&self, collation: Collated) -> Result<(), Stop> {
+        if collation.oid == 0 {
+            return Ok(());
+        }
+        let rank = |oid: Oid| match self.schema.collations.get(&oid) {
+            Some(CollationKind::Bytes) => 0,
+            Some(CollationKind::Locale) => 1,
+            Some(CollationKind::OddCases) => 2,
+            Some(CollationKind::Nondeterministic) | None => 3,
+        };
+        if rank(collation.oid) > rank(DEFAULT_COLLATION) {
+            return Stop::refuse("a collation that a function or a subquery hands on");
+        }
+        Ok(())
+    }
+
     pub(super) fn class(&self, collation: Collated) -> Result<Collation, Stop> {
         match collation.oid {
             0 => Ok(Collation::None),
             CONFLICT => Stop::refuse("conflicting collations"),
             other => match self.schema.collations.get(&other) {
                 Some(CollationKind::Bytes) => Ok(Collation::Bytes),
-                Some(CollationKind::Locale) => Ok(Collation::Other),
+                Some(CollationKind::Locale | CollationKind::OddCases) => Ok(Collation::Other),
                 Some(CollationKind::Nondeterministic) | None => {
                     Stop::refuse("a nondeterministic collation")
                 }
@@ -394,6 +473,7 @@ impl Compiler<'_> {
         if function.returns_set {
             return Stop::refuse("a set where one value is expected");
         }
+        self.usual(Self::combine(&arguments))?;
         let arguments: Vec<Expr> = arguments.into_iter().map(arranged).collect();
         let given: Vec<Oid> = arguments.iter().map(|argument| argument.type_oid).collect();
         let routine = self.routine(function, &given)?;
@@ -537,6 +617,7 @@ impl Compiler<'_> {
                 collation,
             });
         }
+        self.usual(Self::combine(&arguments))?;
         let routine = self.routine(function, &given)?;
         Ok(SetCall::Routine { routine, arguments })
     }
@@ -681,6 +762,15 @@ impl Compiler<'_> {
 
     pub(super) fn list(&mut self, list: &[Ast]) -> Result<Vec<Expr>, Stop> {
         list.iter().map(|ast| self.expression(ast)).collect()
+    }
+}
+
+/// The value of a constant, also under another name of its type.
+fn constant(expr: &Expr) -> Option<&Value> {
+    match &expr.node {
+        Node::Const(value) => Some(value),
+        Node::Relabel(inner) => constant(inner),
+        _ => None,
     }
 }
 
