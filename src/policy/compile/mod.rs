@@ -8,6 +8,7 @@ mod coerce;
 mod eager;
 mod expression;
 mod from;
+mod guard;
 mod lookup;
 mod overload;
 mod plpgsql;
