@@ -6,6 +6,8 @@ use std::process::Command;
 use serde_json::json;
 use walcast::testing::Cluster;
 
+mod refusals;
+
 /// The schema, then policies behind `-- policy: name` lines.
 const POLICIES: &str = include_str!("policies.sql");
 

@@ -122,10 +122,17 @@ pub fn set_returning(function: Oid) -> Option<&'static SetReturning> {
     sets::set_returning(function)
 }
 
-/// Whether a regular expression is in the subset that is evaluated here; others raise `XX000` when they are met.
+/// Whether a function can answer for this pattern, its second argument; true if it takes none. Patterns that are not
+/// constant raise `XX000` when they are met.
 #[must_use]
-pub fn knows_expression(expression: &str) -> bool {
-    regex::Regex::parse(expression, false).is_ok()
+pub fn knows_pattern(function: Oid, pattern: &str, collation: Collation) -> bool {
+    pattern::knows(function, pattern, collation)
+}
+
+/// Whether the answer of a function depends on which letters are the cases of each other.
+#[must_use]
+pub const fn changes_cases(function: Oid) -> bool {
+    text::changes_cases(function) || pattern::is_caseless(function)
 }
 
 /// A strict function.

@@ -38,6 +38,31 @@ pub(super) fn scalar(function: u32) -> Option<&'static Builtin> {
     })
 }
 
+/// ILIKE, `~*` and their negations.
+pub(super) const fn is_caseless(function: u32) -> bool {
+    matches!(
+        function,
+        1633 | 1635 | 1660 | 1634 | 1636 | 1661 | 1238 | 1240 | 1656 | 1239 | 1241 | 1657
+    )
+}
+
+/// Whether the function can answer for this pattern.
+pub(super) fn knows(function: u32, pattern: &str, collation: Collation) -> bool {
+    match function {
+        1633 | 1635 | 1660 | 1634 | 1636 | 1661 => {
+            collation == Collation::Bytes || pattern.is_ascii()
+        }
+        1254 | 79 | 1658 | 1256 | 1252 | 1659 | 1238 | 1240 | 1656 | 1239 | 1241 | 1657 => {
+            Regex::parse(pattern, is_caseless(function)).is_ok()
+        }
+        // These tell the place of the match.
+        2073 | 3396 | 2284 | 2285 | 2767 | 2765 => {
+            Regex::parse(pattern, false).is_ok_and(|regex| !regex.captures)
+        }
+        _ => true,
+    }
+}
+
 /// LIKE, or (`caseless`) ILIKE.
 fn like(call: &Call<'_>, caseless: bool) -> Result<bool, SqlError> {
     let (text, pattern) = (call.text(0)?, call.text(1)?);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Builtin, Call, Collation, lax, strict, unexpected};
+use super::{Builtin, Call, Collation, bytewise, lax, strict, unexpected};
 use crate::policy::value::scalar::name;
 use crate::policy::value::{Oid, SqlError, Value, oid, output, with_typmod};
 
@@ -65,6 +65,11 @@ fn measuring(function: u32) -> Option<&'static Builtin> {
         }),
         _ => return None,
     })
+}
+
+/// `lower`, `upper`, `initcap`.
+pub(super) const fn changes_cases(function: u32) -> bool {
+    matches!(function, 870..=872)
 }
 
 /// The cases of ASCII letters; beyond them a locale is needed.
@@ -199,7 +204,8 @@ fn cutting(function: u32) -> Option<&'static Builtin> {
     Some(match function {
         870 => strict!(|call| cased(call, |text| text.to_ascii_lowercase())),
         871 => strict!(|call| cased(call, |text| text.to_ascii_uppercase())),
-        872 => strict!(|call| cased(call, capitals)),
+        // What else begins a word is told by the locale.
+        872 => bytewise!(|call| cased(call, capitals)),
         877 | 883 | 936 | 937 => strict!(substring),
         3060 => strict!(|call| {
             let text = call.text(0)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::overload::{Candidate, Context, is_polymorphic};
+use super::reads::CLAIMS;
 use super::{Compiler, Stop};
 use crate::policy::builtin::{Collation, aggregate, scalar, set_returning};
 use crate::policy::ir::{
@@ -54,7 +55,7 @@ impl Compiler<'_> {
             .collect();
         let arguments: Vec<Expr> = left.into_iter().chain([right]).collect();
         let arguments = self.convert_arguments(&declared, arguments, found.result)?;
-        let mut call = self.call_function(found.function, arguments, false, false)?;
+        let mut call = self.call_function(found.function, arguments, false)?;
         if let Node::Call(inner) = &mut call.node {
             inner.estimated = found.estimated;
         }
@@ -162,6 +163,9 @@ impl Compiler<'_> {
             }
             return Stop::refuse(format!("which function {shown} is meant"));
         };
+        if call.variadic {
+            return Stop::refuse(format!("an array as VARIADIC arguments of {shown}"));
+        }
         let arguments = self.arrange(chosen, arguments)?;
         let function = Arc::clone(&chosen.function);
         match function.kind {
@@ -184,7 +188,7 @@ impl Compiler<'_> {
                     let slot = sets.len().saturating_sub(1);
                     return Ok(self.typed(Node::Slot(slot), type_oid, -1));
                 }
-                self.call_function(function.oid, arguments, expanded, call.variadic)
+                self.call_function(function.oid, arguments, expanded)
             }
             _ => Stop::refuse(format!("the call of {shown}")),
         }
@@ -260,7 +264,6 @@ impl Compiler<'_> {
         function: Oid,
         arguments: Vec<Expr>,
         expanded: bool,
-        variadic: bool,
     ) -> Result<Expr, Stop> {
         let Some(found) = self.schema.functions.get(&function).map(Arc::clone) else {
             return Stop::refuse(format!("function {function}"));
@@ -296,8 +299,9 @@ impl Compiler<'_> {
                 found.name
             ));
         }
-        if variadic && found.variadic != 0 {
-            return Stop::refuse(format!("VARIADIC in a call of {}", found.name));
+        self.executable(&found)?;
+        if let Some(reason) = self.odd_cases(function, collation) {
+            return Stop::refuse(format!("{reason} ({})", found.name));
         }
         for type_oid in given.iter().chain([&result]) {
             self.known(*type_oid)?;
@@ -310,7 +314,13 @@ impl Compiler<'_> {
         if SETTING.contains(&function) {
             match arguments.first().map(|name| &name.node) {
                 Some(Node::Const(Value::Text(name))) if name.contains('.') => {
-                    self.reads.settings.insert(name.to_ascii_lowercase().into());
+                    let name: Box<str> = name.to_ascii_lowercase().into();
+                    if &*name != CLAIMS && !self.schema.unset.contains(&name) {
+                        return Stop::refuse(format!(
+                            "the setting {name}, which has a value outside of any request"
+                        ));
+                    }
+                    self.reads.settings.insert(name);
                 }
                 _ => return Stop::refuse("a setting that is not the application's own"),
             }
@@ -331,6 +341,17 @@ impl Compiler<'_> {
                 }
             }
         }
+        let call = BuiltinCall {
+            function,
+            builtin,
+            arguments,
+            types: given.into(),
+            result,
+            collation: class,
+            estimated: false,
+            volatile: found.volatility == b'v',
+        };
+        self.foldable(&call, found.volatility)?;
         let result_collation = match self
             .schema
             .types
@@ -342,16 +363,7 @@ impl Compiler<'_> {
             _ => collation,
         };
         Ok(Expr {
-            node: Node::Call(Box::new(BuiltinCall {
-                function,
-                builtin,
-                arguments,
-                types: given.into(),
-                result,
-                collation: class,
-                estimated: false,
-                volatile: found.volatility == b'v',
-            })),
+            node: Node::Call(Box::new(call)),
             type_oid: result,
             typmod: -1,
             collation: result_collation,
@@ -376,7 +388,7 @@ impl Compiler<'_> {
             CONFLICT => Stop::refuse("conflicting collations"),
             other => match self.schema.collations.get(&other) {
                 Some(CollationKind::Bytes) => Ok(Collation::Bytes),
-                Some(CollationKind::Locale) => Ok(Collation::Other),
+                Some(CollationKind::Locale | CollationKind::OddCases) => Ok(Collation::Other),
                 Some(CollationKind::Nondeterministic) | None => {
                     Stop::refuse("a nondeterministic collation")
                 }
@@ -394,6 +406,7 @@ impl Compiler<'_> {
         if function.returns_set {
             return Stop::refuse("a set where one value is expected");
         }
+        self.usual(Self::combine(&arguments))?;
         let arguments: Vec<Expr> = arguments.into_iter().map(arranged).collect();
         let given: Vec<Oid> = arguments.iter().map(|argument| argument.type_oid).collect();
         let routine = self.routine(function, &given)?;
@@ -537,6 +550,7 @@ impl Compiler<'_> {
                 collation,
             });
         }
+        self.usual(Self::combine(&arguments))?;
         let routine = self.routine(function, &given)?;
         Ok(SetCall::Routine { routine, arguments })
     }

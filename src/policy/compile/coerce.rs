@@ -6,7 +6,16 @@ use super::overload::{Context, Path};
 use super::{Compiler, Stop};
 use crate::policy::ir::{Collated, DEFAULT_COLLATION, Expr, Node};
 use crate::policy::syntax::tree::TypeName;
-use crate::policy::value::{Kind, Oid, Value, input, oid, supported};
+use crate::policy::value::{Kind, Oid, SqlError, Value, input, oid, output, supported};
+
+/// Refuses a constant expression that has no value: Postgres may raise while it plans, on any number of rows.
+pub(super) fn known(value: Result<Value, SqlError>) -> Result<(), Stop> {
+    match value {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_undecided() => Stop::refuse(error.message),
+        Err(error) => Stop::refuse(format!("a constant that raises: {}", error.message)),
+    }
+}
 
 impl Compiler<'_> {
     /// Converts an expression; `typmod` is applied as the context does.
@@ -40,7 +49,7 @@ impl Compiler<'_> {
             }
             let value = match value {
                 // Implicit lengths never cut; explicit ones and those of literals do by the same function.
-                Value::Text(text) => input(&types, target, typmod, text).map_err(Stop::Raise)?,
+                Value::Text(text) => input(&types, target, typmod, text)?,
                 other => other.clone(),
             };
             return Ok(self.typed(Node::Const(value), to, typmod));
@@ -121,7 +130,7 @@ impl Compiler<'_> {
                     Expr::truth(explicit),
                 ];
                 arguments.extend(extra.into_iter().take(takes.saturating_sub(1)));
-                let mut call = self.call_function(*function, arguments, false, false)?;
+                let mut call = self.call_function(*function, arguments, false)?;
                 if takes > 1 {
                     call.typmod = typmod;
                 }
@@ -133,6 +142,14 @@ impl Compiler<'_> {
                         "the type {}",
                         self.schema.types.name(expr.type_oid)
                     ));
+                }
+                if let Node::Const(value) = &expr.node
+                    && !value.is_null()
+                {
+                    let types = &self.schema.types;
+                    let read = output(types, expr.type_oid, value)
+                        .and_then(|text| input(types, to, -1, &text));
+                    known(read)?;
                 }
                 Node::TextForm(Box::new(expr))
             }
@@ -202,7 +219,7 @@ impl Compiler<'_> {
         if takes > 2 {
             arguments.push(Expr::truth(context == Context::Explicit));
         }
-        let mut call = self.call_function(cast.function, arguments, false, false)?;
+        let mut call = self.call_function(cast.function, arguments, false)?;
         call.typmod = typmod;
         Ok(call)
     }

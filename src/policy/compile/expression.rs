@@ -301,18 +301,18 @@ impl Compiler<'_> {
                 self.typed(Node::Const(Value::text(role)), oid::NAME, -1)
             }
             "current_timestamp" if precision.is_none() => {
-                self.call_function(1299, Vec::new(), false, false)?
+                self.call_function(1299, Vec::new(), false)?
             }
             "current_date" => {
-                let now = self.call_function(1299, Vec::new(), false, false)?;
+                let now = self.call_function(1299, Vec::new(), false)?;
                 self.coerce(now, oid::DATE, -1, Context::Explicit)?
             }
             "localtimestamp" if precision.is_none() => {
-                let now = self.call_function(1299, Vec::new(), false, false)?;
+                let now = self.call_function(1299, Vec::new(), false)?;
                 self.coerce(now, oid::TIMESTAMP, -1, Context::Explicit)?
             }
             "localtime" if precision.is_none() => {
-                let now = self.call_function(1299, Vec::new(), false, false)?;
+                let now = self.call_function(1299, Vec::new(), false)?;
                 self.coerce(now, oid::TIME, -1, Context::Explicit)?
             }
             _ => return Stop::refuse(name.to_ascii_uppercase()),
@@ -517,6 +517,14 @@ impl Compiler<'_> {
             };
         };
         self.known(field.type_oid)?;
+        if let Some(Kind::Composite { relation, .. }) = types
+            .find(types.base(row.type_oid))
+            .map(|found| &found.kind)
+            && let Some(table) = self.schema.tables.get(relation)
+            && let Some(column) = table.columns.iter().find(|column| *column.name == *name)
+        {
+            self.usual(Collated::implicit(column.collation))?;
+        }
         Ok(self.typed(
             Node::Field(Box::new(row), index),
             field.type_oid,

@@ -8,6 +8,7 @@ mod coerce;
 mod eager;
 mod expression;
 mod from;
+mod guard;
 mod lookup;
 mod overload;
 mod plpgsql;
@@ -43,6 +44,16 @@ impl Stop {
 
     fn raise<T>(sqlstate: &str, message: impl Into<Box<str>>) -> Result<T, Self> {
         Err(Self::Raise(SqlError::new(sqlstate, message)))
+    }
+}
+
+impl From<SqlError> for Stop {
+    fn from(error: SqlError) -> Self {
+        if error.is_undecided() {
+            Self::Refuse(error.message)
+        } else {
+            Self::Raise(error)
+        }
     }
 }
 
@@ -103,6 +114,9 @@ pub fn compile(schema: &Schema, table: Oid, role: Oid) -> Result<Plan, Refusal> 
         .tables
         .get(&table)
         .ok_or_else(|| refuse("no such table"))?;
+    if let Some(name) = &schema.unusual {
+        return Err(refuse(&format!("an unusual value of the setting {name}")));
+    }
     if !schema.roles.contains_key(&role) {
         return Err(refuse("no such role"));
     }
@@ -118,7 +132,7 @@ pub fn compile(schema: &Schema, table: Oid, role: Oid) -> Result<Plan, Refusal> 
         withs: 0,
         depth: 0,
     };
-    let qual = match compiler.readable(table) {
+    let qual = match compiler.asked(table) {
         Ok(()) => compiler.row_security(table),
         Err(stop) => Err(stop),
     };
@@ -156,6 +170,17 @@ pub fn compile(schema: &Schema, table: Oid, role: Oid) -> Result<Plan, Refusal> 
 }
 
 impl Compiler<'_> {
+    /// Raises unless the current role may name the table in a query and SELECT from it.
+    fn asked(&self, table: &Table) -> Result<(), Stop> {
+        if !self.schema.may_use(self.role, &table.schema) {
+            return Stop::raise(
+                "42501",
+                format!("permission denied for schema {}", table.schema),
+            );
+        }
+        self.readable(table)
+    }
+
     /// Raises unless the current role may SELECT from the table.
     fn readable(&self, table: &Table) -> Result<(), Stop> {
         if table.readers.contains(&self.role) {

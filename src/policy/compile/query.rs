@@ -303,6 +303,9 @@ impl Compiler<'_> {
             sorts.push(self.sort_key(value, sort)?);
         }
         let aggregates = self.level()?.aggregates.take().unwrap_or_default();
+        for target in &targets {
+            self.usual(target.collation)?;
+        }
         let types: Vec<Oid> = targets
             .iter()
             .take(width)

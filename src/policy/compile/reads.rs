@@ -6,7 +6,7 @@ use crate::policy::ir::{Code, Expr, Node, Routine, Statement, Step};
 use crate::policy::value::{Oid, Value};
 
 /// The setting that holds all claims.
-const CLAIMS: &str = "request.jwt.claims";
+pub(super) const CLAIMS: &str = "request.jwt.claims";
 /// `current_setting`
 const SETTING: &[Oid] = &[2077, 3294];
 /// `jsonb -> text`, `jsonb ->> text`, `json -> text`, `json ->> text`

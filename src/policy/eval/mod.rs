@@ -100,8 +100,7 @@ impl Verdict {
     /// What an error means for a row, or for all rows if it came from [`Plan::preflight`].
     #[must_use]
     pub fn of_error(error: SqlError) -> Self {
-        // `XX000` is ours: a value that the library does not know, or a mistake. Postgres knows better.
-        if error.is_undecided() || &*error.sqlstate == "XX000" {
+        if error.is_undecided() {
             Self::Undecided(error.message)
         } else {
             Self::Raised(error)

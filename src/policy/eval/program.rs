@@ -384,7 +384,7 @@ impl Machine<'_> {
         if handlers.is_empty() || error.is_undecided() {
             return Err(error);
         }
-        if matches!(&*error.sqlstate, "XX000" | "54001") {
+        if &*error.sqlstate == "54001" {
             let caught = format!("an error that a function would catch: {}", error.message);
             return Err(SqlError::undecided(&caught));
         }

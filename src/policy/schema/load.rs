@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, Row};
 
-use super::{Cast, CollationKind, Column, Function, Key, Operator, Policy, Role, Schema, Table};
+use super::{
+    Cast, Column, Function, Key, Operator, Policy, Role, Schema, Table, collation, settings,
+};
 use crate::policy::value::{Field, Kind, Oid, Type, Types};
 
 /// The catalog cannot be read.
@@ -65,7 +67,7 @@ const FUNCTIONS: &str = "
         (select pg_catalog.array_agg(pg_catalog.pg_get_function_arg_default(p.oid, i.number) order by i.number)
           from pg_catalog.generate_series(1, coalesce(pg_catalog.array_length(p.proallargtypes, 1), p.pronargs)) i (number)
           where pg_catalog.pg_get_function_arg_default(p.oid, i.number) is not null) end,
-      case when p.oid >= 16384 then
+      case when p.oid >= 16384 or p.proacl is not null then
         (select pg_catalog.array_agg(r.oid) from pg_catalog.pg_roles r
           where pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')) end
     from pg_catalog.pg_proc p
@@ -89,16 +91,18 @@ const NAMESPACES: &str = "
     select n.nspname::text, (select pg_catalog.array_agg(r.oid) from pg_catalog.pg_roles r
       where pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')) from pg_catalog.pg_namespace n";
 
+/// What differs between versions is read through `to_jsonb`, which leaves out what a version does not have.
 const COLLATIONS: &str = "
-    select c.oid, case
-        when not c.collisdeterministic then 'n'
-        when c.collname = 'default' and c.collnamespace = 'pg_catalog'::pg_catalog.regnamespace then
-          (select case when d.datlocprovider = 'c' and d.datcollate in ('C', 'POSIX')
-            and d.datctype in ('C', 'POSIX') then 'b' else 'l' end
-           from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
-        when c.collprovider = 'c' and c.collcollate in ('C', 'POSIX') and c.collctype in ('C', 'POSIX') then 'b'
-        else 'l' end
-    from pg_catalog.pg_collation c";
+    select c.oid, c.collisdeterministic, s.provider, pg_catalog.array_remove(s.names, null)
+    from pg_catalog.pg_collation c
+    join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
+    cross join lateral (
+      select coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c'),
+          array[d.datcollate::text, d.datctype::text, pg_catalog.to_jsonb(d) ->> 'datlocale',
+            pg_catalog.to_jsonb(d) ->> 'daticulocale'] where c.collprovider = 'd'
+      union all
+      select c.collprovider::text, array[c.collcollate::text, c.collctype::text, pg_catalog.to_jsonb(c) ->> 'colllocale',
+          pg_catalog.to_jsonb(c) ->> 'colliculocale'] where c.collprovider <> 'd') s (provider, names)";
 
 /// Equality of each type's default b-tree operator class, hash if there is none.
 const EQUALITY: &str = "
@@ -194,16 +198,14 @@ async fn read(client: &Client, search_path: &[&str]) -> Result<Schema, LoadError
         schema.namespaces.insert(text(&row, 0)?, oids(&row, 1)?);
     }
     for row in client.query(COLLATIONS, &[]).await? {
-        let kind = match letter(&row, 1)? {
-            b'b' => CollationKind::Bytes,
-            b'l' => CollationKind::Locale,
-            _ => CollationKind::Nondeterministic,
-        };
+        let names: Vec<&str> = row.try_get(3)?;
+        let kind = collation::kind(row.try_get(1)?, letter(&row, 2)?, &names);
         schema.collations.insert(row.try_get(0)?, kind);
     }
     for row in client.query(EQUALITY, &[]).await? {
         schema.equality.insert(row.try_get(0)?, row.try_get(1)?);
     }
+    settings::read(client, &mut schema).await?;
     Ok(schema)
 }
 

@@ -3,7 +3,9 @@
 //!
 //! Follows the Postgres manual, "System Catalogs". Loading it is `load`'s work.
 
+mod collation;
 mod load;
+mod settings;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -41,6 +43,11 @@ pub struct Schema {
     pub search_path: Vec<Box<str>>,
     /// Equality functions of the default operator classes, by type: what IN, DISTINCT and indexes mean.
     pub equality: HashMap<Oid, Oid>,
+    /// Settings of applications that are named in policies and functions and have no value but one that is given to a
+    /// single transaction; in lower case. Others may have a value from the database, the role or the server.
+    pub unset: HashSet<Box<str>>,
+    /// A setting with a value under which policies mean something else than usual.
+    pub unusual: Option<Box<str>>,
 }
 
 /// How a collation compares.
@@ -48,8 +55,10 @@ pub struct Schema {
 pub enum CollationKind {
     /// By bytes.
     Bytes,
-    /// By a locale; equality is by bytes.
+    /// By a locale; equality is by bytes, and ASCII letters have their usual cases.
     Locale,
+    /// By a locale in which ASCII letters may have other cases, or that is not known; equality is by bytes.
+    OddCases,
     /// Different texts may be equal.
     Nondeterministic,
 }
@@ -174,7 +183,7 @@ pub struct Function {
     pub config: Box<[Box<str>]>,
     /// Planner cost.
     pub cost: f32,
-    /// Roles that may execute it; `None` for functions of the system.
+    /// Roles that may execute it; `None` for functions of the system that everybody may execute.
     pub executors: Option<HashSet<Oid>>,
 }
 

@@ -123,10 +123,10 @@ impl SqlError {
     /// Whether only Postgres can tell.
     #[must_use]
     pub fn is_undecided(&self) -> bool {
-        &*self.sqlstate == "UNDEC"
+        matches!(&*self.sqlstate, "UNDEC" | "XX000")
     }
 
-    /// A value of a kind that the caller cannot have meant: a mistake of ours. It denies, as every error does.
+    /// What the library does not know, or a mistake of ours: never an answer, Postgres must be asked.
     #[must_use]
     pub fn internal(message: &str) -> Self {
         Self::new("XX000", message)
