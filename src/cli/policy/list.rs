@@ -189,15 +189,20 @@ async fn outcome(
             table: spec.name,
         });
     }
-    let setting = |name: &Box<str>| Setting {
-        name: name.clone(),
-        set: &**name == CLAIMS,
+    let setting = |name: &str| Setting {
+        name: name.into(),
+        set: name == CLAIMS,
     };
     let claims = plan.reads.claims.as_ref();
     Ok(Outcome::Compiled {
         reads,
         claims: claims.map(|claims| claims.iter().cloned().collect()),
-        settings: plan.reads.settings.iter().map(setting).collect(),
+        settings: plan
+            .reads
+            .settings
+            .iter()
+            .map(|name| setting(name))
+            .collect(),
         time: plan.reads.time,
     })
 }
