@@ -32,7 +32,7 @@ const IMPORTS: &str = "
     cluster: change topic log rooms
     pipeline: change topic auth database catalog replication log shadow policy routing realtime rooms
     server: change topic auth log routing realtime rooms messages cluster pipeline websocket
-    cli: change auth config database catalog replication log policy routing realtime rooms messages cluster pipeline server
+    cli: change auth config database catalog replication log policy shadow routing realtime rooms messages cluster pipeline server
     main: cli
 ";
 

@@ -115,6 +115,37 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
+    /// Tells for each published table and role whether its policies are compiled, and what they look into
+    List {
+        /// A further role; may be repeated
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Tells whether a subscriber sees a row, and why, beside what Postgres answers
+    Explain {
+        /// The table, with its schema
+        #[arg(long, value_name = "SCHEMA.NAME")]
+        table: String,
+        /// The row's primary key; values of several columns are separated by commas
+        #[arg(long, value_name = "VALUE[,VALUE…]")]
+        key: String,
+        /// The `sub` claim
+        #[arg(long)]
+        sub: Option<String>,
+        /// The subscriber's role [default: the claim `role`, or else authenticated]
+        #[arg(long)]
+        role: Option<String>,
+        /// Further claims, as a JSON object
+        #[arg(long, value_name = "JSON")]
+        claims: Option<String>,
+        #[command(flatten)]
+        options: Options,
+    },
     /// Tells which of many policies are compiled; needs a login that may create databases and roles
     Coverage {
         /// A JSON array of schemas with a policy each
@@ -253,22 +284,7 @@ async fn execute(command: Command) -> Result<ExitCode, Failure> {
                 .map_err(|error| Failure::work(&error))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Policy {
-            command:
-                PolicyCommand::Coverage {
-                    file,
-                    verify,
-                    only,
-                    options,
-                },
-        } => {
-            let database = database(&settings(options)?)?;
-            let text = policy::coverage(&database, &file, verify, only.as_deref())
-                .await
-                .map_err(|error| Failure::work(&error))?;
-            say(&text);
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Policy { command } => look_into_policies(command).await,
         Command::Token {
             role,
             sub,
@@ -286,6 +302,63 @@ async fn execute(command: Command) -> Result<ExitCode, Failure> {
             let token = token::make(&config, &wanted, clock::unix_seconds())
                 .map_err(|error| Failure::usage(&error))?;
             say(&token);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn look_into_policies(command: PolicyCommand) -> Result<ExitCode, Failure> {
+    match command {
+        PolicyCommand::List {
+            roles,
+            json,
+            options,
+        } => {
+            let config = settings(options)?;
+            let database = database(&config)?;
+            let text = policy::list(&database, &config.publications, &roles, json)
+                .await
+                .map_err(|error| Failure::work(&error))?;
+            say(&text);
+            Ok(ExitCode::SUCCESS)
+        }
+        PolicyCommand::Explain {
+            table,
+            key,
+            sub,
+            role,
+            claims,
+            options,
+        } => {
+            let database = database(&settings(options)?)?;
+            let wanted = policy::Wanted {
+                table,
+                key,
+                subject: sub,
+                role,
+                claims,
+            };
+            let explained = policy::explain(&database, &wanted)
+                .await
+                .map_err(|error| Failure::work(&error))?;
+            say(&explained.text);
+            Ok(if explained.agrees {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
+        PolicyCommand::Coverage {
+            file,
+            verify,
+            only,
+            options,
+        } => {
+            let database = database(&settings(options)?)?;
+            let text = policy::coverage(&database, &file, verify, only.as_deref())
+                .await
+                .map_err(|error| Failure::work(&error))?;
+            say(&text);
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -14,9 +14,10 @@ pub mod schema;
 mod syntax;
 pub mod value;
 
-pub use compile::compile;
+pub use compile::{compile, compile_condition};
 pub use eval::{Tables, Tuple, Verdict, World};
 pub use fallback::{AskError, Asker};
 pub use identity::Identity;
 pub use ir::{Plan, Reads, Refusal};
 pub use question::{Answer, Asked, Expected, Found, Predicate, Question, Row, Trouble};
+pub use syntax::{Parts, parts};

@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type as WireType};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::fit::{ColumnFacts, Facts, Misfit, PublishedFacts, fit};
+use super::spec::Spec;
 use super::store::Store;
 use super::{LoadRequest, LoadResult, Loaded, Outcome};
 use crate::change::{Lsn, Snapshot};
@@ -72,6 +73,25 @@ pub async fn load(client: &Client, publications: &[String], request: LoadRequest
         generation: request.generation,
         outcome,
     }
+}
+
+/// Why a table could not be followed, if it were wanted; `None`: nothing is against it. Reads the catalogs only.
+///
+/// # Errors
+/// A query failed.
+pub async fn misfit(
+    client: &Client,
+    publications: &[String],
+    spec: &Spec,
+) -> Result<Option<Box<str>>, tokio_postgres::Error> {
+    let Some(facts) = facts(client, publications, spec.table).await? else {
+        return Ok(Some("it is gone".into()));
+    };
+    Ok(match fit(spec, &facts) {
+        Ok(_) => None,
+        Err(Misfit::Unfit(reason)) => Some(reason),
+        Err(Misfit::Outdated) => Some("it has changed meanwhile".into()),
+    })
 }
 
 fn describe(error: &tokio_postgres::Error) -> Box<str> {

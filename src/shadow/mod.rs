@@ -35,7 +35,7 @@ use crate::change::{
 use crate::policy::Tables;
 use crate::policy::value::Value;
 
-pub use load::load;
+pub use load::{load, misfit};
 pub use spec::Spec;
 
 /// How much memory shadows may take.

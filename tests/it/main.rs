@@ -22,6 +22,7 @@ mod limits;
 mod messages;
 mod operations;
 mod policies;
+mod policy_commands;
 mod policy_values;
 mod presence;
 mod private;

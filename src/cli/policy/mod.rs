@@ -1,9 +1,13 @@
-//! `walcast policy coverage`: which of many policies are compiled, and whether they answer as Postgres does.
+//! `walcast policy`: what becomes of policies.
 //!
-//! Each entry of the file gets a database of its own, which is dropped again. Roles that it needs and that do not exist
+//! `list` and `explain` look at a database as it is. `coverage` tells which of many policies are compiled, and whether they
+//! answer as Postgres does: each entry of the file gets a database of its own, which is dropped again. Roles that it needs and that do not exist
 //! are made under other names for the time of the run.
 
+mod explain;
 mod generate;
+mod list;
+mod memory;
 mod stage;
 mod verify;
 
@@ -12,11 +16,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Deserialize;
+use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
 use crate::database::{ConnectError, Database};
 use crate::policy::schema::{LoadError, load};
 use crate::policy::{Plan, compile};
+pub(super) use explain::{Wanted, explain};
+pub(super) use list::list;
 use stage::Stage;
 use verify::Tally;
 
@@ -135,6 +142,20 @@ async fn one(
             .await?;
     }
     Ok(outcome)
+}
+
+/// The schemas in which the login's sessions look for names; `$user` left out, which would depend on the role.
+async fn search_path(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "select array(select s.name::pg_catalog.text
+               from pg_catalog.unnest(pg_catalog.current_schemas(false)) with ordinality as s (name, place)
+               where s.name <> current_user or pg_catalog.strpos(pg_catalog.current_setting('search_path'), '$user') = 0
+               order by s.place)",
+            &[],
+        )
+        .await?;
+    row.try_get(0)
 }
 
 #[expect(

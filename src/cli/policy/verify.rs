@@ -1,19 +1,18 @@
 //! Compares the verdicts of plans with what Postgres answers: each row, for many claims, as the role in question.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::CoverageError;
 use super::generate::Generator;
+use super::memory::{Memory, literal, session_of};
 use crate::database::quote_identifier;
-use crate::policy::builtin::Session;
 use crate::policy::schema::{Schema, Table};
-use crate::policy::value::{Oid, Types, Value, canonical, input};
-use crate::policy::{Plan, Tables, Tuple, Verdict, World};
+use crate::policy::value::Oid;
+use crate::policy::{Plan, Verdict, World};
 
 /// Sessions that are compared for each plan.
 const SESSIONS: usize = 18;
@@ -44,46 +43,6 @@ enum Seen {
     Unknown,
 }
 
-/// All rows of all tables.
-struct Memory<'a> {
-    types: &'a Types,
-    schema: &'a Schema,
-    rows: HashMap<Oid, Vec<(String, Tuple)>>,
-}
-
-impl Tables for Memory<'_> {
-    fn scan(
-        &self,
-        table: Oid,
-        keys: &[(usize, Value)],
-        visit: &mut dyn FnMut(&Tuple) -> ControlFlow<()>,
-    ) {
-        let columns = self.schema.tables.get(&table).map(|found| &found.columns);
-        let equal = |tuple: &Tuple| {
-            keys.iter().all(|(column, key)| {
-                let type_oid = columns
-                    .and_then(|columns| columns.get(*column))
-                    .map_or(0, |found| found.type_oid);
-                let value = tuple
-                    .get(*column)
-                    .and_then(|value| canonical(self.types, type_oid, value).ok());
-                value.is_some() && value == canonical(self.types, type_oid, key).ok()
-            })
-        };
-        for (_, tuple) in self
-            .rows
-            .get(&table)
-            .into_iter()
-            .flatten()
-            .filter(|(_, tuple)| equal(tuple))
-        {
-            if visit(tuple).is_break() {
-                return;
-            }
-        }
-    }
-}
-
 impl Tally {
     pub(super) async fn compare(
         &mut self,
@@ -102,7 +61,11 @@ impl Tally {
             .batch_execute("set timezone = 'UTC'; set statement_timeout = '5s'; set search_path = public, extensions")
             .await?;
         fill(client, schema, &mut generator, rows).await?;
-        let memory = read(client, schema).await?;
+        let tables = schema
+            .tables
+            .values()
+            .filter(|table| matches!(table.kind, b'r' | b'p'));
+        let memory = Memory::read(client, schema, tables.map(|table| (&**table, None))).await?;
         let mut names: BTreeSet<&str> = ["request.jwt.claims", "request.jwt.claim.sub"].into();
         for (_, plan) in plans {
             names.extend(plan.reads.settings.iter().map(|name| &**name));
@@ -147,19 +110,7 @@ impl Tally {
         }
         begin.push_str(&format!("set local role {}", quote_identifier(role)));
         client.batch_execute(&begin).await?;
-        let now = client
-            .query_one(
-                "select (extract(epoch from now()) * 1000000)::bigint - 946684800000000",
-                &[],
-            )
-            .await?;
-        let session = Session {
-            now: now.try_get(0)?,
-            settings: settings
-                .iter()
-                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
-                .collect(),
-        };
+        let session = session_of(client, settings).await?;
         let seen = ask(client, table, memory).await;
         client.batch_execute("rollback").await?;
         let world = World {
@@ -168,7 +119,7 @@ impl Tally {
             types: &schema.types,
         };
         let ready = plan.preflight(world);
-        for (place, tuple) in memory.rows.get(&table.oid).into_iter().flatten() {
+        for (place, tuple) in memory.rows(table.oid) {
             let verdict = match &ready {
                 Ok(()) => plan.judge(world, tuple),
                 Err(error) => Verdict::of_error(error.clone()),
@@ -260,55 +211,6 @@ async fn fill(
     Ok(())
 }
 
-async fn read<'a>(client: &Client, schema: &'a Schema) -> Result<Memory<'a>, CoverageError> {
-    let mut rows = HashMap::new();
-    for table in schema
-        .tables
-        .values()
-        .filter(|table| matches!(table.kind, b'r' | b'p'))
-    {
-        let columns: Vec<String> = table
-            .columns
-            .iter()
-            .map(|column| quote_identifier(&column.name))
-            .collect();
-        let list = if columns.is_empty() {
-            String::new()
-        } else {
-            format!(", {}", columns.join(", "))
-        };
-        let sql = format!(
-            "select ctid{list} from {}.{}",
-            quote_identifier(&table.schema),
-            quote_identifier(&table.name)
-        );
-        let mut found = Vec::new();
-        for message in client.simple_query(&sql).await? {
-            let SimpleQueryMessage::Row(row) = message else {
-                continue;
-            };
-            let values =
-                table
-                    .columns
-                    .iter()
-                    .zip(1..)
-                    .map(|(column, index)| match row.get(index) {
-                        None => Value::Null,
-                        Some(text) => {
-                            input(&schema.types, column.type_oid, -1, text).unwrap_or(Value::Null)
-                        }
-                    });
-            found.push((row.get(0).unwrap_or_default().to_owned(), values.collect()));
-        }
-        rows.insert(table.oid, found);
-    }
-    Ok(Memory {
-        types: &schema.types,
-        schema,
-        rows,
-    })
-}
-
 /// What the present role sees, by the place of each row.
 async fn ask(client: &Client, table: &Table, memory: &Memory<'_>) -> BTreeMap<String, Seen> {
     let name = format!(
@@ -317,10 +219,8 @@ async fn ask(client: &Client, table: &Table, memory: &Memory<'_>) -> BTreeMap<St
         quote_identifier(&table.name)
     );
     let places = memory
-        .rows
-        .get(&table.oid)
-        .into_iter()
-        .flatten()
+        .rows(table.oid)
+        .iter()
         .map(|(place, _)| place.clone());
     let mut seen: BTreeMap<String, Seen> = places.map(|place| (place, Seen::Hidden)).collect();
     let savepoint = client.batch_execute("savepoint before").await;
@@ -380,9 +280,4 @@ impl fmt::Display for Tally {
         }
         Ok(())
     }
-}
-
-/// A string constant; `standard_conforming_strings` is on.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

@@ -107,6 +107,41 @@ struct Compiler<'a> {
 /// # Errors
 /// Something in the policies, or in what they need, is not understood exactly; Postgres must be asked.
 pub fn compile(schema: &Schema, table: Oid, role: Oid) -> Result<Plan, Refusal> {
+    plan(schema, table, role, |compiler, table| {
+        // Names in policies are bound, but who asks for the table names it.
+        if !schema.may_use(role, &table.schema) {
+            let message = format!("permission denied for schema {}", table.schema);
+            return Stop::raise("42501", message);
+        }
+        compiler.readable(table)?;
+        let qual = compiler.row_security(table)?;
+        Ok(qual.unwrap_or_else(|| Expr::truth(true)))
+    })
+}
+
+/// Compiles one condition on a row of a table, as if it were a policy's, for those who want to know why a policy holds.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_condition(
+    schema: &Schema,
+    table: Oid,
+    role: Oid,
+    condition: &str,
+) -> Result<Plan, Refusal> {
+    plan(schema, table, role, |compiler, table| {
+        compiler.frame = Frame::bound(vec![Level::of(Item::table(table))]);
+        compiler.rewriting.push(table.oid);
+        compiler.qual(condition)
+    })
+}
+
+fn plan(
+    schema: &Schema,
+    table: Oid,
+    role: Oid,
+    qual: impl FnOnce(&mut Compiler<'_>, &Arc<Table>) -> Result<Expr, Stop>,
+) -> Result<Plan, Refusal> {
     let refuse = |reason: &str| Refusal {
         reason: reason.into(),
     };
@@ -133,11 +168,11 @@ pub fn compile(schema: &Schema, table: Oid, role: Oid) -> Result<Plan, Refusal> 
         depth: 0,
     };
     let qual = match compiler.asked(table) {
-        Ok(()) => compiler.row_security(table),
+        Ok(()) => qual(&mut compiler, table),
         Err(stop) => Err(stop),
     };
     let qual = match qual {
-        Ok(qual) => qual.unwrap_or_else(|| Expr::truth(true)),
+        Ok(qual) => qual,
         Err(Stop::Raise(error)) => Expr::boolean(Node::Raise(error)),
         Err(Stop::Refuse(reason)) => return Err(Refusal { reason }),
     };

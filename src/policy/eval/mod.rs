@@ -82,17 +82,28 @@ impl Plan {
     /// Judges one row. Assumes that [`Self::preflight`] passed.
     #[must_use]
     pub fn judge(&self, world: World<'_>, row: &Tuple) -> Verdict {
+        match self.truth(world, row) {
+            Ok(Some(true)) => Verdict::Allow,
+            Ok(_) => Verdict::Deny,
+            Err(error) => Verdict::of_error(error),
+        }
+    }
+
+    /// What the condition says about one row: true, false, or `None` for NULL. Assumes that [`Self::preflight`] passed.
+    ///
+    /// # Errors
+    /// The condition raises, or only Postgres can tell ([`Verdict::of_error`]).
+    pub fn truth(&self, world: World<'_>, row: &Tuple) -> Result<Option<bool>, SqlError> {
         let machine = Machine::new(self, world);
         let rows = [Some(Arc::clone(row))];
         let scope = Scope {
             rows: &rows,
             ..Scope::root(&[])
         };
-        match machine.eval(&self.qual, &scope) {
-            Ok(Value::Bool(true)) => Verdict::Allow,
-            Ok(_) => Verdict::Deny,
-            Err(error) => Verdict::of_error(error),
-        }
+        Ok(match machine.eval(&self.qual, &scope)? {
+            Value::Bool(truth) => Some(truth),
+            _ => None,
+        })
     }
 }
 

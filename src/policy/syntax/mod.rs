@@ -6,11 +6,13 @@
 mod expression;
 mod lexer;
 mod parser;
+mod parts;
 pub(crate) mod plpgsql;
 mod query;
 pub(crate) mod tree;
 
 pub(crate) use parser::{expression, statements};
+pub use parts::{Parts, parts};
 
 /// The text is nothing that we can read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
