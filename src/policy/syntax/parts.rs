@@ -16,15 +16,15 @@ pub enum Parts {
 /// Takes a condition apart; `None` if it is one part, or cannot be read.
 #[must_use]
 pub fn parts(condition: &str) -> Option<Parts> {
+    let ast = expression(condition).ok()?;
     let tokens = tokens(condition).ok()?;
     // The last token is the end.
     let whole = unwrapped(tokens.split_last()?.1);
-    let any = pieces(condition, &tokens, whole, "or");
-    if let Some(pieces) = any {
-        return (joined(&pieces, true) == expression(condition).ok()).then_some(Parts::Any(pieces));
+    if let Some(pieces) = pieces(condition, &tokens, whole, "or") {
+        return (joined(&pieces, true)? == ast).then_some(Parts::Any(pieces));
     }
     let pieces = pieces(condition, &tokens, whole, "and")?;
-    (joined(&pieces, false) == expression(condition).ok()).then_some(Parts::All(pieces))
+    (joined(&pieces, false)? == ast).then_some(Parts::All(pieces))
 }
 
 /// Without parentheses around all of it.
