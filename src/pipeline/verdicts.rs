@@ -180,14 +180,14 @@ impl Verdicts {
     pub(super) fn renew(&mut self, catalog: &Catalog) -> bool {
         let next = self.next.take();
         let is_void = std::mem::take(&mut self.next_is_void);
-        let is_of =
-            |knowledge: &Option<Knowledge>| matches!(knowledge, Some(known) if known.fingerprint == catalog.fingerprint);
+        let is_of = |knowledge: &Option<Knowledge>| matches!(knowledge, Some(known) if known.fingerprint == catalog.fingerprint);
         if is_of(&self.knowledge) || !self.enabled {
             return false;
         }
         self.forget();
         self.shadow.invalidate_all("the catalog has changed");
-        self.knowledge = next.filter(|knowledge| !is_void && knowledge.fingerprint == catalog.fingerprint);
+        self.knowledge =
+            next.filter(|knowledge| !is_void && knowledge.fingerprint == catalog.fingerprint);
         self.knowledge.is_some()
     }
 
@@ -353,12 +353,7 @@ fn compiled(
 
 /// The row as the plan reads it: NULL in the columns that it does not; `None` if the relation of the stream is not the
 /// table that was compiled for, or a value is missing or not understood.
-fn row(
-    knowledge: &Knowledge,
-    compiled: &Compiled,
-    change: &Change,
-    view: &View,
-) -> Option<Tuple> {
+fn row(knowledge: &Knowledge, compiled: &Compiled, change: &Change, view: &View) -> Option<Tuple> {
     let new = match &change.kind {
         ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => new,
         ChangeKind::Delete { .. } | ChangeKind::Truncate => return None,
@@ -380,7 +375,10 @@ fn row(
     let mut values = vec![Value::Null; table.columns.len()];
     let data: Vec<Datum<'_>> = new.iter().collect();
     for index in &compiled.plan.reads.columns {
-        let column = table.columns.get(*index).filter(|column| !column.generated)?;
+        let column = table
+            .columns
+            .get(*index)
+            .filter(|column| !column.generated)?;
         let place = places.iter().position(|place| place == index)?;
         let value = match data.get(place)? {
             Datum::Null => Value::Null,

@@ -297,7 +297,7 @@ const CHANGES: &[&str] = &[
     "grant select on walcast_catalog.looked to walcast_nobody",
     "create unique index on walcast_catalog.forced (secret)",
     "create operator walcast_catalog.=== (function = pg_catalog.int4eq, leftarg = int4, rightarg = int4)",
-    "create cast (walcast_catalog.mood as text) with inout as assignment",
+    "create cast (walcast_catalog.temper as text) with inout as assignment",
     "create domain walcast_catalog.short as text",
     "alter domain walcast_catalog.short add check (value <> '')",
     "do $$ begin execute format('alter database %I set walcast.word = %L', current_database(), 'a'); end $$",

@@ -2,8 +2,8 @@
 
 use super::rows::{is_denied_unseen, judge_rows, routed_rows};
 use super::{
-    CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX, UNSEEN_PAUSE_MIN,
-    UNSEEN_RETRIES, Waiting,
+    CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX,
+    UNSEEN_PAUSE_MIN, UNSEEN_RETRIES, Waiting,
 };
 use crate::auth::Claims;
 use crate::catalog::Catalog;
@@ -192,12 +192,9 @@ impl Conductor {
             // Part by part: what one snapshot releases of a large transaction may be many times the log's memory.
             self.log.settle();
             let snapshot = &release.horizon.snapshot;
-            let Some(waiting) = self
-                .waiting
-                .pop_front_if(|waiting| {
-                    matches!(waiting, Waiting::Silent(_)) || snapshot.sees(waiting.commit().xid)
-                })
-            else {
+            let Some(waiting) = self.waiting.pop_front_if(|waiting| {
+                matches!(waiting, Waiting::Silent(_)) || snapshot.sees(waiting.commit().xid)
+            }) else {
                 break;
             };
             release.released = true;
@@ -387,7 +384,8 @@ impl Conductor {
             };
             if !unended.contains(id)
                 && !self.verdicts.may_judge(part, lane.key.identity.role())
-                && is_denied_unseen(now, lane, &self.subscribers, part) {
+                && is_denied_unseen(now, lane, &self.subscribers, part)
+            {
                 let denied = &mut self.counts.settled.denied.not_asked;
                 *denied = denied.saturating_add(1);
                 continue;

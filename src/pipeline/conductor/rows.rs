@@ -162,7 +162,11 @@ pub(super) fn judge_rows(
         row.state = state;
         let table = view.table.oid;
         let news = raised.is_some() || lane.troubles.contains_key(&table);
-        if news && told.last().is_none_or(|last| *last != (table, raised.clone())) {
+        if news
+            && told
+                .last()
+                .is_none_or(|last| *last != (table, raised.clone()))
+        {
             told.push((table, raised));
         }
     }
