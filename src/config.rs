@@ -34,6 +34,15 @@ pub enum Deletes {
     Withhold,
 }
 
+/// Who says who may see a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerdictSource {
+    /// Compiled policies where possible, otherwise Postgres.
+    Compiled,
+    /// Postgres.
+    Postgres,
+}
+
 /// How diagnostics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -116,6 +125,10 @@ pub struct Config {
     pub question_connections_quarantine: usize,
     /// The statement timeout of a question; > 0.
     pub question_timeout: Duration,
+    /// Who says who may see a row.
+    pub verdicts: VerdictSource,
+    /// Bytes of the tables that compiled policies look into.
+    pub shadow_bytes_max: usize,
     /// Connections for private channels; ≥ 1.
     pub message_connections: usize,
     /// Time of one of their questions; > 0.
@@ -268,6 +281,8 @@ impl Config {
                 values::count,
             ),
             question_timeout: reader.value("question_timeout", Duration::ZERO, positive),
+            verdicts: reader.value("verdicts", VerdictSource::Postgres, verdicts),
+            shadow_bytes_max: reader.value("shadow_bytes_max", 1, values::memory),
             message_connections: reader.value("message_connections", 1, values::count),
             message_timeout: reader.value("message_timeout", Duration::ZERO, positive),
             log_format: reader.value("log_format", LogFormat::Text, log_format),
@@ -513,6 +528,14 @@ fn deletes(text: &str) -> Result<Deletes, Expected> {
         "key" => Ok(Deletes::Key),
         "withhold" => Ok(Deletes::Withhold),
         _ => Err("key or withhold"),
+    }
+}
+
+fn verdicts(text: &str) -> Result<VerdictSource, Expected> {
+    match text {
+        "compiled" => Ok(VerdictSource::Compiled),
+        "postgres" => Ok(VerdictSource::Postgres),
+        _ => Err("compiled or postgres"),
     }
 }
 

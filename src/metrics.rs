@@ -75,6 +75,15 @@ pub struct Outcome {
     pub result: &'static str,
 }
 
+/// The labels of a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Verdict {
+    /// From a closed set.
+    pub source: &'static str,
+    /// From a closed set.
+    pub result: &'static str,
+}
+
 /// The label of a family by why something was withheld.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
@@ -150,6 +159,14 @@ pub struct Metrics {
     pub changes_denied: Family<Reason, Counter>,
     /// Questions that Postgres answered or failed to answer, by outcome.
     pub questions: Family<Outcome, Counter>,
+    /// Verdicts, each about one change and one identity, by where they came from and what they were.
+    pub verdicts: Family<Verdict, Counter>,
+    /// Tables that compiled policies look into and that can be looked into now.
+    pub shadow_tables: Gauge,
+    /// Their rows.
+    pub shadow_rows: Gauge,
+    /// Bytes of these rows and their indexes.
+    pub shadow_bytes: Gauge,
     /// Channels told to start over, by why.
     pub resyncs: Family<Reason, Counter>,
     /// Transactions consumed.
@@ -229,6 +246,10 @@ impl Metrics {
             changes_delivered: Counter::default(),
             changes_denied: Family::default(),
             questions: Family::default(),
+            verdicts: Family::default(),
+            shadow_tables: Gauge::default(),
+            shadow_rows: Gauge::default(),
+            shadow_bytes: Gauge::default(),
             resyncs: Family::default(),
             transactions: Counter::default(),
             replication_lag_bytes: Gauge::default(),
@@ -281,6 +302,10 @@ impl Metrics {
         to.register("walcast_changes_merged", "Changes delivered as part of a later one of their row", self.changes_merged.clone());
         to.register("walcast_changes_denied", "Changes withheld from an identity, by reason", self.changes_denied.clone());
         to.register("walcast_questions", "Questions to Postgres that ended, by outcome", self.questions.clone());
+        to.register("walcast_verdicts", "Verdicts on one change for one identity, by source and result", self.verdicts.clone());
+        to.register("walcast_shadow_tables", "Tables that compiled policies can look into", self.shadow_tables.clone());
+        to.register("walcast_shadow_rows", "Rows of these tables in memory", self.shadow_rows.clone());
+        to.register_with_unit("walcast_shadow", "Rows of these tables and their indexes", Unit::Bytes, self.shadow_bytes.clone());
         to.register("walcast_resyncs", "Channels told to start over, by reason", self.resyncs.clone());
         to.register("walcast_transactions", "Transactions consumed", self.transactions.clone());
         to.register("walcast_broadcasts_from_database", "Rows of realtime.messages that were broadcast", self.broadcasts_from_database.clone());

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::check;
 use super::output::{Line, Mark, sentence};
 use super::verifier::{self, VerifierError};
-use crate::config::{Config, ConfigError, Deletes, Secret};
+use crate::config::{Config, ConfigError, Deletes, Secret, VerdictSource};
 use crate::database::{Database, DatabaseUrlError};
 use crate::log;
 use crate::messages;
@@ -270,6 +270,8 @@ fn pipeline_options(
         connections_quarantine: config.question_connections_quarantine,
         statement_timeout: config.question_timeout,
         withhold_deletes: config.deletes == Deletes::Withhold,
+        compile: config.verdicts == VerdictSource::Compiled,
+        shadow_bytes_max: config.shadow_bytes_max,
         broadcast_bytes_max: config.payload_bytes_max,
         broadcast_latency: metrics.broadcast_latency.clone(),
     }

@@ -195,6 +195,16 @@ pub const SETTINGS: &[Setting] = &[
         "The statement timeout of a question to an identity that timed out before; others have shorter ones.",
     ),
     open(
+        "verdicts",
+        "compiled",
+        "`compiled` decides in memory who may see a row, where the policies are understood; `postgres` asks for every row.",
+    ),
+    open(
+        "shadow_bytes_max",
+        "256MiB",
+        "Memory for the tables that compiled policies look into; beyond it Postgres is asked.",
+    ),
+    open(
         "message_connections",
         "4",
         "Database connections for private channels: who may read and write them, what is replayed and stored.",

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId, LaneKey};
 use super::locks::Locks;
 use super::messages::Unsendable;
@@ -25,6 +26,7 @@ use super::part::memory_of;
 use super::settle::Settled;
 use super::standing::{Breaker, Pool, Timeouts};
 use super::subscriber::{Subscriber, SubscriberId};
+use super::verdicts::{Judged, Verdicts};
 use super::view::{RowKeys, View};
 use crate::catalog::Catalog;
 use crate::change::{Commit, Epoch, Lsn, Oid, PgTime, Snapshot, TransactionPart, Xid};
@@ -32,6 +34,7 @@ use crate::log::Log;
 use crate::policy::Question;
 use crate::realtime::{Broadcast, ResyncReason};
 use crate::routing::Binding;
+use crate::shadow::{LoadRequest, LoadResult, Sizes};
 use crate::topic::Room;
 
 /// Settings of the conductor.
@@ -45,6 +48,10 @@ pub(super) struct Rules {
     pub(super) withhold_deletes: bool,
     /// Bytes of the payload of a broadcast from the database.
     pub(super) broadcast_bytes_max: usize,
+    /// Whether policies are compiled.
+    pub(super) compile: bool,
+    /// Bytes of the tables that compiled policies look into.
+    pub(super) shadow_bytes_max: usize,
 }
 
 /// Rows that wait in one sound lane before the stream waits for it.
@@ -75,6 +82,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// The same while a change was announced, and for how long.
 const CLOSE_LOOK_PAUSE: Duration = Duration::from_millis(100);
 const CLOSE_LOOK: Duration = Duration::from_secs(1);
+/// Pause before the schema is read again that could not be.
+const LEARN_PAUSE: Duration = Duration::from_secs(30);
 /// Pause between requests for the stream's position.
 const POKE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,6 +98,8 @@ pub(super) enum Output {
     Resolve(Resolve),
     /// Ask Postgres.
     Ask(Ask),
+    /// Load a table that compiled policies look into.
+    LoadShadow(LoadRequest),
     /// Ask the stream for its position.
     Poke,
     /// Say something in a room, for the database.
@@ -146,6 +157,8 @@ pub(super) struct Counts {
     pub(super) locked: u64,
     /// Broadcasts from the database.
     pub(super) broadcasts: u64,
+    /// Verdicts of Postgres.
+    pub(super) asked: Judged,
     /// Rows that could not become one.
     pub(super) unsendable: Unsendable,
 }
@@ -153,7 +166,14 @@ pub(super) struct Counts {
 /// Something of the stream that waits for its snapshot.
 #[derive(Debug)]
 enum Waiting {
-    Part(TransactionPart),
+    Part {
+        part: TransactionPart,
+        /// It is the only part of its transaction.
+        is_whole: bool,
+    },
+    /// Concerns no subscriber; only plans may look into its tables. Waits for nothing but what is before it, so that it
+    /// is never the first of what waits.
+    Silent(TransactionPart),
     Skipped {
         commit: Arc<Commit>,
         relations: Vec<Oid>,
@@ -163,14 +183,16 @@ enum Waiting {
 impl Waiting {
     fn commit(&self) -> &Arc<Commit> {
         match self {
-            Self::Part(part) => &part.commit,
+            Self::Part { part, .. } | Self::Silent(part) => &part.commit,
             Self::Skipped { commit, .. } => commit,
         }
     }
 
     fn size(&self) -> usize {
         match self {
-            Self::Part(part) => memory_of(part.size, part.changes.len()),
+            Self::Part { part, .. } | Self::Silent(part) => {
+                memory_of(part.size, part.changes.len())
+            }
             Self::Skipped { .. } => 1,
         }
     }
@@ -243,11 +265,15 @@ pub(super) struct Conductor {
     views: HashMap<Oid, Arc<View>>,
     outputs: VecDeque<Output>,
     counts: Counts,
+    verdicts: Verdicts,
+    /// When the schema is read again that could not be.
+    learn_at: Option<Instant>,
 }
 
 impl Conductor {
     pub(super) fn new(rules: Rules, log: Arc<Log>) -> Self {
         let idle = rules.connections.clone();
+        let verdicts = Verdicts::new(rules.compile, rules.shadow_bytes_max);
         Self {
             rules,
             log,
@@ -295,6 +321,8 @@ impl Conductor {
             views: HashMap::new(),
             outputs: VecDeque::new(),
             counts: Counts::default(),
+            verdicts,
+            learn_at: None,
         }
     }
 
@@ -315,6 +343,27 @@ impl Conductor {
 
     pub(super) fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Verdicts that needed no question.
+    pub(super) fn judged(&self) -> Judged {
+        self.verdicts.judged()
+    }
+
+    /// The tables that compiled policies look into.
+    pub(super) fn shadow_sizes(&self) -> Sizes {
+        self.verdicts.sizes()
+    }
+
+    /// A table was loaded, or could not be.
+    pub(super) fn handle_shadow(&mut self, now: Instant, result: LoadResult) {
+        self.verdicts.loaded(result);
+        self.advance(now);
+    }
+
+    /// What was read together with the catalog that comes next.
+    pub(super) fn expect_knowledge(&mut self, knowledge: Option<Knowledge>) {
+        self.verdicts.expect(knowledge);
     }
 
     /// Memberships with bindings, and lanes.
@@ -385,6 +434,11 @@ impl Conductor {
                 catalog: Arc::clone(&self.catalog),
                 ..resolve
             }));
+        }
+        while self.streaming
+            && let Some(request) = self.verdicts.next_load()
+        {
+            self.outputs.push_back(Output::LoadShadow(request));
         }
         self.take_horizon(now);
         self.expire_pending(now);

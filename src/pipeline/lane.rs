@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::part::Part;
 use super::standing::{Pool, Standing};
 use super::subscriber::SubscriberId;
+use super::verdicts::Sitting;
 use super::view::{RowKey, RowKeys, View};
 use crate::change::{Change, ChangeKind, Datum, Lsn, Oid, OldTuple};
 use crate::policy::{Answer, Expected, Found, Identity, Predicate, Question, Row};
@@ -59,6 +60,8 @@ pub(super) struct Lane {
     pub(super) rows_max: usize,
     /// Tables whose policies raise or time out, with the SQLSTATE that subscribers were told.
     pub(super) troubles: HashMap<Oid, Box<str>>,
+    /// For verdicts that need no question.
+    pub(super) sitting: Sitting,
     /// Rows with a verdict outstanding, and how many of their versions.
     open: HashMap<RowKey, u32>,
     /// Versions whose successor is to come.
@@ -110,6 +113,10 @@ pub(super) enum RowState {
     Answered(Found, Lsn),
     /// Asked, and raised or timed out; or no longer asked because another row of the identity did.
     Denied,
+    /// Decided without asking: the identity did not see the row when it committed.
+    Hidden,
+    /// Decided without asking: a SELECT would have raised.
+    Raised,
     /// Denied without being asked: the identity must not be, or the row cannot be found by key.
     Refused,
 }
@@ -167,6 +174,7 @@ impl Lane {
             raises: 0,
             rows_max: QUESTION_ROWS_FIRST,
             troubles: HashMap::new(),
+            sitting: Sitting::default(),
             open: HashMap::new(),
             pending: HashMap::new(),
         }

@@ -4,6 +4,7 @@
 //! snapshot has shown its transaction. Never touches a socket of a subscriber.
 
 mod conductor;
+mod knowledge;
 mod lane;
 mod locks;
 mod messages;
@@ -11,6 +12,7 @@ mod part;
 mod settle;
 mod standing;
 mod subscriber;
+mod verdicts;
 mod view;
 mod workers;
 
@@ -40,8 +42,10 @@ use crate::replication::status::{ReplicationCounters, ReplicationState, Replicat
 use crate::replication::stream::{Channels, Confirmed};
 use crate::rooms::Rooms;
 use crate::routing::RequestedBinding;
+use crate::shadow::Sizes;
 pub use messages::Unsendable;
 pub use settle::Denied;
+pub use verdicts::Judged;
 
 use conductor::{Conductor, Counts, Output, Rules};
 use standing::{Pool, Timeouts};
@@ -137,6 +141,12 @@ pub struct Totals {
     pub timed_out: u64,
     /// Questions that met a lock, and were put again later.
     pub locked: u64,
+    /// Verdicts of compiled policies.
+    pub compiled: Judged,
+    /// Verdicts of Postgres.
+    pub asked: Judged,
+    /// The tables that compiled policies look into.
+    pub shadow: Sizes,
     /// Rows of `realtime.messages` that were said in their rooms.
     pub broadcasts: u64,
     /// Rows of `realtime.messages` that could not be.
@@ -174,6 +184,10 @@ pub struct Options {
     pub statement_timeout: Duration,
     /// Whether a DELETE under row security is withheld altogether.
     pub withhold_deletes: bool,
+    /// Whether policies are compiled; otherwise Postgres is asked for every verdict.
+    pub compile: bool,
+    /// Bytes of the tables that compiled policies look into.
+    pub shadow_bytes_max: usize,
     /// Bytes of the payload of a broadcast; rows of `realtime.messages` with more are not said.
     pub broadcast_bytes_max: usize,
     /// Milliseconds between the commit of a broadcast and its being said, by the two machines' clocks.
@@ -240,6 +254,8 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         connections: HashMap::new(),
         withhold_deletes: options.withhold_deletes,
         broadcast_bytes_max: options.broadcast_bytes_max,
+        compile: options.compile,
+        shadow_bytes_max: options.shadow_bytes_max,
     };
     let driver = Driver {
         conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -411,7 +427,9 @@ impl Driver {
         match done {
             Done::Connected => self.conductor.handle_connected(now),
             Done::Horizon(horizon) => self.conductor.handle_horizon(now, horizon),
-            Done::Catalog(catalog) => {
+            Done::Catalog(loaded) => {
+                let (catalog, knowledge) = loaded.unzip();
+                self.conductor.expect_knowledge(knowledge.flatten());
                 self.waits_for_catalog = catalog.is_none();
                 let mut policies_changed = false;
                 if let Some(catalog) = &catalog {
@@ -433,6 +451,7 @@ impl Driver {
                 self.conductor.handle_answer(now, lane, pool, asked)
             }
             Done::Idle(pool) => self.conductor.handle_idle(now, pool),
+            Done::Shadow(result) => self.conductor.handle_shadow(now, result),
         }
     }
 
@@ -444,6 +463,7 @@ impl Driver {
                 Output::LoadCatalog => self.workers.load_catalog(),
                 Output::Resolve(resolve) => self.workers.resolve(resolve),
                 Output::Ask(ask) => self.workers.ask(ask),
+                Output::LoadShadow(request) => self.workers.load_shadow(request),
                 Output::Poke => self.poke.notify_one(),
                 Output::Say {
                     room,
@@ -500,6 +520,7 @@ impl Driver {
             timed_out,
             locked,
             broadcasts,
+            asked,
             unsendable,
         } = self.conductor.counts();
         let (subscribers, lanes) = self.conductor.sizes();
@@ -517,6 +538,9 @@ impl Driver {
             raised,
             timed_out,
             locked,
+            compiled: self.conductor.judged(),
+            asked,
+            shadow: self.conductor.shadow_sizes(),
             broadcasts,
             unsendable,
             subscribers: count(subscribers),

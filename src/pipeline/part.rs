@@ -26,6 +26,8 @@ pub(super) struct Part {
     pub(super) size: usize,
     /// No further part of the transaction follows.
     pub(super) last: bool,
+    /// It is the only part of its transaction.
+    pub(super) is_whole: bool,
     pub(super) catalog: Arc<Catalog>,
     /// Rows before and after each change, made at their first use: there may be thousands of lanes that ask.
     row_keys: OnceLock<Box<[BeforeAfter]>>,
@@ -86,6 +88,7 @@ pub(super) struct Place {
 impl Part {
     pub(super) fn new(
         part: TransactionPart,
+        is_whole: bool,
         views: Vec<Option<Arc<View>>>,
         catalog: Arc<Catalog>,
     ) -> Self {
@@ -95,6 +98,7 @@ impl Part {
             changes: part.changes,
             views,
             last: part.last,
+            is_whole,
             catalog,
             row_keys: OnceLock::new(),
             rendered: Mutex::default(),
@@ -109,6 +113,7 @@ impl Part {
             views,
             size: self.size,
             last: self.last,
+            is_whole: self.is_whole,
             catalog,
             row_keys: OnceLock::new(),
             rendered: Mutex::default(),

@@ -115,11 +115,11 @@ impl Desk<'_> {
                     self.deny(lane, item, row);
                 }
             }
-            RowState::Answered(Found::Hidden, _) => {
+            RowState::Answered(Found::Hidden, _) | RowState::Hidden => {
                 count(&mut self.settled.denied.not_visible);
                 self.deny(lane, item, row);
             }
-            RowState::Denied => {
+            RowState::Denied | RowState::Raised => {
                 count(&mut self.settled.denied.policy_trouble);
                 self.deny(lane, item, row);
             }

@@ -221,6 +221,8 @@ impl Bench {
             connections: Pool::ALL.into_iter().map(|pool| (pool, 2)).collect(),
             withhold_deletes: false,
             broadcast_bytes_max: 1000,
+            compile: false,
+            shadow_bytes_max: 1 << 20,
         };
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -271,7 +273,7 @@ impl Bench {
                     room.private,
                     message.id().unwrap_or("-")
                 )),
-                Output::Poke | Output::Confirm(..) => {}
+                Output::Poke | Output::Confirm(..) | Output::LoadShadow(_) => {}
             }
         }
     }

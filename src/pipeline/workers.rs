@@ -4,7 +4,7 @@
 //! to the conductor.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::sync::{Notify, mpsc};
@@ -14,19 +14,23 @@ use tokio_util::task::TaskTracker;
 
 use super::Options;
 use super::conductor::{Ask, Horizon, Resolve};
+use super::knowledge::{self, Knowledge};
 use super::lane::LaneId;
 use super::standing::Pool;
 use crate::catalog::{self, Catalog};
+use crate::clock;
 use crate::database::Database;
 use crate::policy::{AskError, Asked, Asker};
 use crate::routing::{self, ResolveError, Subscription};
+use crate::shadow::{self, LoadRequest, LoadResult};
 
 /// What a worker has done.
 pub(super) enum Done {
     /// The database can be asked; the catalog at hand may be old.
     Connected,
     Horizon(Option<Horizon>),
-    Catalog(Option<Arc<Catalog>>),
+    Catalog(Option<(Arc<Catalog>, Option<Knowledge>)>),
+    Shadow(LoadResult),
     Resolved {
         ticket: u64,
         result: Result<Vec<Subscription>, String>,
@@ -45,6 +49,7 @@ pub(super) enum Done {
 pub(super) struct Workers {
     horizons: mpsc::Sender<()>,
     lookups: mpsc::Sender<Lookup>,
+    shadows: mpsc::Sender<LoadRequest>,
     questions: Vec<(Pool, Arc<Desk>)>,
 }
 
@@ -77,6 +82,11 @@ const HORIZON_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOKUP_SETTINGS: &str = "set statement_timeout = '2s'";
 /// A catalog load or a look-up of bindings.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Loading a table that policies look into.
+const SHADOW_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pauses before it is tried again.
+const SHADOW_PAUSE_MIN: Duration = Duration::from_millis(20);
+const SHADOW_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// More than the conductor ever has under way.
 const QUEUE_MAX: usize = 256;
 
@@ -101,7 +111,15 @@ impl Workers {
         tasks
             .spawn(worker("walcast horizon").take_horizons(horizons_in, Arc::clone(&publications)));
         let (lookups, lookups_in) = mpsc::channel(QUEUE_MAX);
-        tasks.spawn(worker("walcast catalog").look_up(lookups_in, publications));
+        tasks.spawn(worker("walcast catalog").look_up(
+            lookups_in,
+            Arc::clone(&publications),
+            options.compile,
+        ));
+        let (shadows, shadows_in) = mpsc::channel(QUEUE_MAX);
+        if options.compile {
+            tasks.spawn(worker("walcast shadow").load_shadows(shadows_in, publications));
+        }
         let mut questions = Vec::new();
         for pool in Pool::ALL {
             let desk = Arc::new(Desk::default());
@@ -114,6 +132,7 @@ impl Workers {
             Self {
                 horizons,
                 lookups,
+                shadows,
                 questions,
             },
             done_in,
@@ -126,6 +145,10 @@ impl Workers {
 
     pub(super) fn load_catalog(&self) {
         send(&self.lookups, Lookup::Catalog);
+    }
+
+    pub(super) fn load_shadow(&self, request: LoadRequest) {
+        send(&self.shadows, request);
     }
 
     pub(super) fn resolve(&self, resolve: Resolve) {
@@ -241,7 +264,12 @@ impl Worker {
         }
     }
 
-    async fn look_up(self, mut requests: mpsc::Receiver<Lookup>, publications: Arc<[String]>) {
+    async fn look_up(
+        self,
+        mut requests: mpsc::Receiver<Lookup>,
+        publications: Arc<[String]>,
+        compile: bool,
+    ) {
         while let Some(client) = self.connect().await {
             // One subscriber's filter must not keep the others' waiting; reading the catalog sets a limit of its own.
             if let Err(error) = client.batch_execute(LOOKUP_SETTINGS).await {
@@ -253,6 +281,7 @@ impl Worker {
                 else {
                     return;
                 };
+                let mut broken = false;
                 let done = match lookup {
                     Lookup::Catalog => {
                         let loaded = tokio::time::timeout(
@@ -271,7 +300,18 @@ impl Worker {
                                 })
                                 .ok()
                         });
-                        Done::Catalog(loaded.map(Arc::new))
+                        match loaded {
+                            None => Done::Catalog(None),
+                            Some(loaded) => {
+                                let (known, sound) = if compile {
+                                    learn(&client, &publications, &loaded).await
+                                } else {
+                                    (None, true)
+                                };
+                                broken = !sound;
+                                Done::Catalog(Some((Arc::new(loaded), known)))
+                            }
+                        }
                     }
                     Lookup::Resolve(resolve) => {
                         let resolved = routing::resolve(
@@ -301,7 +341,59 @@ impl Worker {
                 if !self.report(done).await {
                     return;
                 }
-                if failed || client.is_closed() {
+                if failed || broken || client.is_closed() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Loads tables, one at a time; those that failed before wait for their turn.
+    async fn load_shadows(
+        self,
+        mut requests: mpsc::Receiver<LoadRequest>,
+        publications: Arc<[String]>,
+    ) {
+        let mut waiting: Vec<(Instant, LoadRequest)> = Vec::new();
+        while let Some(client) = self.connect().await {
+            loop {
+                let next = (waiting.iter().enumerate())
+                    .min_by_key(|(_, (due, _))| *due)
+                    .map(|(index, (due, _))| (index, *due));
+                let due = async {
+                    match next {
+                        Some((index, due)) => {
+                            tokio::time::sleep_until(due.into()).await;
+                            index
+                        }
+                        None => std::future::pending().await,
+                    }
+                };
+                let index = tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return,
+                    request = requests.recv() => {
+                        let Some(request) = request else { return };
+                        let due = clock::instant() + shadow_pause(request.attempt);
+                        waiting.push((due, request));
+                        continue;
+                    }
+                    index = due => index,
+                };
+                let (_, request) = waiting.swap_remove(index);
+                let failed = request.clone();
+                let load = shadow::load(&client, &publications, request);
+                let load = tokio::time::timeout(SHADOW_TIMEOUT, load);
+                let Some(loaded) = self.stop.run_until_cancelled(load).await else {
+                    return;
+                };
+                let timed_out = loaded.is_err();
+                let result = loaded
+                    .unwrap_or_else(|_elapsed| LoadResult::failed(&failed, "it took too long"));
+                if !self.report(Done::Shadow(result)).await {
+                    return;
+                }
+                if timed_out || client.is_closed() {
                     break;
                 }
             }
@@ -361,6 +453,41 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+/// What compiled policies need, of the same state as the catalog, and whether the connection can still be used.
+async fn learn(
+    client: &Client,
+    publications: &[String],
+    catalog: &Catalog,
+) -> (Option<Knowledge>, bool) {
+    let learnt = knowledge::load(client, publications, &catalog.fingerprint);
+    match tokio::time::timeout(LOOKUP_TIMEOUT, learnt).await {
+        Ok(Ok(known)) => (known, true),
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot read what compiled policies need; Postgres is asked instead"
+            );
+            (None, false)
+        }
+        Err(_elapsed) => {
+            tracing::warn!(
+                "reading what compiled policies need took too long; Postgres is asked instead"
+            );
+            (None, false)
+        }
+    }
+}
+
+/// Pause before a load that follows failed ones.
+fn shadow_pause(attempt: u32) -> Duration {
+    match attempt.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => SHADOW_PAUSE_MIN
+            .saturating_mul(1 << doublings.min(16))
+            .min(SHADOW_PAUSE_MAX),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use axum::http::StatusCode;
 
-use crate::metrics::{Code, Metrics, Outcome, Reason, Request, raise};
+use crate::metrics::{Code, Metrics, Outcome, Reason, Request, Verdict, raise};
 use crate::pipeline::Handle;
 use crate::realtime::{Deliveries, ErrorCode, ResyncReason, Tally};
 use crate::rooms::Sizes;
@@ -171,6 +171,20 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle, rooms: Sizes) {
     ] {
         raise(&metrics.questions.get_or_create(&Outcome { result }), count);
     }
+    for (source, judged) in [("compiled", totals.compiled), ("postgres", totals.asked)] {
+        for (result, count) in [
+            ("allowed", judged.allowed),
+            ("denied", judged.denied),
+            ("raised", judged.raised),
+            ("undecided", judged.undecided),
+        ] {
+            let verdict = Verdict { source, result };
+            raise(&metrics.verdicts.get_or_create(&verdict), count);
+        }
+    }
+    metrics.shadow_tables.set(size(totals.shadow.trusted));
+    metrics.shadow_rows.set(size(totals.shadow.rows));
+    metrics.shadow_bytes.set(size(totals.shadow.bytes));
     let (memory, file) = pipeline.log.bytes();
     let bytes = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
     metrics.log_bytes.set(bytes(memory));

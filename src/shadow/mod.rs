@@ -163,6 +163,19 @@ pub struct Status {
     pub bytes: usize,
 }
 
+/// How much there is of all tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Tables that are wanted.
+    pub tables: usize,
+    /// Those that can be looked into.
+    pub trusted: usize,
+    /// Their rows.
+    pub rows: usize,
+    /// Bytes of their rows and indexes.
+    pub bytes: usize,
+}
+
 /// A table to be loaded, by [`load`].
 #[derive(Clone, Debug)]
 pub struct LoadRequest {
@@ -501,6 +514,23 @@ impl Shadow {
                 }
             })
             .collect()
+    }
+
+    /// How much there is of all tables.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes {
+            tables: self.tables.len(),
+            bytes: self.bytes,
+            ..Sizes::default()
+        };
+        for table in self.tables.values() {
+            if let Stage::Trusted(followed) = &table.stage {
+                sizes.trusted = sizes.trusted.saturating_add(1);
+                sizes.rows = sizes.rows.saturating_add(followed.store.len());
+            }
+        }
+        sizes
     }
 
     /// Bytes of all tables' rows and indexes.

@@ -10,6 +10,7 @@ mod broadcast;
 mod catalog;
 mod clients;
 mod comparison;
+mod compiled;
 mod crowd;
 mod database_broadcast;
 mod delivery;

@@ -701,13 +701,24 @@ async fn metrics_tell_what_was_delivered_and_what_withheld() {
         // The message to alice, the fence to both.
         ("walcast_changes_delivered_total", 3.0),
         ("walcast_changes_denied_total{reason=\"not_visible\"}", 1.0),
-        ("walcast_questions_total{result=\"answered\"}", 2.0),
         ("realtime_channel_db_events", 3.0),
         ("walcast_replication_received_bytes_total", 100.0),
     ] {
         let risen = figure(&after, name) - figure(&before, name);
         assert!(risen >= least, "{name} rose by {risen}:\n{after}");
     }
+
+    // Whoever was asked about the message, for alice and for carol.
+    let verdicts = |metrics: &str| {
+        let of = |source: &str, result: &str| {
+            let name = format!("walcast_verdicts_total{{source=\"{source}\",result=\"{result}\"}}");
+            figure(metrics, &name)
+        };
+        let sources = ["compiled", "postgres"];
+        sources.map(|source| of(source, "allowed") + of(source, "denied"))
+    };
+    let sum = |metrics: &str| verdicts(metrics).iter().sum::<f64>();
+    assert_eq!(sum(&after) - sum(&before), 2.0);
 
     // Positions and what the slot retains are looked up every few seconds.
     eventually("the WAL that the slot retains", || async {

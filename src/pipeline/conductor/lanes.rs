@@ -45,9 +45,14 @@ impl Conductor {
                 *count = count.saturating_add(1);
             }
         }
+        let tables = (subscriber.subscriptions.iter())
+            .flat_map(|subscription| subscription.tables.keys().copied());
+        let role = key.identity.role();
+        self.verdicts
+            .plan(&self.catalog, tables.map(|oid| (oid, role)));
         self.lanes
             .entry(lane)
-            .or_insert_with(|| Lane::new(key))
+            .or_insert_with(|| Lane::new(key.clone()))
             .subscribers
             .push(id);
         self.check_lane(now, lane);

@@ -5,8 +5,9 @@ use crate::change::Oid;
 use crate::pipeline::lane::{Asking, LaneId, QUERY_CANCELED, RowState};
 use crate::pipeline::standing::Pool;
 use crate::pipeline::subscriber::{Subscriber, SubscriberId};
+use crate::pipeline::verdicts::Judged;
 use crate::pipeline::view::View;
-use crate::policy::{Asked, Trouble};
+use crate::policy::{Answer, Asked, Found, Trouble};
 use crate::realtime::{Notice, ResyncReason};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -128,11 +129,8 @@ impl Conductor {
                 lane.standing.answered(took, &timeouts);
                 lane.raises = 0;
                 lane.fit_question(asked.took);
-                let recovered = lane.troubles.remove(&asking.table);
-                // While it timed out, changes were denied without a verdict; a raised error was one.
-                if recovered.is_some_and(|state| *state == *QUERY_CANCELED) {
-                    self.resync_lane(lane_id, ResyncReason::VerdictUnknown, Some(asking.table));
-                }
+                count_answers(&mut self.counts.asked, &answers);
+                self.recovered(lane_id, asking.table);
             }
             Err(Trouble::Raised(state)) => {
                 self.counts.raised = self.counts.raised.saturating_add(1);
@@ -146,6 +144,8 @@ impl Conductor {
                     lane.answer_all(asking, RowState::Unasked);
                 } else {
                     lane.answer_all(asking, RowState::Denied);
+                    let raised = &mut self.counts.asked.raised;
+                    *raised = raised.saturating_add(1);
                     self.tell_trouble(lane_id, asking.table, state);
                 }
             }
@@ -168,6 +168,18 @@ impl Conductor {
         }
     }
 
+    /// A verdict came for a table.
+    pub(super) fn recovered(&mut self, lane_id: LaneId, table: Oid) {
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
+        let recovered = lane.troubles.remove(&table);
+        // While it timed out, changes were denied without a verdict; a raised error was one.
+        if recovered.is_some_and(|state| *state == *QUERY_CANCELED) {
+            self.resync_lane(lane_id, ResyncReason::VerdictUnknown, Some(table));
+        }
+    }
+
     pub(super) fn tell_trouble(&mut self, lane_id: LaneId, table: Oid, state: Box<str>) {
         let Some(lane) = self.lanes.get_mut(&lane_id) else {
             return;
@@ -182,6 +194,17 @@ impl Conductor {
                 subscriber.tell(Notice::PolicyTrouble(state.clone()));
             }
         }
+    }
+}
+
+fn count_answers(judged: &mut Judged, answers: &[Answer]) {
+    for answer in answers {
+        let count = match answer.found {
+            Found::Same => &mut judged.allowed,
+            Found::Missing | Found::Hidden => &mut judged.denied,
+            Found::Different => &mut judged.undecided,
+        };
+        *count = count.saturating_add(1);
     }
 }
 

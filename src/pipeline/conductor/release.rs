@@ -1,9 +1,9 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
-use super::rows::{is_denied_unseen, routed_rows};
+use super::rows::{is_denied_unseen, judge_rows, routed_rows};
 use super::{
-    CLOSE_LOOK_PAUSE, Conductor, Horizon, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX, UNSEEN_PAUSE_MIN,
-    UNSEEN_RETRIES, Waiting,
+    CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX,
+    UNSEEN_PAUSE_MIN, UNSEEN_RETRIES, Waiting,
 };
 use crate::auth::Claims;
 use crate::catalog::Catalog;
@@ -71,7 +71,9 @@ impl Conductor {
             {
                 self.load_catalog()
             }
+            Some(_) if self.learns(now) => self.load_catalog(),
             Some(horizon) => {
+                self.verdicts.seen(&horizon.snapshot);
                 self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
                 self.release = Some(Release {
                     horizon,
@@ -113,6 +115,14 @@ impl Conductor {
         let before = std::mem::replace(&mut self.catalog, Arc::clone(&catalog));
         let first = !std::mem::replace(&mut self.has_catalog, true);
         self.views.clear();
+        if self.verdicts.renew(&catalog) {
+            let lanes = &self.lanes;
+            let wanted = self.by_table.iter().flat_map(|(oid, ids)| {
+                ids.keys()
+                    .filter_map(|id| Some((*oid, lanes.get(id)?.key.identity.role())))
+            });
+            self.verdicts.plan(&catalog, wanted);
+        }
         self.look_at = self.look_at.or_else(|| now.checked_add(LOOK_PAUSE));
         let outdated = |subscriber: &&Subscriber| {
             let resolved = matches!(subscriber.phase, Phase::Joining | Phase::Live)
@@ -182,17 +192,18 @@ impl Conductor {
             // Part by part: what one snapshot releases of a large transaction may be many times the log's memory.
             self.log.settle();
             let snapshot = &release.horizon.snapshot;
-            let Some(waiting) = self
-                .waiting
-                .pop_front_if(|waiting| snapshot.sees(waiting.commit().xid))
-            else {
+            let Some(waiting) = self.waiting.pop_front_if(|waiting| {
+                matches!(waiting, Waiting::Silent(_)) || snapshot.sees(waiting.commit().xid)
+            }) else {
                 break;
             };
             release.released = true;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.size());
             match waiting {
-                Waiting::Part(part) => {
-                    let part = self.view_part(part);
+                Waiting::Silent(part) => self.verdicts.apply(&part),
+                Waiting::Part { part, is_whole } => {
+                    self.verdicts.apply(&part);
+                    let part = self.view_part(part, is_whole);
                     // Before the lanes, which are none of their business.
                     let saying = Saying {
                         part: Arc::clone(&part),
@@ -201,7 +212,10 @@ impl Conductor {
                     release.saying = self.say(saying, &mut says);
                     release.rest = self.route(now, part);
                 }
-                Waiting::Skipped { relations, .. } => self.skip(&relations),
+                Waiting::Skipped { commit, relations } => {
+                    self.verdicts.skipped(&commit, &relations);
+                    self.skip(&relations);
+                }
             }
             if release.rest.is_some() {
                 self.release = Some(release);
@@ -315,13 +329,13 @@ impl Conductor {
     }
 
     /// The part as the catalog of now sees it.
-    fn view_part(&mut self, part: TransactionPart) -> Arc<Part> {
+    fn view_part(&mut self, part: TransactionPart, is_whole: bool) -> Arc<Part> {
         let views: Vec<Option<Arc<View>>> = part
             .changes
             .iter()
             .map(|change| self.view(&change.relation))
             .collect();
-        Arc::new(Part::new(part, views, Arc::clone(&self.catalog)))
+        Arc::new(Part::new(part, is_whole, views, Arc::clone(&self.catalog)))
     }
 
     /// Hands a released part to the lanes that it concerns and that keep up; returns it with the others.
@@ -368,12 +382,15 @@ impl Conductor {
             let Some(lane) = self.lanes.get_mut(id) else {
                 continue;
             };
-            if !unended.contains(id) && is_denied_unseen(now, lane, &self.subscribers, part) {
+            if !unended.contains(id)
+                && !self.verdicts.may_judge(part, lane.key.identity.role())
+                && is_denied_unseen(now, lane, &self.subscribers, part)
+            {
                 let denied = &mut self.counts.settled.denied.not_asked;
                 *denied = denied.saturating_add(1);
                 continue;
             }
-            let rows = routed_rows(now, lane, &self.subscribers, &self.keys, part, *number);
+            let mut rows = routed_rows(now, lane, &self.subscribers, &self.keys, part, *number);
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.
             if rows.is_empty() && !unended.contains(id) {
@@ -382,6 +399,7 @@ impl Conductor {
             if !part.last {
                 self.unended.insert(*id);
             }
+            let told = judge_rows(&mut self.verdicts, lane, part, *number, &mut rows);
             let undecided = rows.iter().filter(|row| row.state.is_open()).count();
             lane.push(
                 &self.keys,
@@ -394,8 +412,26 @@ impl Conductor {
                     undecided,
                 },
             );
+            for (table, raised) in told {
+                match raised {
+                    Some(state) => self.tell_trouble(*id, table, state),
+                    None => self.recovered(*id, table),
+                }
+            }
             self.check_lane(now, *id);
         }
+    }
+
+    /// Whether the schema must be read for want of one.
+    fn learns(&mut self, now: Instant) -> bool {
+        if !self.verdicts.lacks_knowledge() {
+            return false;
+        }
+        let due = self.learn_at.is_some_and(|time| time <= now);
+        if due || self.learn_at.is_none() {
+            self.learn_at = now.checked_add(LEARN_PAUSE);
+        }
+        due
     }
 
     pub(super) fn view(&mut self, relation: &Arc<Relation>) -> Option<Arc<View>> {

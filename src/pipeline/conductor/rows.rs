@@ -1,11 +1,12 @@
 //! The rows of a part as a lane sees them before Postgres is asked. Plain functions.
 
 use crate::catalog::Access;
-use crate::change::{Change, ChangeKind};
+use crate::change::{Change, ChangeKind, Oid};
 use crate::pipeline::lane::{ItemRow, Lane, RowState, policies_ask};
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::receives;
 use crate::pipeline::subscriber::{Subscriber, SubscriberId};
+use crate::pipeline::verdicts::{Judgement, Verdicts};
 use crate::pipeline::view::{RowKeys, View};
 use crate::realtime::payload::Withheld;
 use std::collections::HashMap;
@@ -116,10 +117,60 @@ pub(super) fn routed_row(
             RowState::Allowed
         }
     };
-    if state != RowState::Unasked {
+    if !matches!(state, RowState::Unasked | RowState::Refused) {
         predicates.clear();
     }
     wanted.then(|| ItemRow::new(index, state, predicates))
+}
+
+/// Decides what can be decided without asking: rows whose only question is the policy. Returns the tables whose policies
+/// raised, with the first SQLSTATE, and those that a verdict came for.
+pub(super) fn judge_rows(
+    verdicts: &mut Verdicts,
+    lane: &mut Lane,
+    part: &Part,
+    number: u64,
+    rows: &mut [ItemRow],
+) -> Vec<(Oid, Option<Box<str>>)> {
+    let mut told: Vec<(Oid, Option<Box<str>>)> = Vec::new();
+    for row in rows {
+        if !matches!(row.state, RowState::Unasked | RowState::Refused) || !row.predicates.is_empty()
+        {
+            continue;
+        }
+        let Some((change, view)) = part.change(row.change) else {
+            continue;
+        };
+        if !policies_ask(change, view, lane.key.identity.role()) {
+            continue;
+        }
+        let judgement = verdicts.judge(
+            &mut lane.sitting,
+            &lane.key.identity,
+            part,
+            number,
+            row.change,
+        );
+        let Some(judgement) = judgement else {
+            continue;
+        };
+        let (state, raised) = match judgement {
+            Judgement::Allowed => (RowState::Allowed, None),
+            Judgement::Hidden => (RowState::Hidden, None),
+            Judgement::Raised(state) => (RowState::Raised, Some(state)),
+        };
+        row.state = state;
+        let table = view.table.oid;
+        let news = raised.is_some() || lane.troubles.contains_key(&table);
+        if news
+            && told
+                .last()
+                .is_none_or(|last| *last != (table, raised.clone()))
+        {
+            told.push((table, raised));
+        }
+    }
+    told
 }
 
 /// Why a new row is announced without its content, if it is (protocol.md §4.6).

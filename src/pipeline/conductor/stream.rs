@@ -42,6 +42,9 @@ impl Conductor {
         self.unseen.clear();
         self.received = Lsn::ZERO;
         self.confirmed = Lsn::ZERO;
+        if self.verdicts.restart(self.catalog_loading) {
+            self.load_catalog();
+        }
         let everybody: Vec<SubscriberId> = self.subscribers.keys().copied().collect();
         for id in everybody {
             self.resync(id, ResyncReason::SlotRecreated);
@@ -50,9 +53,9 @@ impl Conductor {
 
     pub(super) fn receive_part(&mut self, mut part: TransactionPart) {
         // After a reconnect a transaction that was handed down in part comes again from its beginning.
-        let next = match self.received_part {
-            Some((commit, next)) if commit == part.commit.lsn => next,
-            _ => 0,
+        let (next, is_first) = match self.received_part {
+            Some((commit, next)) if commit == part.commit.lsn => (next, false),
+            _ => (0, true),
         };
         part.changes.retain(|change| change.order >= next);
         let next = part
@@ -75,13 +78,23 @@ impl Conductor {
         if continued || self.is_interesting(&part) {
             // All further parts, or else nobody would hear of the transaction's end.
             self.continued = (!part.last).then_some(part.commit.lsn);
-            self.wait(Waiting::Part(part));
-        } else if part.last {
+            let is_whole = is_first && part.last;
+            return self.wait(Waiting::Part { part, is_whole });
+        }
+        if part.last {
             if self.unseen.len() >= UNSEEN_MAX {
                 self.unseen.pop_front();
             }
             let number = self.number();
             self.unseen.push_back((number, part.commit.xid));
+        }
+        // Plans may look into its tables. What is before it in the stream comes first; nothing else need be waited for.
+        if self.verdicts.follows_stream() {
+            if self.waiting.is_empty() && self.release.is_none() {
+                self.verdicts.apply(&part);
+            } else {
+                self.wait(Waiting::Silent(part));
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use crate::policy::value::{Field, Kind, Oid, Type, Types};
 /// The catalog cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the database's schema")]
-pub struct LoadError(#[from] tokio_postgres::Error);
+pub struct LoadError(#[from] pub tokio_postgres::Error);
 
 const TYPES: &str = "
     select t.oid, n.nspname::text, t.typname::text, t.typtype::text, t.typcategory::text, t.typispreferred,
