@@ -362,7 +362,7 @@ impl Conductor {
     }
 
     /// What was read together with the catalog that comes next.
-    pub(super) fn expect_knowledge(&mut self, knowledge: Option<Knowledge>) {
+    pub(super) fn expect_knowledge(&mut self, knowledge: Option<Box<Knowledge>>) {
         self.verdicts.expect(knowledge);
     }
 

@@ -23,6 +23,8 @@ use crate::routing::{Event, Filter, RequestedBinding, Subscription, TableFilter}
 
 const MESSAGES: u32 = 100;
 const OPEN: u32 = 200;
+/// Published, and nobody is bound to it.
+const UNBOUND: u32 = 201;
 /// `realtime.messages` and one of its partitions.
 const ROOT: u32 = 300;
 const PARTITION: u32 = 301;
@@ -91,6 +93,7 @@ fn catalog(fingerprint: &str) -> Arc<Catalog> {
         tables: HashMap::from([
             (MESSAGES, table(MESSAGES, true)),
             (OPEN, table(OPEN, false)),
+            (UNBOUND, table(UNBOUND, false)),
         ]),
         types: HashMap::from([of_type(20, "int8"), of_type(25, "text")]),
         messages: HashSet::from([ROOT, PARTITION]),
@@ -109,7 +112,7 @@ fn catalog(fingerprint: &str) -> Arc<Catalog> {
 }
 
 fn relation(oid: u32) -> Arc<Relation> {
-    if ![MESSAGES, OPEN].contains(&oid) {
+    if ![MESSAGES, OPEN, UNBOUND].contains(&oid) {
         return message_relation(oid);
     }
     let column = |name: &str, type_oid, in_identity| RelationColumn {
@@ -207,6 +210,11 @@ fn claims(role: &str, subject: &str) -> Arc<Claims> {
 
 impl Bench {
     fn new() -> Self {
+        Self::compiling(false)
+    }
+
+    /// With or without the stream going through the shadow; the schema that plans need is never known.
+    fn compiling(compile: bool) -> Self {
         let log = Arc::new(Log::new(Limits {
             memory_bytes_max: 1 << 20,
             bytes_max: 1 << 20,
@@ -221,7 +229,7 @@ impl Bench {
             connections: Pool::ALL.into_iter().map(|pool| (pool, 2)).collect(),
             withhold_deletes: false,
             broadcast_bytes_max: 1000,
-            compile: false,
+            compile,
             shadow_bytes_max: 1 << 20,
         };
         let mut bench = Self {
@@ -933,4 +941,31 @@ fn policies_are_looked_at_also_while_nothing_happens() {
     bench.conductor.handle_timeout(bench.now);
     bench.turn();
     assert!(bench.wants_horizon, "somebody may be in a private room");
+}
+
+#[test]
+fn what_concerns_nobody_but_plans_waits_for_what_is_before_it_and_for_no_snapshot() {
+    let mut bench = Bench::compiling(true);
+    bench.subscribe(1, claims("authenticated", "1"), false);
+    bench.see_all();
+    assert_eq!(bench.read(1), ["subscribed"]);
+    let nobodys = |bench: &mut Bench| {
+        let xid = bench.next_xid;
+        bench.next_xid += 1;
+        bench.part(xid, UNBOUND, vec![insert(1, "x")], true);
+    };
+    nobodys(&mut bench);
+    assert!(!bench.wants_horizon, "nobody waits for it");
+    bench.commit(OPEN, insert(1, "a"));
+    let seen = bench.next_xid;
+    nobodys(&mut bench);
+    assert!(bench.wants_horizon);
+    bench.horizon(seen);
+    assert_eq!(bench.read(1), ["INSERT 1 a."]);
+    assert!(!bench.wants_horizon, "nothing waits any more");
+    nobodys(&mut bench);
+    assert!(!bench.wants_horizon);
+    bench.commit(OPEN, insert(2, "b"));
+    bench.see_all();
+    assert_eq!(bench.read(1), ["INSERT 2 b."]);
 }

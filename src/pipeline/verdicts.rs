@@ -78,17 +78,20 @@ struct Compiled {
     tables: Vec<Oid>,
 }
 
+/// The reason where Postgres must be asked.
+type Planned = Result<Compiled, Box<str>>;
+
 /// Plans, shadows, and what is known of the database.
 #[derive(Debug)]
 pub(super) struct Verdicts {
     enabled: bool,
-    knowledge: Option<Knowledge>,
+    knowledge: Option<Box<Knowledge>>,
     /// Comes with the next catalog.
-    next: Option<Knowledge>,
+    next: Option<Box<Knowledge>>,
     /// What comes next was read before positions got a new meaning.
     next_is_void: bool,
-    /// By table and role; the reason where Postgres must be asked.
-    plans: HashMap<Oid, HashMap<Box<str>, Result<Compiled, Box<str>>>>,
+    /// By table and role.
+    plans: HashMap<Oid, HashMap<Box<str>, Planned>>,
     next_number: u64,
     shadow: Shadow,
     loads: VecDeque<LoadRequest>,
@@ -166,7 +169,7 @@ impl Verdicts {
     }
 
     /// What was read together with the catalog that comes next.
-    pub(super) fn expect(&mut self, knowledge: Option<Knowledge>) {
+    pub(super) fn expect(&mut self, knowledge: Option<Box<Knowledge>>) {
         self.next = knowledge.filter(|_| self.enabled);
     }
 
@@ -180,7 +183,7 @@ impl Verdicts {
     pub(super) fn renew(&mut self, catalog: &Catalog) -> bool {
         let next = self.next.take();
         let is_void = std::mem::take(&mut self.next_is_void);
-        let is_of = |knowledge: &Option<Knowledge>| matches!(knowledge, Some(known) if known.fingerprint == catalog.fingerprint);
+        let is_of = |knowledge: &Option<Box<Knowledge>>| matches!(knowledge, Some(known) if known.fingerprint == catalog.fingerprint);
         if is_of(&self.knowledge) || !self.enabled {
             return false;
         }
@@ -237,9 +240,7 @@ impl Verdicts {
 
     /// A table to be loaded now.
     pub(super) fn next_load(&mut self) -> Option<LoadRequest> {
-        if self.knowledge.is_none() {
-            return None;
-        }
+        self.knowledge.as_ref()?;
         self.loads.extend(self.shadow.loads());
         if self.loading >= LOADING_MAX {
             return None;
@@ -337,10 +338,7 @@ fn compiled(
     if let Some(Err(error)) = plan.constant() {
         return Err(format!("the policies always raise: {error}").into());
     }
-    let is_known = |name: &&Box<str>| {
-        let name: &str = name;
-        name == CLAIMS || knowledge.unset.contains(name)
-    };
+    let is_known = |name: &str| name == CLAIMS || knowledge.unset.contains(name);
     if let Some(name) = plan.reads.settings.iter().find(|name| !is_known(name)) {
         return Err(format!("the setting {name}").into());
     }

@@ -29,7 +29,7 @@ pub(super) enum Done {
     /// The database can be asked; the catalog at hand may be old.
     Connected,
     Horizon(Option<Horizon>),
-    Catalog(Option<(Arc<Catalog>, Option<Knowledge>)>),
+    Catalog(Option<(Arc<Catalog>, Option<Box<Knowledge>>)>),
     Shadow(LoadResult),
     Resolved {
         ticket: u64,
@@ -461,10 +461,10 @@ async fn learn(
     client: &Client,
     publications: &[String],
     catalog: &Catalog,
-) -> (Option<Knowledge>, bool) {
+) -> (Option<Box<Knowledge>>, bool) {
     let learnt = knowledge::load(client, publications, &catalog.fingerprint);
     match tokio::time::timeout(LOOKUP_TIMEOUT, learnt).await {
-        Ok(Ok(known)) => (known, true),
+        Ok(Ok(known)) => (known.map(Box::new), true),
         Ok(Err(error)) => {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
