@@ -42,12 +42,16 @@ const ROLES_MAX: usize = 2_000;
 ///
 /// # Errors
 /// A query failed; the transaction is rolled back.
-pub async fn load(client: &Client, publications: &[String]) -> Result<Catalog, LoadError> {
+pub async fn load(
+    client: &Client,
+    publications: &[String],
+    for_plans: bool,
+) -> Result<Catalog, LoadError> {
     client
         .batch_execute(sql::BEGIN)
         .await
         .map_err(at("snapshot"))?;
-    let catalog = read(client, publications).await;
+    let catalog = read(client, publications, for_plans).await;
     let ended = client.batch_execute("rollback").await;
     let catalog = catalog?;
     ended.map_err(at("end of snapshot"))?;
@@ -61,7 +65,11 @@ fn at(step: &'static str) -> impl Fn(tokio_postgres::Error) -> LoadError {
 /// The columns of each table, in attribute order.
 type Columns = HashMap<Oid, Vec<Column>>;
 
-async fn read(client: &Client, publications: &[String]) -> Result<Catalog, LoadError> {
+async fn read(
+    client: &Client,
+    publications: &[String],
+    for_plans: bool,
+) -> Result<Catalog, LoadError> {
     let publications = publications.to_vec();
     let names: (&(dyn ToSql + Sync), WireType) = (&publications, WireType::TEXT_ARRAY);
     // First: what is read after it can only be newer.
@@ -69,7 +77,7 @@ async fn read(client: &Client, publications: &[String]) -> Result<Catalog, LoadE
         client,
         "fingerprint",
         sql::FINGERPRINT_SQL,
-        slice::from_ref(&names),
+        &[names.clone(), (&for_plans, WireType::BOOL)],
     )
     .await?;
     let messages = query(client, "broadcast messages", sql::MESSAGES, &[]).await?;

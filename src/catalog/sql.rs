@@ -17,7 +17,7 @@ pub(super) const BEGIN: &str = "
 /// Every catalog row counts by its `xmin`, which each change of a row renews; statistics are updated in place and do not
 /// show. The sums do not depend on the order of rows. Of roles, which are a view without `xmin`, the attributes count.
 ///
-/// Compiled policies may call any function and depend on any type, operator and cast; of tables that are not published
+/// `$2` says whether it covers what compiled policies depend on as well. They may call any function and depend on any type, operator and cast; of tables that are not published
 /// they depend only on their being there, and on who may read them. Those are read without `xmin`, which would change
 /// with every TRUNCATE of a table that nobody follows.
 ///
@@ -95,42 +95,45 @@ pub const FINGERPRINT_SQL: &str = "
         union all
         select pg_catalog.hash_record_extended(row(root, relid), 14) from messages
         union all
-        select pg_catalog.hash_record_extended(row(c.oid, c.relname, c.relnamespace, c.relkind, c.relowner, c.relpersistence,
-            c.relnatts, c.relispartition, c.relrowsecurity, c.relforcerowsecurity, c.relacl), 15)
-        from pg_catalog.pg_class c
-        where c.oid >= 16384 and c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relpersistence <> 't'
-        union all
-        select pg_catalog.hash_record_extended(row(a.attrelid, a.attnum, a.xmin), 16)
-        from pg_catalog.pg_attribute a
-        where a.attnum > 0 and a.attrelid in (select p.polrelid from pg_catalog.pg_policy p
-            where p.polrelid not in (select relid from messages))
-        union all
-        select pg_catalog.hash_record_extended(row(p.oid, p.xmin), 17)
-        from pg_catalog.pg_policy p where p.polrelid not in (select relid from messages)
-        union all
-        select pg_catalog.hash_record_extended(row(f.oid, f.xmin), 18)
-        from pg_catalog.pg_proc f where f.oid >= 16384
-        union all
-        select pg_catalog.hash_record_extended(row(o.oid, o.xmin), 19)
-        from pg_catalog.pg_operator o where o.oid >= 16384
-        union all
-        select pg_catalog.hash_record_extended(row(c.oid, c.xmin), 20)
-        from pg_catalog.pg_cast c where c.oid >= 16384
-        union all
-        select pg_catalog.hash_record_extended(row(o.oid, o.xmin), 21)
-        from pg_catalog.pg_opclass o where o.oid >= 16384
-        union all
-        select pg_catalog.hash_record_extended(row(c.oid, c.xmin), 22)
-        from pg_catalog.pg_constraint c where c.contypid <> 0 and c.oid >= 16384
-        union all
-        select pg_catalog.hash_record_extended(row(s.setdatabase, s.setrole, s.xmin), 23)
-        from pg_catalog.pg_db_role_setting s
-        where s.setdatabase in (0, (select d.oid from pg_catalog.pg_database d
-                where d.datname = pg_catalog.current_database()))
-            and s.setrole in (0, (select r.oid from pg_catalog.pg_roles r where r.rolname = session_user))
-        union all
-        select pg_catalog.hash_record_extended(row(i.inhrelid, i.inhparent, i.inhseqno), 24)
-        from pg_catalog.pg_inherits i
+        select depended.hash from (
+            select pg_catalog.hash_record_extended(row(c.oid, c.relname, c.relnamespace, c.relkind, c.relowner, c.relpersistence,
+                c.relnatts, c.relispartition, c.relrowsecurity, c.relforcerowsecurity, c.relacl), 15)
+            from pg_catalog.pg_class c
+            where c.oid >= 16384 and c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relpersistence <> 't'
+            union all
+            select pg_catalog.hash_record_extended(row(a.attrelid, a.attnum, a.xmin), 16)
+            from pg_catalog.pg_attribute a
+            where a.attnum > 0 and a.attrelid in (select p.polrelid from pg_catalog.pg_policy p
+                where p.polrelid not in (select relid from messages))
+            union all
+            select pg_catalog.hash_record_extended(row(p.oid, p.xmin), 17)
+            from pg_catalog.pg_policy p where p.polrelid not in (select relid from messages)
+            union all
+            select pg_catalog.hash_record_extended(row(f.oid, f.xmin), 18)
+            from pg_catalog.pg_proc f where f.oid >= 16384
+            union all
+            select pg_catalog.hash_record_extended(row(o.oid, o.xmin), 19)
+            from pg_catalog.pg_operator o where o.oid >= 16384
+            union all
+            select pg_catalog.hash_record_extended(row(c.oid, c.xmin), 20)
+            from pg_catalog.pg_cast c where c.oid >= 16384
+            union all
+            select pg_catalog.hash_record_extended(row(o.oid, o.xmin), 21)
+            from pg_catalog.pg_opclass o where o.oid >= 16384
+            union all
+            select pg_catalog.hash_record_extended(row(c.oid, c.xmin), 22)
+            from pg_catalog.pg_constraint c where c.contypid <> 0 and c.oid >= 16384
+            union all
+            select pg_catalog.hash_record_extended(row(s.setdatabase, s.setrole, s.xmin), 23)
+            from pg_catalog.pg_db_role_setting s
+            where s.setdatabase in (0, (select d.oid from pg_catalog.pg_database d
+                    where d.datname = pg_catalog.current_database()))
+                and s.setrole in (0, (select r.oid from pg_catalog.pg_roles r where r.rolname = session_user))
+            union all
+            select pg_catalog.hash_record_extended(row(i.inhrelid, i.inhparent, i.inhseqno), 24)
+            from pg_catalog.pg_inherits i
+        ) depended (hash)
+        where $2
     )
     select pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(hash)) from rows";
 

@@ -83,7 +83,9 @@ pub(super) async fn load(
         "select ({}), pg_catalog.pg_current_wal_insert_lsn()::text",
         catalog::FINGERPRINT_SQL
     );
-    let rows = client.query_typed(&again, &[publications]).await?;
+    let rows = client
+        .query_typed(&again, &[publications, (&true, WireType::BOOL)])
+        .await?;
     let Some(row) = rows.first() else {
         return Ok(None);
     };

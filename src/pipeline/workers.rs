@@ -108,8 +108,11 @@ impl Workers {
         };
         let (horizons, horizons_in) = mpsc::channel(QUEUE_MAX);
         let publications: Arc<[String]> = options.slot.publications.clone().into();
-        tasks
-            .spawn(worker("walcast horizon").take_horizons(horizons_in, Arc::clone(&publications)));
+        tasks.spawn(worker("walcast horizon").take_horizons(
+            horizons_in,
+            Arc::clone(&publications),
+            options.compile,
+        ));
         let (lookups, lookups_in) = mpsc::channel(QUEUE_MAX);
         tasks.spawn(worker("walcast catalog").look_up(
             lookups_in,
@@ -215,7 +218,12 @@ impl Worker {
         self.done.send(done).await.is_ok()
     }
 
-    async fn take_horizons(self, mut requests: mpsc::Receiver<()>, publications: Arc<[String]>) {
+    async fn take_horizons(
+        self,
+        mut requests: mpsc::Receiver<()>,
+        publications: Arc<[String]>,
+        compile: bool,
+    ) {
         while let Some(client) = self.connect().await {
             if !self.report(Done::Connected).await {
                 return;
@@ -248,7 +256,7 @@ impl Worker {
                 let Some(Some(())) = self.stop.run_until_cancelled(requests.recv()).await else {
                     return;
                 };
-                let query = take_horizon(&client, &statement, &publications);
+                let query = take_horizon(&client, &statement, &publications, compile);
                 let horizon = tokio::time::timeout(HORIZON_TIMEOUT, query)
                     .await
                     .ok()
@@ -286,7 +294,7 @@ impl Worker {
                     Lookup::Catalog => {
                         let loaded = tokio::time::timeout(
                             LOOKUP_TIMEOUT,
-                            catalog::load(&client, &publications),
+                            catalog::load(&client, &publications, compile),
                         )
                         .await;
                         let loaded = loaded.map_err(|elapsed| tracing::warn!(%elapsed, "reading the catalog took too long")).ok();
@@ -503,10 +511,11 @@ async fn take_horizon(
     client: &Client,
     statement: &Statement,
     publications: &Arc<[String]>,
+    compile: bool,
 ) -> Option<Horizon> {
     let publications: Vec<&str> = publications.iter().map(String::as_str).collect();
     let row = client
-        .query_one(statement, &[&publications])
+        .query_one(statement, &[&publications, &compile])
         .await
         .map_err(|error| tracing::debug!(%error, "cannot take a snapshot"))
         .ok()?;

@@ -72,7 +72,7 @@ pub(crate) async fn check_catalog_against_postgres(client: &Client) {
         "walcast_catalog_root".to_owned(),
         "walcast_missing".to_owned(),
     ];
-    let catalog = load(client, &names).await.unwrap();
+    let catalog = load(client, &names, true).await.unwrap();
     check_shape(client, &catalog).await;
     for role in ROLES {
         assert!(catalog.roles.contains_key(*role), "{role}");
@@ -237,7 +237,9 @@ async fn check_partitions(client: &Client) {
         .batch_execute("alter publication walcast_catalog set (publish_via_partition_root = true)")
         .await
         .unwrap();
-    let catalog = load(client, &["walcast_catalog".to_owned()]).await.unwrap();
+    let catalog = load(client, &["walcast_catalog".to_owned()], true)
+        .await
+        .unwrap();
     assert_eq!(*find(&catalog, "parted").primary_key, [0]);
     assert!(
         !catalog
@@ -334,7 +336,7 @@ const STILL: &[&str] = &[
 async fn check_fingerprint(client: &Client, names: &[String]) {
     let read = async || -> String {
         client
-            .query_one(FINGERPRINT_SQL, &[&names])
+            .query_one(FINGERPRINT_SQL, &[&names, &true])
             .await
             .unwrap()
             .get(0)
@@ -350,7 +352,7 @@ async fn check_fingerprint(client: &Client, names: &[String]) {
         client.batch_execute(still).await.unwrap();
         assert_eq!(before, read().await, "{still}");
     }
-    let catalog = load(client, names).await.unwrap();
+    let catalog = load(client, names, true).await.unwrap();
     assert_eq!(*catalog.fingerprint, *before);
     // The table and two partitions, one of them of the other; none of them for subscribers of row changes.
     assert_eq!(catalog.messages.len(), 3);
@@ -368,12 +370,12 @@ async fn check_ordinary_login(client: &Client, names: &[String]) {
         .batch_execute("grant walcast_reader to walcast_nobody")
         .await
         .unwrap();
-    let all = load(client, names).await.unwrap();
+    let all = load(client, names, true).await.unwrap();
     client
         .batch_execute("set role walcast_nobody")
         .await
         .unwrap();
-    let seen = load(client, names).await.unwrap();
+    let seen = load(client, names, true).await.unwrap();
     client.batch_execute("reset role").await.unwrap();
     assert_eq!(seen.tables.len(), all.tables.len());
     let roles: Vec<_> = seen.roles.keys().map(|role| &**role).collect();

@@ -5,9 +5,11 @@ use serde_json::json;
 use walcast::testing::{App, AppOptions, Subscriber, eventually, user};
 
 use crate::world::{
-    ALICE, BOB, CAROL, DIARY, SCHEMA, TALK, all, brief, contents, say, start, start_with,
-    start_with_environment, subscribe,
+    ALICE, BOB, CAROL, DIARY, SCHEMA, TALK, all, brief, contents, say, start_with_environment,
+    subscribe,
 };
+
+const COMPILED: &[(&str, &str)] = &[("WALCAST_VERDICTS", "compiled")];
 
 async fn figure(app: &App, name: &str) -> f64 {
     let metrics = app.server.get("/metrics").await.unwrap().body;
@@ -21,7 +23,7 @@ async fn figure(app: &App, name: &str) -> f64 {
 async fn start_alone() -> App {
     let options = AppOptions {
         schema: SCHEMA,
-        environment: &[],
+        environment: COMPILED,
         private: Some(&["fsync=off"]),
     };
     App::start_with(env!("CARGO_BIN_EXE_walcast"), &options).await
@@ -222,7 +224,7 @@ const STATEMENTS: &[&str] = &[
 
 #[tokio::test]
 async fn who_sees_what_under_ddl_is_what_postgres_says() {
-    let app = start().await;
+    let app = start_with_environment("", COMPILED).await;
     let people = [ALICE, BOB, CAROL];
     let mut subscribers: Vec<Subscriber> = Vec::new();
     for person in people {
@@ -269,12 +271,13 @@ async fn who_sees_what_under_ddl_is_what_postgres_says() {
 
 #[tokio::test]
 async fn policies_that_are_not_understood_are_asked_of_postgres() {
-    let app = start_with(
+    let app = start_with_environment(
         "create table odd (id int primary key, owner uuid);
          grant select on odd to authenticated;
          alter table odd enable row level security;
          create policy p on odd using (owner = auth.uid() and random() >= 0);
          alter publication supabase_realtime add table odd;",
+        COMPILED,
     )
     .await;
     let mut alice = app
@@ -292,12 +295,13 @@ async fn policies_that_are_not_understood_are_asked_of_postgres() {
 
 #[tokio::test]
 async fn a_row_that_raises_is_denied_and_told_and_the_next_is_not() {
-    let app = start_with(
+    let app = start_with_environment(
         "create table risky (id int primary key, word text);
          grant select on risky to authenticated;
          alter table risky enable row level security;
          create policy p on risky using (word::int > 0);
          alter publication supabase_realtime add table risky;",
+        COMPILED,
     )
     .await;
     let mut alice = app.subscribe(&user(ALICE), all("risky")).await;

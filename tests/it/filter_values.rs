@@ -383,7 +383,9 @@ pub(crate) async fn check_filters_against_postgres(client: &Client) -> Outcome {
         names.join(", ")
     );
     client.batch_execute(&publish).await.unwrap();
-    let catalog = load(client, &["walcast_filters".to_owned()]).await.unwrap();
+    let catalog = load(client, &["walcast_filters".to_owned()], false)
+        .await
+        .unwrap();
     let mut outcome = Outcome::default();
     for (number, sample) in samples.iter().enumerate() {
         check_samples(client, &catalog, number, sample, &mut outcome).await;

@@ -31,7 +31,7 @@ const RAISED: &str = "Unable to subscribe to changes with given parameters. An e
 /// `walcast_subscribe`.
 pub(crate) async fn check_subscribing(client: &Client) {
     client.batch_execute(SETUP).await.unwrap();
-    let catalog = load(client, &["walcast_subscribe".to_owned()])
+    let catalog = load(client, &["walcast_subscribe".to_owned()], false)
         .await
         .unwrap();
     check_exceptions(client, &catalog).await;

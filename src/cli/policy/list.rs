@@ -100,7 +100,7 @@ pub(in crate::cli) async fn list(
     let path = super::search_path(&client).await?;
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let schema = schema::load(&client, &path).await?;
-    let published = catalog::load(&client, publications).await?;
+    let published = catalog::load(&client, publications, false).await?;
     let mut roles: BTreeMap<&str, Oid> = BTreeMap::new();
     for name in ROLES {
         roles.extend(schema.role(name).map(|oid| (*name, oid)));
