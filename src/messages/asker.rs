@@ -129,9 +129,21 @@ impl Asker {
             .timeout
             .saturating_mul(2)
             .saturating_add(Duration::from_secs(1));
-        let asked = tokio::time::timeout(patience, self.answer(request))
+        let remembers = !self.statements.is_empty();
+        let mut asked = tokio::time::timeout(patience, self.answer(request))
             .await
             .map_err(|_elapsed| Gone)?;
+        // What was installed when the statements were prepared may be gone; what is there now may still answer.
+        if remembers
+            && let Err(failed) = &asked
+            && trouble(failed)? == AskError::NotInstalled
+        {
+            self.statements.clear();
+            self.has_probe_function = None;
+            asked = tokio::time::timeout(patience, self.answer(request))
+                .await
+                .map_err(|_elapsed| Gone)?;
+        }
         let failed = match asked {
             Ok(answer) => return Ok(Ok(answer)),
             Err(failed) => failed,
