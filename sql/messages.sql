@@ -178,8 +178,8 @@ begin
 end
 $$;
 
--- Rows are published under the name of the table, not of its partitions. It must exist before the replication slot does:
--- a slot cannot be read across a moment at which its publication did not exist.
+-- Rows are published under the name of the table, not of its partitions. It may be made while a server runs: the server reads
+-- it as soon as its slot is past every transaction that does not know it.
 do $$
 begin
   if not exists (

@@ -130,9 +130,7 @@ impl Asker {
             .saturating_mul(2)
             .saturating_add(Duration::from_secs(1));
         let remembers = !self.statements.is_empty();
-        let mut asked = tokio::time::timeout(patience, self.answer(request))
-            .await
-            .map_err(|_elapsed| Gone)?;
+        let mut asked = self.answer_within(patience, request).await?;
         // What was installed when the statements were prepared may be gone; what is there now may still answer.
         if remembers
             && let Err(failed) = &asked
@@ -140,9 +138,7 @@ impl Asker {
         {
             self.statements.clear();
             self.has_probe_function = None;
-            asked = tokio::time::timeout(patience, self.answer(request))
-                .await
-                .map_err(|_elapsed| Gone)?;
+            asked = self.answer_within(patience, request).await?;
         }
         let failed = match asked {
             Ok(answer) => return Ok(Ok(answer)),
@@ -158,6 +154,16 @@ impl Asker {
             "a question about realtime.messages failed"
         );
         Ok(Err(error))
+    }
+
+    async fn answer_within(
+        &mut self,
+        patience: Duration,
+        request: &Request,
+    ) -> Result<Result<Answer, Failed>, Gone> {
+        tokio::time::timeout(patience, self.answer(request))
+            .await
+            .map_err(|_elapsed| Gone)
     }
 
     async fn answer(&mut self, request: &Request) -> Result<Answer, Failed> {
