@@ -196,7 +196,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     open(
         "verdicts",
-        "postgres",
+        "compiled",
         "`compiled` decides in memory who may see a row, where the policies are understood; `postgres` asks for every row.",
     ),
     open(
