@@ -84,6 +84,8 @@ const CLOSE_LOOK_PAUSE: Duration = Duration::from_millis(100);
 const CLOSE_LOOK: Duration = Duration::from_secs(1);
 /// Pause before the schema is read again that could not be.
 const LEARN_PAUSE: Duration = Duration::from_secs(30);
+/// Pause between looks for plans that nobody needs; those go at the second. Longer than clients take to come back.
+const SWEEP_PAUSE: Duration = Duration::from_secs(30);
 /// Pause between requests for the stream's position.
 const POKE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -268,6 +270,8 @@ pub(super) struct Conductor {
     verdicts: Verdicts,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
+    /// When plans that nobody needs are looked for.
+    sweep_at: Option<Instant>,
 }
 
 impl Conductor {
@@ -323,6 +327,7 @@ impl Conductor {
             counts: Counts::default(),
             verdicts,
             learn_at: None,
+            sweep_at: None,
         }
     }
 
@@ -384,7 +389,7 @@ impl Conductor {
             .filter(|_| !self.awaiting_successor.is_empty());
         let look = self.look_at.filter(|_| may_look && self.needs_catalog());
         let locks = self.locks.next_timeout();
-        [grace, horizon, poke, look, locks]
+        [grace, horizon, poke, look, locks, self.sweep_at]
             .into_iter()
             .flatten()
             .min()
@@ -407,6 +412,9 @@ impl Conductor {
         }
         for lane in self.locks.due(now) {
             self.check_lane(now, lane);
+        }
+        if self.sweep_at.is_some_and(|time| time <= now) {
+            self.sweep(now);
         }
         self.advance(now);
     }

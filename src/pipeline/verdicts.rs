@@ -5,7 +5,7 @@
 //! is allowed in doubt.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 
 use super::knowledge::Knowledge;
@@ -93,6 +93,10 @@ pub(super) struct Verdicts {
     /// By table and role.
     plans: HashMap<Oid, HashMap<Box<str>, Planned>>,
     next_number: u64,
+    /// The tables that are wanted are to be found anew.
+    plans_changed: bool,
+    /// Plans that nobody needed when they were last looked at.
+    idle: HashSet<(Oid, Box<str>)>,
     shadow: Shadow,
     loads: VecDeque<LoadRequest>,
     loading: usize,
@@ -111,6 +115,8 @@ impl Verdicts {
             next_is_void: false,
             plans: HashMap::new(),
             next_number: 1,
+            plans_changed: false,
+            idle: HashSet::new(),
             shadow: Shadow::new(Limits {
                 bytes_max: shadow_bytes_max,
                 retained_bytes_max: shadow_bytes_max / 4,
@@ -188,9 +194,14 @@ impl Verdicts {
             return false;
         }
         self.forget();
-        self.shadow.invalidate_all("the catalog has changed");
         self.knowledge =
             next.filter(|knowledge| !is_void && knowledge.fingerprint == catalog.fingerprint);
+        // Without knowledge the tables go on with the stream. Nothing is judged by them until it has come, and told which
+        // of them were altered.
+        if let Some(knowledge) = &self.knowledge {
+            self.shadow.describe(&knowledge.prints);
+            self.plans_changed = true;
+        }
         self.knowledge.is_some()
     }
 
@@ -208,7 +219,6 @@ impl Verdicts {
         let Some(knowledge) = &self.knowledge else {
             return;
         };
-        let mut looks_further = false;
         for (oid, role) in wanted {
             let applies = catalog
                 .access(oid, role)
@@ -221,7 +231,7 @@ impl Verdicts {
             self.next_number = number.saturating_add(1);
             let planned = compiled(knowledge, oid, role, number);
             match &planned {
-                Ok(compiled) => looks_further |= !compiled.tables.is_empty(),
+                Ok(compiled) => self.plans_changed |= !compiled.tables.is_empty(),
                 Err(reason) => {
                     tracing::info!(table = oid, role, %reason, "verdicts on this table are asked of Postgres");
                 }
@@ -231,7 +241,37 @@ impl Verdicts {
                 .or_default()
                 .insert(role.into(), planned);
         }
-        if looks_further {
+        self.want();
+    }
+
+    /// Drops what nobody needs: plans without subscribers since the last call, and the tables that only they looked into.
+    /// To be called from time to time.
+    pub(super) fn sweep(&mut self, needs: impl Fn(Oid, &str) -> bool) {
+        let mut idle = HashSet::new();
+        for (oid, by) in &mut self.plans {
+            by.retain(|role, _| {
+                if needs(*oid, role) {
+                    return true;
+                }
+                let stays = !self.idle.contains(&(*oid, role.clone()));
+                if stays {
+                    idle.insert((*oid, role.clone()));
+                } else {
+                    self.plans_changed = true;
+                }
+                stays
+            });
+        }
+        self.plans.retain(|_, by| !by.is_empty());
+        self.idle = idle;
+        self.want();
+        self.shadow.reconsider();
+    }
+
+    fn want(&mut self) {
+        if let Some(knowledge) = &self.knowledge
+            && std::mem::take(&mut self.plans_changed)
+        {
             let plans = self.plans.values().flat_map(HashMap::values);
             let reads = plans.filter_map(|planned| Some(&planned.as_ref().ok()?.plan.reads));
             self.shadow.want(Spec::all(&knowledge.schema, reads));
