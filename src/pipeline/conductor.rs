@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId, LaneKey};
+use super::ledger::Ledger;
 use super::locks::Locks;
 use super::messages::Unsendable;
 use super::part::memory_of;
 use super::settle::Settled;
 use super::standing::{Breaker, Pool, Timeouts};
+use super::state::PolicyState;
 use super::subscriber::{Subscriber, SubscriberId};
 use super::verdicts::{Judged, Verdicts};
 use super::view::{RowKeys, View};
@@ -268,6 +270,7 @@ pub(super) struct Conductor {
     outputs: VecDeque<Output>,
     counts: Counts,
     verdicts: Verdicts,
+    ledger: Ledger,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
     /// When plans that nobody needs are looked for.
@@ -326,6 +329,7 @@ impl Conductor {
             outputs: VecDeque::new(),
             counts: Counts::default(),
             verdicts,
+            ledger: Ledger::default(),
             learn_at: None,
             sweep_at: None,
         }
@@ -353,6 +357,14 @@ impl Conductor {
     /// Verdicts that needed no question.
     pub(super) fn judged(&self) -> Judged {
         self.verdicts.judged()
+    }
+
+    /// What becomes of policies, for operators.
+    pub(super) fn policy_state(&self) -> PolicyState {
+        PolicyState {
+            verdicts: self.ledger.tables(),
+            ..self.verdicts.state()
+        }
     }
 
     /// The tables that compiled policies look into.

@@ -8,15 +8,18 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 
+use serde::Serialize;
+
 use super::knowledge::Knowledge;
 use super::part::Part;
+use super::state::{PlanState, PolicyState, ShadowState};
 use super::view::View;
 use crate::catalog::Catalog;
 use crate::change::{Change, ChangeKind, Commit, Datum, Oid, Snapshot, TransactionPart};
 use crate::policy::builtin::Session;
 use crate::policy::value::{Value, input};
 use crate::policy::{Identity, Plan, Tables, Tuple, Verdict, World, compile};
-use crate::shadow::{Limits, LoadRequest, LoadResult, Shadow, Sizes, Spec};
+use crate::shadow::{Limits, LoadRequest, LoadResult, Shadow, Sizes, Spec, State, Status};
 
 /// The setting that every question sets, besides Postgres' own.
 const CLAIMS: &str = "request.jwt.claims";
@@ -37,7 +40,7 @@ pub(super) enum Judgement {
 }
 
 /// Verdicts of one source, by result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Judged {
     /// The identity sees the row.
     pub allowed: u64,
@@ -132,6 +135,40 @@ impl Verdicts {
     /// Verdicts so far.
     pub(super) const fn judged(&self) -> Judged {
         self.judged
+    }
+
+    /// Plans and tables, for operators.
+    pub(super) fn state(&self) -> PolicyState {
+        let name = |oid: &Oid| -> Box<str> {
+            let known = self.knowledge.as_ref();
+            match known.and_then(|known| known.schema.tables.get(oid)) {
+                Some(table) => format!("{}.{}", table.schema, table.name).into(),
+                None => oid.to_string().into(),
+            }
+        };
+        let mut plans: Vec<PlanState> = (self.plans.iter())
+            .flat_map(|(oid, by)| by.iter().map(move |(role, planned)| (oid, role, planned)))
+            .map(|(oid, role, planned)| PlanState {
+                table: name(oid),
+                role: role.clone(),
+                compiled: planned.is_ok(),
+                reason: planned.as_ref().err().cloned(),
+                reads: planned.as_ref().map_or_else(
+                    |_refused| Vec::new(),
+                    |compiled| compiled.tables.iter().map(name).collect(),
+                ),
+            })
+            .collect();
+        plans.sort_by(|a, b| (&a.table, &a.role).cmp(&(&b.table, &b.role)));
+        PolicyState {
+            compiles: self.enabled,
+            knows_schema: self.knowledge.is_some(),
+            shadow_bytes: self.shadow.bytes(),
+            shadow_bytes_max: self.shadow.limits().bytes_max,
+            plans,
+            shadows: self.shadow.status().into_iter().map(shown).collect(),
+            verdicts: Vec::new(),
+        }
     }
 
     /// The tables in memory.
@@ -358,6 +395,31 @@ impl Verdicts {
         };
         *count = count.saturating_add(1);
         judgement
+    }
+}
+
+fn shown(status: Status) -> ShadowState {
+    let (state, reason, exact_from) = match status.state {
+        State::Wanted => ("wanted", None, None),
+        State::Loading => ("loading", None, None),
+        State::Trusted { from } => ("trusted", None, Some(from.to_string())),
+        State::Invalid { reason } => ("invalid", Some(reason), None),
+        State::TooLarge => (
+            "too large",
+            Some("it does not fit into shadow_bytes_max beside the others".into()),
+            None,
+        ),
+        State::Unfit { reason } => ("unfit", Some(reason), None),
+    };
+    ShadowState {
+        table: format!("{}.{}", status.schema, status.name).into(),
+        state,
+        reason,
+        exact_from,
+        rows: status.rows,
+        bytes: status.bytes,
+        loads: status.loads,
+        loaded_again_because: status.why,
     }
 }
 

@@ -95,6 +95,10 @@ struct Table {
     overruns: u32,
     /// Loads that were begun since the table was last trusted.
     attempts: u32,
+    /// Loads that were ever begun.
+    loads: u64,
+    /// Why the last one was, if it was not the first.
+    why: Option<Box<str>>,
     /// Partitions whose changes are routed here.
     leaves: BTreeSet<Oid>,
 }
@@ -175,6 +179,10 @@ pub struct Status {
     pub rows: usize,
     /// Bytes of rows, indexes and retained changes.
     pub bytes: usize,
+    /// Loads that were begun.
+    pub loads: u64,
+    /// Why the last of them was, if it was not the first.
+    pub why: Option<Box<str>>,
 }
 
 /// How much there is of all tables.
@@ -310,6 +318,8 @@ impl Shadow {
                     oversized: 0,
                     overruns: 0,
                     attempts: 0,
+                    loads: 0,
+                    why: None,
                     leaves: other.map(|table| table.leaves).unwrap_or_default(),
                 },
             };
@@ -331,9 +341,11 @@ impl Shadow {
         let bytes_max = self.limits.bytes_max.saturating_sub(self.bytes);
         let mut requests = Vec::new();
         for (oid, table) in &mut self.tables {
-            if !matches!(table.stage, Stage::Wanted(_)) {
+            let Stage::Wanted(why) = &mut table.stage else {
                 continue;
-            }
+            };
+            table.why = why.take();
+            table.loads = table.loads.saturating_add(1);
             table.print = (self.prints.as_ref())
                 .map(|prints| prints.get(oid).cloned().unwrap_or_default());
             self.generation = self.generation.saturating_add(1);
@@ -578,6 +590,8 @@ impl Shadow {
                     state: table.stage.state(),
                     rows,
                     bytes,
+                    loads: table.loads,
+                    why: table.why.clone(),
                 }
             })
             .collect()
@@ -598,6 +612,12 @@ impl Shadow {
             }
         }
         sizes
+    }
+
+    /// How much memory it may take.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Bytes of all tables' rows and indexes.
