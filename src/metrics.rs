@@ -84,6 +84,33 @@ pub struct Verdict {
     pub result: &'static str,
 }
 
+/// The label of a family by table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfTable {
+    /// Schema and name, of a bounded number of tables; `other` for the rest.
+    pub table: String,
+}
+
+/// The labels of the verdicts on one table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TableVerdict {
+    /// As [`OfTable`].
+    pub table: String,
+    /// From a closed set.
+    pub source: &'static str,
+    /// From a closed set.
+    pub result: &'static str,
+}
+
+/// The labels of the time that verdicts on one table took.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TableSource {
+    /// As [`OfTable`].
+    pub table: String,
+    /// From a closed set.
+    pub source: &'static str,
+}
+
 /// The label of a family by why something was withheld.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
@@ -167,6 +194,14 @@ pub struct Metrics {
     pub shadow_rows: Gauge,
     /// Bytes of these rows and their indexes.
     pub shadow_bytes: Gauge,
+    /// Verdicts by table, where they came from and what they were.
+    pub table_verdicts: Family<TableVerdict, Counter>,
+    /// Seconds that they took: ours in memory, Postgres' own for questions.
+    pub table_verdict_seconds: Family<TableSource, Counter<f64, AtomicU64>>,
+    /// Rows in memory of each table that compiled policies look into.
+    pub table_shadow_rows: Family<OfTable, Gauge>,
+    /// Bytes of these rows and their indexes.
+    pub table_shadow_bytes: Family<OfTable, Gauge>,
     /// Channels told to start over, by why.
     pub resyncs: Family<Reason, Counter>,
     /// Transactions consumed.
@@ -250,6 +285,10 @@ impl Metrics {
             shadow_tables: Gauge::default(),
             shadow_rows: Gauge::default(),
             shadow_bytes: Gauge::default(),
+            table_verdicts: Family::default(),
+            table_verdict_seconds: Family::default(),
+            table_shadow_rows: Family::default(),
+            table_shadow_bytes: Family::default(),
             resyncs: Family::default(),
             transactions: Counter::default(),
             replication_lag_bytes: Gauge::default(),
@@ -306,6 +345,10 @@ impl Metrics {
         to.register("walcast_shadow_tables", "Tables that compiled policies can look into", self.shadow_tables.clone());
         to.register("walcast_shadow_rows", "Rows of these tables in memory", self.shadow_rows.clone());
         to.register_with_unit("walcast_shadow", "Rows of these tables and their indexes", Unit::Bytes, self.shadow_bytes.clone());
+        to.register("walcast_table_verdicts", "Verdicts by table, source and result", self.table_verdicts.clone());
+        to.register_with_unit("walcast_table_verdict", "Time that verdicts took, by table and source", Unit::Seconds, self.table_verdict_seconds.clone());
+        to.register("walcast_table_shadow_rows", "Rows in memory, by the table that compiled policies look into", self.table_shadow_rows.clone());
+        to.register_with_unit("walcast_table_shadow", "These rows and their indexes, by table", Unit::Bytes, self.table_shadow_bytes.clone());
         to.register("walcast_resyncs", "Channels told to start over, by reason", self.resyncs.clone());
         to.register("walcast_transactions", "Transactions consumed", self.transactions.clone());
         to.register("walcast_broadcasts_from_database", "Rows of realtime.messages that were broadcast", self.broadcasts_from_database.clone());
@@ -330,6 +373,14 @@ impl Metrics {
         // Writing into a String cannot fail; what was written is the best answer if a metric's own code says it did.
         let _written = text::encode(&mut out, &self.registry);
         out
+    }
+}
+
+/// Brings a counter of seconds up to a sum that is kept elsewhere. It never goes back.
+pub fn raise_seconds(counter: &Counter<f64, AtomicU64>, seconds: f64) {
+    let missing = seconds - counter.get();
+    if missing > 0.0 {
+        counter.inc_by(missing);
     }
 }
 

@@ -6,6 +6,7 @@
 mod collation;
 mod load;
 mod sql;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::change::{Oid, ReplicaIdentity};
 
 pub use load::{LoadError, load};
 pub use sql::FINGERPRINT_SQL;
+pub use watch::{Glance, Watch};
 
 /// Everything known about the published tables as of one snapshot.
 #[derive(Debug, Default)]

@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId, LaneKey};
+use super::ledger::Ledger;
 use super::locks::Locks;
 use super::messages::Unsendable;
 use super::part::memory_of;
 use super::settle::Settled;
 use super::standing::{Breaker, Pool, Timeouts};
+use super::state::PolicyState;
 use super::subscriber::{Subscriber, SubscriberId};
 use super::verdicts::{Judged, Verdicts};
 use super::view::{RowKeys, View};
@@ -84,6 +86,8 @@ const CLOSE_LOOK_PAUSE: Duration = Duration::from_millis(100);
 const CLOSE_LOOK: Duration = Duration::from_secs(1);
 /// Pause before the schema is read again that could not be.
 const LEARN_PAUSE: Duration = Duration::from_secs(30);
+/// Pause between looks for plans that nobody needs; those go at the second. Longer than clients take to come back.
+const SWEEP_PAUSE: Duration = Duration::from_secs(30);
 /// Pause between requests for the stream's position.
 const POKE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -266,8 +270,11 @@ pub(super) struct Conductor {
     outputs: VecDeque<Output>,
     counts: Counts,
     verdicts: Verdicts,
+    ledger: Ledger,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
+    /// When plans that nobody needs are looked for.
+    sweep_at: Option<Instant>,
 }
 
 impl Conductor {
@@ -322,7 +329,9 @@ impl Conductor {
             outputs: VecDeque::new(),
             counts: Counts::default(),
             verdicts,
+            ledger: Ledger::default(),
             learn_at: None,
+            sweep_at: None,
         }
     }
 
@@ -348,6 +357,14 @@ impl Conductor {
     /// Verdicts that needed no question.
     pub(super) fn judged(&self) -> Judged {
         self.verdicts.judged()
+    }
+
+    /// What becomes of policies, for operators.
+    pub(super) fn policy_state(&self) -> PolicyState {
+        PolicyState {
+            verdicts: self.ledger.tables(),
+            ..self.verdicts.state()
+        }
     }
 
     /// The tables that compiled policies look into.
@@ -384,7 +401,7 @@ impl Conductor {
             .filter(|_| !self.awaiting_successor.is_empty());
         let look = self.look_at.filter(|_| may_look && self.needs_catalog());
         let locks = self.locks.next_timeout();
-        [grace, horizon, poke, look, locks]
+        [grace, horizon, poke, look, locks, self.sweep_at]
             .into_iter()
             .flatten()
             .min()
@@ -407,6 +424,9 @@ impl Conductor {
         }
         for lane in self.locks.due(now) {
             self.check_lane(now, lane);
+        }
+        if self.sweep_at.is_some_and(|time| time <= now) {
+            self.sweep(now);
         }
         self.advance(now);
     }

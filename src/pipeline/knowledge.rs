@@ -4,13 +4,15 @@
 //! catalog's still.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use tokio_postgres::types::{ToSql, Type as WireType};
 use tokio_postgres::{Client, Error};
 
 use crate::catalog;
-use crate::change::Lsn;
+use crate::change::{Lsn, Oid};
 use crate::policy::schema::{self, Schema};
+use crate::shadow::{self, Prints};
 
 /// The state of the database under one fingerprint.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Knowledge {
     pub(super) unset: HashSet<Box<str>>,
     /// `search_path` of a session names the schema of the current role.
     pub(super) searches_user: bool,
+    /// Tells which tables were altered since they were read.
+    pub(super) prints: Arc<Prints>,
 }
 
 /// Names of settings that are looked at.
@@ -76,6 +80,11 @@ pub(super) async fn load(
         Err(error) if client.is_closed() => return Err(error),
         Err(_refused) => HashSet::new(),
     };
+    let tables: Vec<Oid> = (schema.tables.values())
+        .filter(|table| table.permanent && matches!(table.kind, b'r' | b'p'))
+        .map(|table| table.oid)
+        .collect();
+    let prints = Arc::new(shadow::prints(client, publications, &tables).await?);
     let publications = publications.to_vec();
     let publications: (&(dyn ToSql + Sync), WireType) = (&publications, WireType::TEXT_ARRAY);
     // The snapshot is the statement's own and therefore older than the position.
@@ -101,6 +110,7 @@ pub(super) async fn load(
         from,
         unset,
         searches_user,
+        prints,
     }))
 }
 

@@ -6,11 +6,13 @@
 mod conductor;
 mod knowledge;
 mod lane;
+mod ledger;
 mod locks;
 mod messages;
 mod part;
 mod settle;
 mod standing;
+mod state;
 mod subscriber;
 mod verdicts;
 mod view;
@@ -23,7 +25,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,8 +45,10 @@ use crate::replication::stream::{Channels, Confirmed};
 use crate::rooms::Rooms;
 use crate::routing::RequestedBinding;
 use crate::shadow::Sizes;
+pub use ledger::{TableWork, Work};
 pub use messages::Unsendable;
 pub use settle::Denied;
+pub use state::{PlanState, PolicyState, ShadowState};
 pub use verdicts::Judged;
 
 use conductor::{Conductor, Counts, Output, Rules};
@@ -93,12 +97,25 @@ pub enum Command {
 pub struct Handle {
     /// Requests; full means: wait.
     pub commands: mpsc::Sender<Command>,
+    /// Operators who want to know what becomes of policies; full means: no answer.
+    pub inquiries: mpsc::Sender<oneshot::Sender<PolicyState>>,
     /// The payloads that postings refer to.
     pub log: Arc<Log>,
     /// Whether changes flow.
     pub status: watch::Receiver<Status>,
     /// What replication counts.
     pub replication: Arc<ReplicationCounters>,
+}
+
+impl Handle {
+    /// What becomes of policies just now; `None` if that cannot be told in time.
+    ///
+    /// Cancel safe.
+    pub async fn policy_state(&self) -> Option<PolicyState> {
+        let (reply, answer) = oneshot::channel();
+        self.inquiries.try_send(reply).ok()?;
+        tokio::time::timeout(INQUIRY_TIMEOUT, answer).await.ok()?.ok()
+    }
 }
 
 /// How the pipeline is doing.
@@ -206,6 +223,9 @@ const CATALOG_MESSAGE: &str = "walcast";
 const EVENTS_MAX: usize = 16;
 /// Requests of sockets that wait for the conductor.
 const COMMANDS_MAX: usize = 1024;
+/// Inquiries that wait for the conductor, and for how long.
+const INQUIRIES_MAX: usize = 16;
+const INQUIRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Inputs handled before the conductor's task lets others run.
 const BURST_MAX: usize = 64;
 
@@ -214,6 +234,7 @@ const BURST_MAX: usize = 64;
 pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) -> Handle {
     let log = Arc::new(Log::new(options.log.clone()));
     let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
+    let (inquiries, inquiries_in) = mpsc::channel(INQUIRIES_MAX);
     let (status_out, status) = watch::channel(Status::default());
     let (events_out, events) = mpsc::channel(EVENTS_MAX);
     let (confirmed, confirmed_in) = watch::channel(Confirmed::NOTHING);
@@ -265,6 +286,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         postponed: None,
         events,
         commands: commands_in,
+        inquiries: inquiries_in,
         confirmed,
         replication,
         catalog: catalog_out,
@@ -278,6 +300,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
     tasks.spawn(driver.run(stop.clone()));
     Handle {
         commands,
+        inquiries,
         log,
         status,
         replication: counters,
@@ -322,6 +345,7 @@ struct Driver {
     postponed: Option<Done>,
     events: mpsc::Receiver<StreamEvent>,
     commands: mpsc::Receiver<Command>,
+    inquiries: mpsc::Receiver<oneshot::Sender<PolicyState>>,
     confirmed: watch::Sender<Confirmed>,
     replication: watch::Receiver<ReplicationStatus>,
     catalog: watch::Sender<Arc<Catalog>>,
@@ -337,6 +361,7 @@ struct Driver {
 enum Input {
     Event(StreamEvent),
     Command(Command),
+    Inquiry(oneshot::Sender<PolicyState>),
     Done(Done),
     Replication,
     Timeout,
@@ -355,6 +380,10 @@ impl Driver {
                     self.conductor.handle_stream(clock::instant(), event);
                 }
                 Input::Command(command) => self.conductor.handle_command(clock::instant(), command),
+                Input::Inquiry(reply) => {
+                    // Who asked may have gone.
+                    let _gone = reply.send(self.conductor.policy_state());
+                }
                 Input::Done(done) => self.take(done),
                 Input::Replication => {}
                 Input::Timeout => self.conductor.handle_timeout(clock::instant()),
@@ -402,6 +431,7 @@ impl Driver {
             () = stop.cancelled() => Input::Stop,
             Some(done) = self.done.recv() => Input::Done(done),
             () = wait => Input::Timeout,
+            Some(reply) = self.inquiries.recv() => Input::Inquiry(reply),
             Some(command) = self.commands.recv() => Input::Command(command),
             Ok(()) = self.replication.changed() => Input::Replication,
             Some(event) = self.events.recv(), if self.conductor.wants_stream() => Input::Event(event),

@@ -5,18 +5,21 @@
 //! is allowed in doubt.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
+
+use serde::Serialize;
 
 use super::knowledge::Knowledge;
 use super::part::Part;
+use super::state::{PlanState, PolicyState, ShadowState};
 use super::view::View;
 use crate::catalog::Catalog;
 use crate::change::{Change, ChangeKind, Commit, Datum, Oid, Snapshot, TransactionPart};
 use crate::policy::builtin::Session;
 use crate::policy::value::{Value, input};
 use crate::policy::{Identity, Plan, Tables, Tuple, Verdict, World, compile};
-use crate::shadow::{Limits, LoadRequest, LoadResult, Shadow, Sizes, Spec};
+use crate::shadow::{Limits, LoadRequest, LoadResult, Shadow, Sizes, Spec, State, Status};
 
 /// The setting that every question sets, besides Postgres' own.
 const CLAIMS: &str = "request.jwt.claims";
@@ -37,7 +40,7 @@ pub(super) enum Judgement {
 }
 
 /// Verdicts of one source, by result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Judged {
     /// The identity sees the row.
     pub allowed: u64,
@@ -93,6 +96,10 @@ pub(super) struct Verdicts {
     /// By table and role.
     plans: HashMap<Oid, HashMap<Box<str>, Planned>>,
     next_number: u64,
+    /// The tables that are wanted are to be found anew.
+    plans_changed: bool,
+    /// Plans that nobody needed when they were last looked at.
+    idle: HashSet<(Oid, Box<str>)>,
     shadow: Shadow,
     loads: VecDeque<LoadRequest>,
     loading: usize,
@@ -111,6 +118,8 @@ impl Verdicts {
             next_is_void: false,
             plans: HashMap::new(),
             next_number: 1,
+            plans_changed: false,
+            idle: HashSet::new(),
             shadow: Shadow::new(Limits {
                 bytes_max: shadow_bytes_max,
                 retained_bytes_max: shadow_bytes_max / 4,
@@ -126,6 +135,40 @@ impl Verdicts {
     /// Verdicts so far.
     pub(super) const fn judged(&self) -> Judged {
         self.judged
+    }
+
+    /// Plans and tables, for operators.
+    pub(super) fn state(&self) -> PolicyState {
+        let name = |oid: &Oid| -> Box<str> {
+            let known = self.knowledge.as_ref();
+            match known.and_then(|known| known.schema.tables.get(oid)) {
+                Some(table) => format!("{}.{}", table.schema, table.name).into(),
+                None => oid.to_string().into(),
+            }
+        };
+        let mut plans: Vec<PlanState> = (self.plans.iter())
+            .flat_map(|(oid, by)| by.iter().map(move |(role, planned)| (oid, role, planned)))
+            .map(|(oid, role, planned)| PlanState {
+                table: name(oid),
+                role: role.clone(),
+                compiled: planned.is_ok(),
+                reason: planned.as_ref().err().cloned(),
+                reads: planned.as_ref().map_or_else(
+                    |_refused| Vec::new(),
+                    |compiled| compiled.tables.iter().map(name).collect(),
+                ),
+            })
+            .collect();
+        plans.sort_by(|a, b| (&a.table, &a.role).cmp(&(&b.table, &b.role)));
+        PolicyState {
+            compiles: self.enabled,
+            knows_schema: self.knowledge.is_some(),
+            shadow_bytes: self.shadow.bytes(),
+            shadow_bytes_max: self.shadow.limits().bytes_max,
+            plans,
+            shadows: self.shadow.status().into_iter().map(shown).collect(),
+            verdicts: Vec::new(),
+        }
     }
 
     /// The tables in memory.
@@ -188,9 +231,14 @@ impl Verdicts {
             return false;
         }
         self.forget();
-        self.shadow.invalidate_all("the catalog has changed");
         self.knowledge =
             next.filter(|knowledge| !is_void && knowledge.fingerprint == catalog.fingerprint);
+        // Without knowledge the tables go on with the stream. Nothing is judged by them until it has come, and told which
+        // of them were altered.
+        if let Some(knowledge) = &self.knowledge {
+            self.shadow.describe(&knowledge.prints);
+            self.plans_changed = true;
+        }
         self.knowledge.is_some()
     }
 
@@ -208,7 +256,6 @@ impl Verdicts {
         let Some(knowledge) = &self.knowledge else {
             return;
         };
-        let mut looks_further = false;
         for (oid, role) in wanted {
             let applies = catalog
                 .access(oid, role)
@@ -221,7 +268,7 @@ impl Verdicts {
             self.next_number = number.saturating_add(1);
             let planned = compiled(knowledge, oid, role, number);
             match &planned {
-                Ok(compiled) => looks_further |= !compiled.tables.is_empty(),
+                Ok(compiled) => self.plans_changed |= !compiled.tables.is_empty(),
                 Err(reason) => {
                     tracing::info!(table = oid, role, %reason, "verdicts on this table are asked of Postgres");
                 }
@@ -231,7 +278,37 @@ impl Verdicts {
                 .or_default()
                 .insert(role.into(), planned);
         }
-        if looks_further {
+        self.want();
+    }
+
+    /// Drops what nobody needs: plans without subscribers since the last call, and the tables that only they looked into.
+    /// To be called from time to time.
+    pub(super) fn sweep(&mut self, needs: impl Fn(Oid, &str) -> bool) {
+        let mut idle = HashSet::new();
+        for (oid, by) in &mut self.plans {
+            by.retain(|role, _| {
+                if needs(*oid, role) {
+                    return true;
+                }
+                let stays = !self.idle.contains(&(*oid, role.clone()));
+                if stays {
+                    idle.insert((*oid, role.clone()));
+                } else {
+                    self.plans_changed = true;
+                }
+                stays
+            });
+        }
+        self.plans.retain(|_, by| !by.is_empty());
+        self.idle = idle;
+        self.want();
+        self.shadow.reconsider();
+    }
+
+    fn want(&mut self) {
+        if let Some(knowledge) = &self.knowledge
+            && std::mem::take(&mut self.plans_changed)
+        {
             let plans = self.plans.values().flat_map(HashMap::values);
             let reads = plans.filter_map(|planned| Some(&planned.as_ref().ok()?.plan.reads));
             self.shadow.want(Spec::all(&knowledge.schema, reads));
@@ -318,6 +395,31 @@ impl Verdicts {
         };
         *count = count.saturating_add(1);
         judgement
+    }
+}
+
+fn shown(status: Status) -> ShadowState {
+    let (state, reason, exact_from) = match status.state {
+        State::Wanted => ("wanted", None, None),
+        State::Loading => ("loading", None, None),
+        State::Trusted { from } => ("trusted", None, Some(from.to_string())),
+        State::Invalid { reason } => ("invalid", Some(reason), None),
+        State::TooLarge => (
+            "too large",
+            Some("it does not fit into shadow_bytes_max beside the others".into()),
+            None,
+        ),
+        State::Unfit { reason } => ("unfit", Some(reason), None),
+    };
+    ShadowState {
+        table: format!("{}.{}", status.schema, status.name).into(),
+        state,
+        reason,
+        exact_from,
+        rows: status.rows,
+        bytes: status.bytes,
+        loads: status.loads,
+        loaded_again_because: status.why,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::sync::{Notify, mpsc};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +17,7 @@ use super::conductor::{Ask, Horizon, Resolve};
 use super::knowledge::{self, Knowledge};
 use super::lane::LaneId;
 use super::standing::Pool;
-use crate::catalog::{self, Catalog};
+use crate::catalog::{self, Catalog, Watch};
 use crate::clock;
 use crate::database::Database;
 use crate::policy::{AskError, Asked, Asker};
@@ -228,17 +228,8 @@ impl Worker {
             if !self.report(Done::Connected).await {
                 return;
             }
-            // Planning the query anew takes several times as long as running it; nothing in its plan depends on the
-            // parameter. Catalogs that change make Postgres plan again by itself.
-            let prepared = match client
-                .batch_execute("set plan_cache_mode = force_generic_plan")
-                .await
-            {
-                Ok(()) => client.prepare(&horizon_query()).await,
-                Err(error) => Err(error),
-            };
-            let statement = match prepared {
-                Ok(statement) => statement,
+            let mut watch = match Watch::prepare(&client, compile).await {
+                Ok(watch) => watch,
                 Err(error) => {
                     tracing::warn!(%error, "cannot prepare the snapshot query");
                     if self
@@ -256,7 +247,7 @@ impl Worker {
                 let Some(Some(())) = self.stop.run_until_cancelled(requests.recv()).await else {
                     return;
                 };
-                let query = take_horizon(&client, &statement, &publications, compile);
+                let query = take_horizon(&mut watch, &client, &publications);
                 let horizon = tokio::time::timeout(HORIZON_TIMEOUT, query)
                     .await
                     .ok()
@@ -499,30 +490,20 @@ fn shadow_pause(attempt: u32) -> Duration {
     }
 }
 
-/// The snapshot is the statement's own and therefore older than the position that is read while it runs.
-fn horizon_query() -> String {
-    format!(
-        "select pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_insert_lsn()::text, ({})",
-        catalog::FINGERPRINT_SQL
-    )
-}
-
 async fn take_horizon(
+    watch: &mut Watch,
     client: &Client,
-    statement: &Statement,
     publications: &Arc<[String]>,
-    compile: bool,
 ) -> Option<Horizon> {
     let publications: Vec<&str> = publications.iter().map(String::as_str).collect();
-    let row = client
-        .query_one(statement, &[&publications, &compile])
+    let glance = watch
+        .look(client, &publications)
         .await
         .map_err(|error| tracing::debug!(%error, "cannot take a snapshot"))
-        .ok()?;
-    let text = |column: usize| row.try_get::<_, &str>(column).ok();
+        .ok()??;
     Some(Horizon {
-        snapshot: text(0)?.parse().ok()?,
-        insert_lsn: text(1)?.parse().ok()?,
-        fingerprint: text(2)?.into(),
+        snapshot: glance.snapshot,
+        insert_lsn: glance.insert_lsn,
+        fingerprint: glance.fingerprint,
     })
 }

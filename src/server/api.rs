@@ -41,17 +41,35 @@ pub(super) async fn ready(State(server): State<Arc<Server>>) -> (StatusCode, Str
 
 /// The metrics, to whom they are open.
 pub(super) async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
-    if let Some(secret) = &server.options.metrics_secret {
-        let signed = bearer::token(&headers)
-            .is_some_and(|token| bearer::is_signed(token, secret, clock::unix_seconds()));
-        if !signed {
-            return StatusCode::FORBIDDEN.into_response();
-        }
+    if !is_open(&server, &headers) {
+        return StatusCode::FORBIDDEN.into_response();
     }
     let services = &server.services;
     record::refresh(&server.metrics, &services.pipeline, services.rooms.sizes());
+    if let Some(state) = services.pipeline.policy_state().await {
+        record::refresh_tables(&server.metrics, &state);
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], server.metrics.encode()).into_response()
+}
+
+/// What becomes of policies, to whom the metrics are open.
+pub(super) async fn policy(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
+    if !is_open(&server, &headers) {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    match server.services.pipeline.policy_state().await {
+        Some(state) => Json(state).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+/// Whether the request may read what operators read.
+fn is_open(server: &Server, headers: &HeaderMap) -> bool {
+    server.options.metrics_secret.as_ref().is_none_or(|secret| {
+        bearer::token(headers)
+            .is_some_and(|token| bearer::is_signed(token, secret, clock::unix_seconds()))
+    })
 }
 
 pub(super) async fn ping() -> Response {

@@ -45,7 +45,7 @@ pub struct ServerOptions {
     pub limits: Limits,
     /// Verifies the tokens of connections, joins and refreshes.
     pub verifier: Arc<Verifier>,
-    /// Signs the tokens that may read `/metrics`; open without.
+    /// Signs the tokens that may read `/metrics` and `/policy`; open without.
     pub metrics_secret: Option<String>,
     /// Sockets at a time; further ones get 429.
     pub sockets_max: usize,
@@ -150,5 +150,6 @@ fn router(server: Arc<Server>) -> Router {
         .route("/healthcheck", get(api::healthcheck))
         .route("/ready", get(api::ready))
         .route("/metrics", get(api::metrics))
+        .route("/policy", get(api::policy))
         .with_state(server)
 }

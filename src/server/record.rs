@@ -4,8 +4,11 @@ use std::sync::atomic::Ordering;
 
 use axum::http::StatusCode;
 
-use crate::metrics::{Code, Metrics, Outcome, Reason, Request, Verdict, raise};
-use crate::pipeline::Handle;
+use crate::metrics::{
+    Code, Metrics, OfTable, Outcome, Reason, Request, TableSource, TableVerdict, Verdict, raise,
+    raise_seconds,
+};
+use crate::pipeline::{Handle, PolicyState};
 use crate::realtime::{Deliveries, ErrorCode, ResyncReason, Tally};
 use crate::rooms::Sizes;
 
@@ -113,6 +116,49 @@ const fn resync_label(reason: ResyncReason) -> &'static str {
         ResyncReason::TransactionTooLarge => "transaction_too_large",
         ResyncReason::VerdictUnknown => "verdict_unknown",
         ResyncReason::IdentityChanged => "identity_changed",
+    }
+}
+
+/// Tables in memory that are shown by themselves.
+const SHADOWS_MAX: usize = 200;
+
+/// Brings what is counted by table up to date.
+pub(super) fn refresh_tables(metrics: &Metrics, state: &PolicyState) {
+    for work in &state.verdicts {
+        for (source, work_of) in [("compiled", work.compiled), ("postgres", work.postgres)] {
+            let judged = work_of.judged;
+            for (result, count) in [
+                ("allowed", judged.allowed),
+                ("denied", judged.denied),
+                ("raised", judged.raised),
+                ("undecided", judged.undecided),
+            ] {
+                let table = work.table.to_string();
+                let label = TableVerdict { table, source, result };
+                raise(&metrics.table_verdicts.get_or_create(&label), count);
+            }
+            let table = work.table.to_string();
+            let seconds = std::time::Duration::from_micros(work_of.micros).as_secs_f64();
+            let label = TableSource { table, source };
+            raise_seconds(&metrics.table_verdict_seconds.get_or_create(&label), seconds);
+        }
+    }
+    // Tables come and go.
+    metrics.table_shadow_rows.clear();
+    metrics.table_shadow_bytes.clear();
+    let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    for (place, shadow) in state.shadows.iter().enumerate() {
+        let table = if place < SHADOWS_MAX {
+            shadow.table.to_string()
+        } else {
+            "other".to_owned()
+        };
+        let label = OfTable { table };
+        let rows = metrics.table_shadow_rows.get_or_create(&label);
+        rows.inc_by(size(shadow.rows));
+        drop(rows);
+        let bytes = metrics.table_shadow_bytes.get_or_create(&label);
+        bytes.inc_by(size(shadow.bytes));
     }
 }
 

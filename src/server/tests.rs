@@ -79,7 +79,9 @@ pub(super) async fn start(options: ServerOptions) -> Fixture {
     let address = listener.local_addr().unwrap();
     let (sender, commands) = mpsc::channel(4);
     let (status, receiver) = watch::channel(Status::default());
+    let (inquiries, _nobody_asks) = mpsc::channel(1);
     let handle = Handle {
+        inquiries,
         commands: sender,
         log: Arc::new(Log::new(log::Limits {
             memory_bytes_max: usize::MAX,

@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type as WireType};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::fit::{ColumnFacts, Facts, Misfit, PublishedFacts, fit};
+use super::print::prints;
 use super::spec::Spec;
 use super::store::Store;
 use super::{LoadRequest, LoadResult, Loaded, Outcome};
@@ -131,6 +132,7 @@ async fn read(
     ) else {
         return Ok(Outcome::Failed("an unknown form of snapshot".into()));
     };
+    let print = prints(client, publications, &[spec.table]).await?;
     let Some(facts) = facts(client, publications, spec.table).await? else {
         return Ok(Outcome::Failed("the table is gone".into()));
     };
@@ -180,6 +182,7 @@ async fn read(
         lsn,
         store,
         leaves: found.leaves,
+        print: print.into_values().next().unwrap_or_default(),
     }))
 }
 

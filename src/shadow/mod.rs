@@ -9,10 +9,14 @@
 //! those are applied that the snapshot does not see, whatever their positions; the result is exact as of each commit
 //! from L on. A transaction that was consumed before P and that the snapshot does not see either would be lost: then
 //! loading begins again. That happens because the stream may carry a commit before others see it.
+//!
+//! DDL changes rows of which the stream says nothing. Each table is read together with its print, and stays only while
+//! [`Shadow::describe`] gives the same one.
 
 mod fit;
 mod layout;
 mod load;
+mod print;
 mod row;
 mod spec;
 mod store;
@@ -36,6 +40,7 @@ use crate::policy::Tables;
 use crate::policy::value::Value;
 
 pub use load::{load, misfit};
+pub use print::{Prints, prints};
 pub use spec::Spec;
 
 /// How much memory shadows may take.
@@ -49,6 +54,8 @@ pub struct Limits {
 
 /// Loads of one table that may fail one after the other because too many changes came meanwhile.
 const OVERRUNS_MAX: u32 = 3;
+/// The longest pause before a table that was too large is tried again, as a power of two of [`Shadow::reconsider`]s.
+const OVERSIZED_DOUBLINGS: u32 = 6;
 
 /// All shadowed tables.
 #[derive(Debug)]
@@ -63,6 +70,8 @@ pub struct Shadow {
     generation: u64,
     /// Bytes of all tables' rows and indexes.
     bytes: usize,
+    /// Of the database as it is known; `None`: nobody tells.
+    prints: Option<Arc<Prints>>,
 }
 
 /// How far the stream has come.
@@ -78,10 +87,18 @@ struct Last {
 struct Table {
     spec: Arc<Spec>,
     stage: Stage,
+    /// What the last load must find and must have been described since; `None`: anything.
+    print: Option<Box<str>>,
+    /// How often it was over the limit since it was last described otherwise or emptied.
+    oversized: u32,
     /// Loads that too many changes have spoiled, one after the other.
     overruns: u32,
     /// Loads that were begun since the table was last trusted.
     attempts: u32,
+    /// Loads that were ever begun.
+    loads: u64,
+    /// Why the last one was, if it was not the first.
+    why: Option<Box<str>>,
     /// Partitions whose changes are routed here.
     leaves: BTreeSet<Oid>,
 }
@@ -96,7 +113,8 @@ enum Stage {
         bytes: usize,
     },
     Trusted(Box<Followed>),
-    TooLarge,
+    /// To be tried again at a later [`Shadow::reconsider`]: so many are left out.
+    TooLarge(u32),
     Unfit(Box<str>),
 }
 
@@ -137,9 +155,9 @@ pub enum State {
         /// Why.
         reason: Box<str>,
     },
-    /// Over a limit: Postgres is asked instead, until the table is invalidated.
+    /// Over a limit: Postgres is asked instead, until it is emptied, altered or reconsidered.
     TooLarge,
-    /// Cannot be followed: Postgres is asked instead, until the table is invalidated.
+    /// Cannot be followed: Postgres is asked instead, until the table is altered.
     Unfit {
         /// Why.
         reason: Box<str>,
@@ -161,6 +179,10 @@ pub struct Status {
     pub rows: usize,
     /// Bytes of rows, indexes and retained changes.
     pub bytes: usize,
+    /// Loads that were begun.
+    pub loads: u64,
+    /// Why the last of them was, if it was not the first.
+    pub why: Option<Box<str>>,
 }
 
 /// How much there is of all tables.
@@ -210,6 +232,7 @@ struct Loaded {
     lsn: Lsn,
     store: Store,
     leaves: BTreeSet<Oid>,
+    print: Box<str>,
 }
 
 impl LoadResult {
@@ -236,6 +259,38 @@ impl Shadow {
             last: None,
             generation: 0,
             bytes: 0,
+            prints: None,
+        }
+    }
+
+    /// Takes what the database is known to be now. What was altered since it was last described is loaded again; all
+    /// other tables stay as they are.
+    pub fn describe(&mut self, prints: &Arc<Prints>) {
+        for (oid, table) in &mut self.tables {
+            let now = prints.get(oid).cloned().unwrap_or_default();
+            let stays = match &table.stage {
+                Stage::Wanted(_) => true,
+                Stage::Loading { .. } | Stage::Trusted(_) | Stage::TooLarge(_) | Stage::Unfit(_) => {
+                    table.print.as_ref() == Some(&now)
+                }
+            };
+            if !stays {
+                table.invalidate("the table, a type of its columns or its publication was altered");
+            }
+        }
+        self.prints = Some(Arc::clone(prints));
+        self.settle();
+    }
+
+    /// Tables that were too large are tried again, each time after twice as many calls.
+    pub fn reconsider(&mut self) {
+        for table in self.tables.values_mut() {
+            if let Stage::TooLarge(left) = &mut table.stage {
+                match left.checked_sub(1) {
+                    Some(fewer) => *left = fewer,
+                    None => table.stage = Stage::Wanted(Some("it was over the limit".into())),
+                }
+            }
         }
     }
 
@@ -259,12 +314,24 @@ impl Shadow {
                 other => Table {
                     spec: Arc::new(spec),
                     stage: Stage::Wanted(None),
+                    print: None,
+                    oversized: 0,
                     overruns: 0,
                     attempts: 0,
+                    loads: 0,
+                    why: None,
                     leaves: other.map(|table| table.leaves).unwrap_or_default(),
                 },
             };
             self.tables.insert(oid, table);
+        }
+        // What is left of them is no longer wanted.
+        if !old.is_empty() {
+            for table in self.tables.values_mut() {
+                if matches!(table.stage, Stage::TooLarge(_)) {
+                    table.stage = Stage::Wanted(Some("memory has become free".into()));
+                }
+            }
         }
         self.settle();
     }
@@ -273,10 +340,14 @@ impl Shadow {
     pub fn loads(&mut self) -> Vec<LoadRequest> {
         let bytes_max = self.limits.bytes_max.saturating_sub(self.bytes);
         let mut requests = Vec::new();
-        for table in self.tables.values_mut() {
-            if !matches!(table.stage, Stage::Wanted(_)) {
+        for (oid, table) in &mut self.tables {
+            let Stage::Wanted(why) = &mut table.stage else {
                 continue;
-            }
+            };
+            table.why = why.take();
+            table.loads = table.loads.saturating_add(1);
+            table.print = (self.prints.as_ref())
+                .map(|prints| prints.get(oid).cloned().unwrap_or_default());
             self.generation = self.generation.saturating_add(1);
             table.stage = Stage::Loading {
                 generation: self.generation,
@@ -317,13 +388,18 @@ impl Shadow {
             Outcome::TooLarge | Outcome::Unfit(_) | Outcome::Failed(_) => None,
         };
         table.stage = match result.outcome {
-            Outcome::TooLarge => Stage::TooLarge,
+            Outcome::TooLarge => table.oversize(),
             Outcome::Unfit(reason) => Stage::Unfit(reason),
             Outcome::Failed(reason) => Stage::Wanted(Some(reason)),
             Outcome::Rows(loaded) if !self.unseen.all_seen(result.generation, &loaded.snapshot) => {
                 Stage::Wanted(Some(
                     "a transaction had been read that was not visible yet".into(),
                 ))
+            }
+            Outcome::Rows(loaded)
+                if (table.print.as_ref()).is_some_and(|print| *print != loaded.print) =>
+            {
+                Stage::Wanted(Some("it was altered before it was loaded".into()))
             }
             Outcome::Rows(loaded) if loaded.leaves != table.leaves => {
                 // Their changes were not retained.
@@ -397,7 +473,7 @@ impl Shadow {
                     table.stage = if table.overruns < OVERRUNS_MAX {
                         Stage::Wanted(Some("too much changed while it was loaded".into()))
                     } else {
-                        Stage::TooLarge
+                        table.oversize()
                     };
                 }
             }
@@ -414,7 +490,10 @@ impl Shadow {
                 }
                 self.bound(oid);
             }
-            Stage::Wanted(_) | Stage::TooLarge | Stage::Unfit(_) => {}
+            Stage::TooLarge(_) if matches!(change.kind, ChangeKind::Truncate) => {
+                table.invalidate("it was emptied");
+            }
+            Stage::Wanted(_) | Stage::TooLarge(_) | Stage::Unfit(_) => {}
         }
     }
 
@@ -451,7 +530,7 @@ impl Shadow {
         // The snapshots of loads under way may be older.
         let loading = self.tables.values().filter_map(|table| match &table.stage {
             Stage::Loading { generation, .. } => Some(*generation),
-            Stage::Wanted(_) | Stage::Trusted(_) | Stage::TooLarge | Stage::Unfit(_) => None,
+            Stage::Wanted(_) | Stage::Trusted(_) | Stage::TooLarge(_) | Stage::Unfit(_) => None,
         });
         self.unseen.forget(snapshot, loading.max().unwrap_or(0));
     }
@@ -502,7 +581,7 @@ impl Shadow {
                 let (rows, bytes) = match &table.stage {
                     Stage::Trusted(followed) => (followed.store.len(), followed.store.bytes()),
                     Stage::Loading { bytes, .. } => (0, *bytes),
-                    Stage::Wanted(_) | Stage::TooLarge | Stage::Unfit(_) => (0, 0),
+                    Stage::Wanted(_) | Stage::TooLarge(_) | Stage::Unfit(_) => (0, 0),
                 };
                 Status {
                     table: *oid,
@@ -511,6 +590,8 @@ impl Shadow {
                     state: table.stage.state(),
                     rows,
                     bytes,
+                    loads: table.loads,
+                    why: table.why.clone(),
                 }
             })
             .collect()
@@ -533,6 +614,12 @@ impl Shadow {
         sizes
     }
 
+    /// How much memory it may take.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Bytes of all tables' rows and indexes.
     #[must_use]
     pub const fn bytes(&self) -> usize {
@@ -542,7 +629,7 @@ impl Shadow {
     fn followed(&self, oid: Oid) -> Option<&Followed> {
         match &self.tables.get(&oid)?.stage {
             Stage::Trusted(followed) => Some(followed),
-            Stage::Wanted(_) | Stage::Loading { .. } | Stage::TooLarge | Stage::Unfit(_) => None,
+            Stage::Wanted(_) | Stage::Loading { .. } | Stage::TooLarge(_) | Stage::Unfit(_) => None,
         }
     }
 
@@ -569,7 +656,7 @@ impl Shadow {
         if let Some(table) = self.tables.get_mut(&oid)
             && matches!(table.stage, Stage::Trusted(_))
         {
-            table.stage = Stage::TooLarge;
+            table.stage = table.oversize();
             self.settle();
         }
     }
@@ -590,8 +677,15 @@ impl Tables for Shadow {
 
 impl Table {
     fn invalidate(&mut self, reason: &str) {
-        self.overruns = 0;
+        (self.overruns, self.oversized) = (0, 0);
         self.stage = Stage::Wanted(Some(reason.into()));
+    }
+
+    /// Over the limit, once more.
+    fn oversize(&mut self) -> Stage {
+        self.overruns = 0;
+        self.oversized = self.oversized.saturating_add(1);
+        Stage::TooLarge(1 << self.oversized.min(OVERSIZED_DOUBLINGS))
     }
 }
 
@@ -606,7 +700,7 @@ impl Stage {
             Self::Trusted(followed) => State::Trusted {
                 from: followed.from,
             },
-            Self::TooLarge => State::TooLarge,
+            Self::TooLarge(_) => State::TooLarge,
             Self::Unfit(reason) => State::Unfit {
                 reason: reason.clone(),
             },

@@ -224,6 +224,7 @@ fn rows(
             lsn: Lsn::new(lsn),
             store,
             leaves: found.leaves,
+            print: Box::default(),
         }),
     }
 }

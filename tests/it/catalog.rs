@@ -3,7 +3,7 @@
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use walcast::catalog::{Catalog, Collation, FINGERPRINT_SQL, Table, TypeKind, load};
+use walcast::catalog::{Catalog, Collation, FINGERPRINT_SQL, Table, TypeKind, Watch, load};
 use walcast::change::ReplicaIdentity;
 
 const SETUP: &str = r#"
@@ -305,6 +305,12 @@ const CHANGES: &[&str] = &[
     "do $$ begin execute format('alter database %I set walcast.word = %L', current_database(), 'a'); end $$",
     "do $$ begin execute format('alter database %I reset walcast.word', current_database()); end $$",
     "create publication walcast_missing",
+    "alter publication walcast_catalog drop table walcast_catalog.keyless; alter publication walcast_catalog add table walcast_catalog.keyless",
+    "alter publication walcast_catalog set table walcast_catalog.keyless where (id > 0)",
+    "create table walcast_catalog.mids (id int) partition by range (id)",
+    "create table walcast_catalog.mids_1 partition of walcast_catalog.mids default",
+    "grant select (id) on walcast_catalog.mids to walcast_nobody",
+    "alter table walcast_catalog.mids detach partition walcast_catalog.mids_1; alter table walcast_catalog.mids attach partition walcast_catalog.mids_1 default",
     "create table realtime.messages_1 partition of realtime.messages for values from (1) to (9) partition by range (day)",
     "create table realtime.messages_1_1 partition of realtime.messages_1 for values from (1) to (2)",
     "alter table realtime.messages enable row level security",
@@ -331,6 +337,8 @@ const STILL: &[&str] = &[
     "truncate walcast_catalog.looked",
     "create index on walcast_catalog.looked (id)",
     "create temporary sequence walcast_passing",
+    "create temporary table walcast_passing_too (id serial primary key, word text)",
+    "drop table walcast_passing_too",
 ];
 
 async fn check_fingerprint(client: &Client, names: &[String]) {
@@ -341,16 +349,22 @@ async fn check_fingerprint(client: &Client, names: &[String]) {
             .unwrap()
             .get(0)
     };
+    let publications: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut watch = Watch::prepare(client, true).await.unwrap();
     let mut before = read().await;
     for change in CHANGES {
         client.batch_execute(change).await.unwrap();
         let after = read().await;
         assert_ne!(before, after, "{change}");
+        let seen = watch.look(client, &publications).await.unwrap().unwrap();
+        assert_eq!(*seen.fingerprint, *after, "the watch misses {change}");
         before = after;
     }
     for still in STILL {
         client.batch_execute(still).await.unwrap();
         assert_eq!(before, read().await, "{still}");
+        let seen = watch.look(client, &publications).await.unwrap().unwrap();
+        assert_eq!(*seen.fingerprint, *before, "{still}");
     }
     let catalog = load(client, names, true).await.unwrap();
     assert_eq!(*catalog.fingerprint, *before);

@@ -1,7 +1,9 @@
 //! Lanes are entered and left, settled and bounded.
 
 use super::rows::routed_row;
-use super::{Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX, SLOW_LANE_ROWS_MAX};
+use super::{
+    Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX, SLOW_LANE_ROWS_MAX, SWEEP_PAUSE,
+};
 use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::{Desk, receives};
@@ -10,6 +12,7 @@ use crate::pipeline::subscriber::{Grace, SubscriberId};
 use crate::policy::Identity;
 use crate::realtime::ResyncReason;
 use crate::routing::Binding;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,12 +53,25 @@ impl Conductor {
         let role = key.identity.role();
         self.verdicts
             .plan(&self.catalog, tables.map(|oid| (oid, role)));
+        if self.verdicts.follows_stream() {
+            self.sweep_at = self.sweep_at.or_else(|| now.checked_add(SWEEP_PAUSE));
+        }
         self.lanes
             .entry(lane)
             .or_insert_with(|| Lane::new(key.clone()))
             .subscribers
             .push(id);
         self.check_lane(now, lane);
+    }
+
+    /// Drops plans that no lane needs.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let (by_table, lanes) = (&self.by_table, &self.lanes);
+        self.verdicts.sweep(|oid, role| {
+            let mut on_table = by_table.get(&oid).into_iter().flat_map(HashMap::keys);
+            on_table.any(|id| (lanes.get(id)).is_some_and(|lane| lane.key.identity.role() == role))
+        });
+        self.sweep_at = now.checked_add(SWEEP_PAUSE);
     }
 
     /// Takes the subscriber out of its lane; returns what it was routed there and not yet given.

@@ -3,6 +3,7 @@
 use super::{Ask, BREAKER_TIMEOUT, Conductor, Output};
 use crate::change::Oid;
 use crate::pipeline::lane::{Asking, LaneId, QUERY_CANCELED, RowState};
+use crate::pipeline::ledger::Source;
 use crate::pipeline::standing::Pool;
 use crate::pipeline::subscriber::{Subscriber, SubscriberId};
 use crate::pipeline::verdicts::Judged;
@@ -122,6 +123,8 @@ impl Conductor {
         // A question of many rows takes its time, and the next one will have fewer; an identity is slow if a few take long.
         let few = asking.rows.len() <= FEW_ROWS;
         let took = if few { asked.took } else { Duration::ZERO };
+        let before = self.counts.asked;
+        let (table, spent) = (asking.table, asked.took);
         match asked.result {
             Ok(answers) => {
                 self.counts.answered = self.counts.answered.saturating_add(1);
@@ -165,6 +168,10 @@ impl Conductor {
                     lane.answer_all(asking, RowState::Unasked);
                 }
             }
+        }
+        if let Some(table) = self.catalog.tables.get(&table) {
+            let more = self.counts.asked.since(before);
+            self.ledger.add(table, Source::Postgres, more, spent);
         }
     }
 

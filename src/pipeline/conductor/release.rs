@@ -399,7 +399,14 @@ impl Conductor {
             if !part.last {
                 self.unended.insert(*id);
             }
-            let told = judge_rows(&mut self.verdicts, lane, part, *number, &mut rows);
+            let told = judge_rows(
+                &mut self.verdicts,
+                &mut self.ledger,
+                lane,
+                part,
+                *number,
+                &mut rows,
+            );
             let undecided = rows.iter().filter(|row| row.state.is_open()).count();
             lane.push(
                 &self.keys,

@@ -2,11 +2,13 @@
 
 use crate::catalog::Access;
 use crate::change::{Change, ChangeKind, Oid};
+use crate::clock;
 use crate::pipeline::lane::{ItemRow, Lane, RowState, policies_ask};
+use crate::pipeline::ledger::{Ledger, Source};
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::receives;
 use crate::pipeline::subscriber::{Subscriber, SubscriberId};
-use crate::pipeline::verdicts::{Judgement, Verdicts};
+use crate::pipeline::verdicts::{Judged, Judgement, Verdicts};
 use crate::pipeline::view::{RowKeys, View};
 use crate::realtime::payload::Withheld;
 use std::collections::HashMap;
@@ -127,6 +129,7 @@ pub(super) fn routed_row(
 /// raised, with the first SQLSTATE, and those that a verdict came for.
 pub(super) fn judge_rows(
     verdicts: &mut Verdicts,
+    ledger: &mut Ledger,
     lane: &mut Lane,
     part: &Part,
     number: u64,
@@ -144,6 +147,7 @@ pub(super) fn judge_rows(
         if !policies_ask(change, view, lane.key.identity.role()) {
             continue;
         }
+        let before = (verdicts.judged(), clock::instant());
         let judgement = verdicts.judge(
             &mut lane.sitting,
             &lane.key.identity,
@@ -151,6 +155,11 @@ pub(super) fn judge_rows(
             number,
             row.change,
         );
+        let more = verdicts.judged().since(before.0);
+        if more != Judged::default() {
+            let took = clock::instant().saturating_duration_since(before.1);
+            ledger.add(&view.table, Source::Compiled, more, took);
+        }
         let Some(judgement) = judgement else {
             continue;
         };
