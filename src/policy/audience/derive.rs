@@ -34,8 +34,8 @@ pub(in crate::policy) fn derive(
 ) -> Audience {
     let mut observer = Observer::new(routines);
     let mut sound = Sound::new(schema, &mut observer);
-    let is_sound = sound.expression(qual, true)
-        && eager.iter().all(|expr| sound.expression(expr, false));
+    let is_sound =
+        sound.expression(qual, true) && eager.iter().all(|expr| sound.expression(expr, false));
     let (guards, checks) = (sound.guards, sound.checks);
     let mut derivation = Derivation {
         schema,
@@ -257,7 +257,11 @@ impl Derivation<'_> {
             return true;
         }
         base(0) == base(1)
-            && self.schema.equality.values().any(|oid| *oid == call.function)
+            && self
+                .schema
+                .equality
+                .values()
+                .any(|oid| *oid == call.function)
             && equatable(&self.schema.types, base(0))
     }
 
@@ -495,8 +499,7 @@ impl Derivation<'_> {
         // What stands around the call is not seen inside: it comes along in variables of its own.
         let Some(wanted) = wanted.map(|wanted| {
             let mut wanted = wanted;
-            let is_whole =
-                self.carry(&mut wanted, around, &mut bindings, &mut variables);
+            let is_whole = self.carry(&mut wanted, around, &mut bindings, &mut variables);
             is_whole.then_some(wanted)
         }) else {
             return Form::Everybody;

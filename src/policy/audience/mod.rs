@@ -48,9 +48,15 @@ pub(crate) enum Form {
     /// Everybody, if this holds.
     If(Expr),
     /// Those whose term equals the value.
-    Equal { term: usize, value: Expr },
+    Equal {
+        term: usize,
+        value: Expr,
+    },
     /// Those whose term equals one of the array's elements.
-    Member { term: usize, array: Expr },
+    Member {
+        term: usize,
+        array: Expr,
+    },
     /// The union.
     Any(Vec<Self>),
     /// Any one of them will do, and if one is nobody, all are. What costs least comes first.
@@ -64,7 +70,10 @@ pub(crate) enum Form {
         inner: Box<Self>,
     },
     /// Inside of the row security of a table of the query.
-    Policy { item: usize, inner: Box<Self> },
+    Policy {
+        item: usize,
+        inner: Box<Self>,
+    },
 }
 
 /// Rows that are found step by step.

@@ -264,11 +264,7 @@ fn has_slots(expr: &Expr) -> bool {
 }
 
 /// The tables of inner joins, with their conditions. What else stands in FROM has no rows that are known.
-fn gather<'s>(
-    source: &'s Source,
-    tables: &mut Vec<&'s TableSource>,
-    conditions: &mut Vec<Expr>,
-) {
+fn gather<'s>(source: &'s Source, tables: &mut Vec<&'s TableSource>, conditions: &mut Vec<Expr>) {
     match source {
         Source::Table(table) => tables.push(table),
         Source::Join {

@@ -149,9 +149,7 @@ impl Compiler<'_> {
 /// Below a change of the type's name from `varchar` to `text`.
 fn unrelabelled(expr: &Expr) -> &Expr {
     match &expr.node {
-        Node::Relabel(inner)
-            if inner.type_oid == oid::VARCHAR && expr.type_oid == oid::TEXT =>
-        {
+        Node::Relabel(inner) if inner.type_oid == oid::VARCHAR && expr.type_oid == oid::TEXT => {
             inner
         }
         _ => expr,

@@ -73,14 +73,18 @@ pub(super) fn may_raise(schema: &Schema, expr: &Expr) -> bool {
 
 /// Whether the call itself raises on no value of its types.
 pub(in crate::policy) fn is_total(schema: &Schema, call: &BuiltinCall) -> bool {
-    schema.functions.get(&call.function).is_some_and(|function| {
-        let name = &*function.name;
-        let comparison = ["eq", "ne", "lt", "le", "gt", "ge"]
-            .iter()
-            .any(|end| name.ends_with(end));
-        let like = LIKE.contains(&name) && call.arguments.last().is_some_and(depends_on_nothing);
-        comparison || like || SAFE.contains(&name) || WIDENING.contains(&call.function)
-    })
+    schema
+        .functions
+        .get(&call.function)
+        .is_some_and(|function| {
+            let name = &*function.name;
+            let comparison = ["eq", "ne", "lt", "le", "gt", "ge"]
+                .iter()
+                .any(|end| name.ends_with(end));
+            let like =
+                LIKE.contains(&name) && call.arguments.last().is_some_and(depends_on_nothing);
+            comparison || like || SAFE.contains(&name) || WIDENING.contains(&call.function)
+        })
 }
 
 /// Whether the call matches its last argument as a pattern.
