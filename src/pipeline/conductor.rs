@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::addressees::Addressees;
 use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId, LaneKey};
 use super::ledger::Ledger;
@@ -221,8 +222,11 @@ pub(super) struct Conductor {
     catching_up: BTreeSet<SubscriberId>,
     lanes: HashMap<LaneId, Lane>,
     lane_ids: HashMap<LaneKey, LaneId>,
-    /// Lanes with a subscriber on the table, and how many.
-    by_table: HashMap<Oid, HashMap<LaneId, usize>>,
+    /// Lanes by the tables of their subscribers.
+    addressees: Addressees,
+    /// Lanes that every change of their tables must reach, whoever may see it: something waits in them, subscribers were
+    /// told of trouble, or what is hidden is kept for a token that may follow.
+    busy: BTreeSet<LaneId>,
     /// Lanes that hold the stream up.
     full: HashSet<LaneId>,
     /// Lanes with superseded rows.
@@ -295,7 +299,8 @@ impl Conductor {
             catching_up: BTreeSet::new(),
             lanes: HashMap::new(),
             lane_ids: HashMap::new(),
-            by_table: HashMap::new(),
+            addressees: Addressees::default(),
+            busy: BTreeSet::new(),
             full: HashSet::new(),
             awaiting_successor: BTreeSet::new(),
             waiting: VecDeque::new(),
@@ -367,6 +372,11 @@ impl Conductor {
         }
     }
 
+    /// Identities that needed no verdict: they are outside of a change's audience.
+    pub(super) fn passed_over(&self) -> Judged {
+        self.verdicts.passed_over()
+    }
+
     /// The tables that compiled policies look into.
     pub(super) fn shadow_sizes(&self) -> Sizes {
         self.verdicts.sizes()
@@ -418,8 +428,10 @@ impl Conductor {
                 break;
             }
             self.grace_ends.remove(&(until, id));
-            if let Some(subscriber) = self.subscribers.get_mut(&id) {
-                subscriber.grace = None;
+            if let Some(subscriber) = self.subscribers.get_mut(&id)
+                && subscriber.grace.take().is_some()
+            {
+                self.end_grace(id);
             }
         }
         for lane in self.locks.due(now) {
@@ -522,6 +534,7 @@ impl Conductor {
         }
         for id in done {
             self.awaiting_successor.remove(&id);
+            self.note_busy(id);
         }
         for (id, table) in lost {
             self.resync_lane(id, ResyncReason::VerdictUnknown, Some(table));

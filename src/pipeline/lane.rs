@@ -60,6 +60,8 @@ pub(super) struct Lane {
     pub(super) rows_max: usize,
     /// Tables whose policies raise or time out, with the SQLSTATE that subscribers were told.
     pub(super) troubles: HashMap<Oid, Box<str>>,
+    /// Subscribers for whom what is hidden is kept.
+    pub(super) keeping: usize,
     /// For verdicts that need no question.
     pub(super) sitting: Sitting,
     /// Rows with a verdict outstanding, and how many of their versions.
@@ -174,6 +176,7 @@ impl Lane {
             raises: 0,
             rows_max: QUESTION_ROWS_FIRST,
             troubles: HashMap::new(),
+            keeping: 0,
             sitting: Sitting::default(),
             open: HashMap::new(),
             pending: HashMap::new(),
@@ -188,6 +191,16 @@ impl Lane {
             Standing::New => self.queue.is_empty(),
             Standing::Slow { .. } => false,
         }
+    }
+
+    /// Whether changes that its identity may not see matter to it all the same: they follow one that waits, show that
+    /// trouble is over, or are kept.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.queue.is_empty()
+            || !self.open.is_empty()
+            || !self.pending.is_empty()
+            || !self.troubles.is_empty()
+            || self.keeping > 0
     }
 
     /// Whether a verdict on an earlier version of one of the change's rows is outstanding.

@@ -3,6 +3,7 @@
 //! Holds no rules of its own: the conductor decides, and this does. Follows design: a change is judged only after a
 //! snapshot has shown its transaction. Never touches a socket of a subscriber.
 
+mod addressees;
 mod conductor;
 mod knowledge;
 mod lane;
@@ -160,6 +161,8 @@ pub struct Totals {
     pub locked: u64,
     /// Verdicts of compiled policies.
     pub compiled: Judged,
+    /// Identities outside of a change's audience, which need no verdict.
+    pub audience: Judged,
     /// Verdicts of Postgres.
     pub asked: Judged,
     /// The tables that compiled policies look into.
@@ -569,6 +572,7 @@ impl Driver {
             timed_out,
             locked,
             compiled: self.conductor.judged(),
+            audience: self.conductor.passed_over(),
             asked,
             shadow: self.conductor.shadow_sizes(),
             broadcasts,

@@ -5,12 +5,14 @@
 //! is allowed in doubt.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 
+use super::addressees::Group;
 use super::knowledge::Knowledge;
+use super::lane::{Lane, LaneId};
 use super::part::Part;
 use super::state::{PlanState, PolicyState, ShadowState};
 use super::view::View;
@@ -107,6 +109,7 @@ pub(super) struct Verdicts {
     routed: u64,
     rows: HashMap<(u32, u64), Option<Tuple>>,
     judged: Judged,
+    passed_over: Judged,
 }
 
 impl Verdicts {
@@ -129,6 +132,7 @@ impl Verdicts {
             routed: 0,
             rows: HashMap::new(),
             judged: Judged::default(),
+            passed_over: Judged::default(),
         }
     }
 
@@ -169,6 +173,17 @@ impl Verdicts {
             shadows: self.shadow.status().into_iter().map(shown).collect(),
             verdicts: Vec::new(),
         }
+    }
+
+    /// Identities that changes left out by their audience.
+    pub(super) const fn passed_over(&self) -> Judged {
+        self.passed_over
+    }
+
+    /// A change left out so many.
+    pub(super) fn pass_over(&mut self, identities: usize) {
+        let denied = &mut self.passed_over.denied;
+        *denied = denied.saturating_add(u64::try_from(identities).unwrap_or(u64::MAX));
     }
 
     /// The tables in memory.
@@ -351,6 +366,63 @@ impl Verdicts {
                 part.commit.lsn >= knowledge.from
                     && part.catalog.fingerprint == knowledge.fingerprint
             })
+    }
+
+    /// The lanes of a table and role that the row of change `index` may concern: it is hidden from all others. `None`: any
+    /// of them.
+    pub(super) fn audience(
+        &mut self,
+        part: &Part,
+        routed: u64,
+        index: u32,
+        role: &str,
+        group: &mut Group,
+        lanes: &mut HashMap<LaneId, Lane>,
+    ) -> Option<BTreeSet<LaneId>> {
+        if !self.holds_for(part) {
+            return None;
+        }
+        let (change, view) = part.change(index)?;
+        let compiled = self.plans.get(&view.table.oid)?.get(role)?.as_ref().ok()?;
+        if !compiled.plan.has_audience()
+            || !self.shadow.is_trusted(&compiled.tables, part.commit.lsn)
+        {
+            return None;
+        }
+        let knowledge = self.knowledge.as_ref()?;
+        if std::mem::replace(&mut self.routed, routed) != routed {
+            self.rows.clear();
+        }
+        let row = self
+            .rows
+            .entry((index, compiled.number))
+            .or_insert_with(|| row(knowledge, compiled, change, view))
+            .as_ref()?;
+        group.place(compiled.number, |id| {
+            let lane = lanes.get_mut(&id)?;
+            // Postgres is asked about its filters, and with them about the row.
+            if lane.key.uncertain.is_some() {
+                return None;
+            }
+            lane.sitting.at(&lane.key.identity, &part.commit);
+            let session = lane.sitting.session.as_ref()?;
+            compiled.plan.keys(World {
+                tables: &self.shadow,
+                session,
+                types: &knowledge.schema.types,
+            })
+        });
+        let session = Session {
+            now: part.commit.time.0,
+            settings: BTreeMap::new(),
+        };
+        let world = World {
+            tables: &self.shadow,
+            session: &session,
+            types: &knowledge.schema.types,
+        };
+        let keys = compiled.plan.audience(world, row, group)?;
+        Some(group.under(keys))
     }
 
     /// Whether the identity saw the row of change `index` right after its commit; `None`: Postgres must be asked.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::audience::Audience;
 use super::builtin::{Aggregate, Builtin, Collation, SetReturning};
 use super::value::{Oid, SqlError, Value};
 
@@ -135,9 +136,21 @@ pub(crate) enum Node {
         left: Vec<Expr>,
         test: Box<Expr>,
         query: Arc<Query>,
+        /// Rows that can be looked up instead of going through all of them.
+        probes: Vec<Probe>,
     },
     /// Raises.
     Raise(SqlError),
+}
+
+/// A value in front of `= ANY (query)` that a column of one of the query's tables must equal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe {
+    /// Which of the values on the left; a plain column or variable.
+    pub(crate) left: usize,
+    pub(crate) item: usize,
+    /// Is what the query selects for it, and never NULL.
+    pub(crate) column: usize,
 }
 
 /// A query.
@@ -430,6 +443,8 @@ pub struct Plan {
     /// What the planner evaluates: an error is one for the whole table.
     pub(crate) eager: Vec<Expr>,
     pub(crate) routines: Vec<Routine>,
+    /// Whom a row may concern.
+    pub(crate) audience: Audience,
     /// What it reads.
     pub reads: Reads,
 }

@@ -3,6 +3,7 @@
 //! A transaction goes in; per change and identity comes out either a decision or a question to Postgres, whose answer
 //! is a later input. Never hears of sockets, topics or filters' text.
 
+mod audience;
 pub mod builtin;
 mod compile;
 mod eval;
@@ -15,7 +16,7 @@ mod syntax;
 pub mod value;
 
 pub use compile::{compile, compile_condition};
-pub use eval::{Tables, Tuple, Verdict, World};
+pub use eval::{ClaimKey, Tables, Tuple, Verdict, Weights, World};
 pub use fallback::{AskError, Asker};
 pub use identity::Identity;
 pub use ir::{Plan, Reads, Refusal};

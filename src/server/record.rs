@@ -217,7 +217,11 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle, rooms: Sizes) {
     ] {
         raise(&metrics.questions.get_or_create(&Outcome { result }), count);
     }
-    for (source, judged) in [("compiled", totals.compiled), ("postgres", totals.asked)] {
+    for (source, judged) in [
+        ("compiled", totals.compiled),
+        ("audience", totals.audience),
+        ("postgres", totals.asked),
+    ] {
         for (result, count) in [
             ("allowed", judged.allowed),
             ("denied", judged.denied),

@@ -1,5 +1,6 @@
 //! Compares the verdicts of plans with what Postgres answers: each row, for many claims, as the role in question.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +11,10 @@ use super::CoverageError;
 use super::generate::Generator;
 use super::memory::{Memory, literal, session_of};
 use crate::database::quote_identifier;
+use crate::policy::builtin::Session;
 use crate::policy::schema::{Schema, Table};
 use crate::policy::value::Oid;
-use crate::policy::{Plan, Verdict, World};
+use crate::policy::{ClaimKey, Plan, Verdict, Weights, World};
 
 /// Sessions that are compared for each plan.
 const SESSIONS: usize = 18;
@@ -31,8 +33,21 @@ pub(super) struct Tally {
     stricter: u64,
     /// Queries that Postgres did not finish in time.
     skipped: u64,
+    /// Rows that need not be judged for everybody, and identities that they leave out.
+    bounded: u64,
+    outside: u64,
     differences: Vec<String>,
     notes: BTreeSet<String>,
+}
+
+/// Weights that make all choices between audiences be taken.
+struct Sway(Cell<usize>);
+
+impl Weights for Sway {
+    fn weight(&self, _key: &ClaimKey) -> usize {
+        self.0.set(self.0.get().wrapping_mul(31).wrapping_add(7));
+        self.0.get().checked_rem(100).unwrap_or(0)
+    }
 }
 
 /// What Postgres says about a row.
@@ -119,14 +134,43 @@ impl Tally {
             types: &schema.types,
         };
         let ready = plan.preflight(world);
-        for (place, tuple) in memory.rows(table.oid) {
+        let keys = plan.keys(world);
+        let nobody = Session {
+            now: session.now,
+            ..Session::default()
+        };
+        for (number, (place, tuple)) in memory.rows(table.oid).iter().enumerate() {
+            let world_of_all = World {
+                session: &nobody,
+                ..world
+            };
+            let audience = plan.audience(world_of_all, tuple, &Sway(Cell::new(number)));
+            let is_outside = match (&keys, &audience) {
+                (Some(keys), Some(audience)) => {
+                    self.bounded = self.bounded.saturating_add(1);
+                    !keys.iter().any(|key| audience.contains(key))
+                }
+                _ => false,
+            };
             let verdict = match &ready {
                 Ok(()) => plan.judge(world, tuple),
                 Err(error) => Verdict::of_error(error.clone()),
             };
             let context =
                 || format!("{entry} as {role}, row {place} {tuple:?}, settings {settings:?}");
-            self.count(seen.get(place).unwrap_or(&Seen::Hidden), &verdict, context);
+            let seen = seen.get(place).unwrap_or(&Seen::Hidden);
+            self.count(seen, &verdict, context);
+            if is_outside {
+                self.outside = self.outside.saturating_add(1);
+                if matches!(seen, Seen::Visible)
+                    || matches!(verdict, Verdict::Allow | Verdict::Raised(_))
+                {
+                    self.differences.push(format!(
+                        "outside of the audience: {verdict:?}: {}",
+                        context()
+                    ));
+                }
+            }
         }
         Ok(())
     }
@@ -271,6 +315,11 @@ impl fmt::Display for Tally {
             self.stricter,
             self.undecided,
             self.skipped
+        )?;
+        writeln!(
+            f,
+            "{} of them by audience, which left {} out",
+            self.bounded, self.outside
         )?;
         for difference in self.differences.iter().take(SHOWN_MAX) {
             writeln!(f, "{difference}")?;

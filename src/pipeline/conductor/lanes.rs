@@ -39,13 +39,7 @@ impl Conductor {
         subscriber.lane = Some(lane);
         for subscription in &subscriber.subscriptions {
             for oid in subscription.tables.keys() {
-                let count = self
-                    .by_table
-                    .entry(*oid)
-                    .or_default()
-                    .entry(lane)
-                    .or_default();
-                *count = count.saturating_add(1);
+                self.addressees.add(*oid, key.identity.role(), lane);
             }
         }
         let tables = (subscriber.subscriptions.iter())
@@ -66,11 +60,9 @@ impl Conductor {
 
     /// Drops plans that no lane needs.
     pub(super) fn sweep(&mut self, now: Instant) {
-        let (by_table, lanes) = (&self.by_table, &self.lanes);
-        self.verdicts.sweep(|oid, role| {
-            let mut on_table = by_table.get(&oid).into_iter().flat_map(HashMap::keys);
-            on_table.any(|id| (lanes.get(id)).is_some_and(|lane| lane.key.identity.role() == role))
-        });
+        let addressees = &self.addressees;
+        self.verdicts
+            .sweep(|oid, role| addressees.has_role(oid, role));
         self.sweep_at = now.checked_add(SWEEP_PAUSE);
     }
 
@@ -82,24 +74,18 @@ impl Conductor {
         let Some(lane_id) = subscriber.lane.take() else {
             return Vec::new();
         };
-        for subscription in &subscriber.subscriptions {
-            for oid in subscription.tables.keys() {
-                if let Some(lanes) = self.by_table.get_mut(oid) {
-                    if let Some(count) = lanes.get_mut(&lane_id) {
-                        *count = count.saturating_sub(1);
-                        if *count == 0 {
-                            lanes.remove(&lane_id);
-                        }
-                    }
-                    if lanes.is_empty() {
-                        self.by_table.remove(oid);
-                    }
-                }
-            }
-        }
         let Some(lane) = self.lanes.get_mut(&lane_id) else {
             return Vec::new();
         };
+        for subscription in &subscriber.subscriptions {
+            for oid in subscription.tables.keys() {
+                self.addressees
+                    .remove(*oid, lane.key.identity.role(), lane_id);
+            }
+        }
+        if subscriber.grace.is_some() {
+            lane.keeping = lane.keeping.saturating_sub(1);
+        }
         lane.subscribers.retain(|member| *member != id);
         let mut owed = Vec::new();
         for item in &lane.queue {
@@ -128,6 +114,7 @@ impl Conductor {
             self.full.remove(&lane_id);
             self.awaiting_successor.remove(&lane_id);
         }
+        self.note_busy(lane_id);
         owed
     }
 
@@ -273,8 +260,47 @@ impl Conductor {
             lane.clear();
         }
         self.lanes.insert(id, lane);
+        self.note_busy(id);
         if overflowed {
             self.resync_lane(id, ResyncReason::VerdictUnknown, None);
+        }
+    }
+
+    /// Whether every change must reach the lane from now on.
+    pub(super) fn note_busy(&mut self, id: LaneId) {
+        if self.lanes.get(&id).is_some_and(Lane::is_busy) {
+            self.busy.insert(id);
+        } else {
+            self.busy.remove(&id);
+        }
+    }
+
+    /// A member of a lane waits for a token.
+    pub(super) fn begin_grace(&mut self, id: SubscriberId) {
+        let lane = self
+            .subscribers
+            .get(&id)
+            .filter(|subscriber| subscriber.grace.is_some())
+            .and_then(|subscriber| subscriber.lane);
+        if let Some(lane_id) = lane
+            && let Some(lane) = self.lanes.get_mut(&lane_id)
+        {
+            lane.keeping = lane.keeping.saturating_add(1);
+            self.note_busy(lane_id);
+        }
+    }
+
+    /// It no longer does, and is still there.
+    pub(super) fn end_grace(&mut self, id: SubscriberId) {
+        let lane = self
+            .subscribers
+            .get(&id)
+            .and_then(|subscriber| subscriber.lane);
+        if let Some(lane_id) = lane
+            && let Some(lane) = self.lanes.get_mut(&lane_id)
+        {
+            lane.keeping = lane.keeping.saturating_sub(1);
+            self.note_busy(lane_id);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
-use super::rows::{is_denied_unseen, judge_rows, routed_rows};
+use super::rows::{Visit, is_denied_unseen, judge_rows, routed_rows};
 use super::{
     CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX,
     UNSEEN_PAUSE_MIN, UNSEEN_RETRIES, Waiting,
@@ -8,13 +8,13 @@ use super::{
 use crate::auth::Claims;
 use crate::catalog::Catalog;
 use crate::change::{Oid, Relation, TransactionPart};
-use crate::pipeline::lane::{Item, Lane, LaneId};
+use crate::pipeline::lane::{Item, Lane, LaneId, policies_ask};
 use crate::pipeline::messages::broadcast_of;
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
 use crate::pipeline::view::View;
 use crate::realtime::{Notice, ResyncReason};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -48,8 +48,8 @@ struct Saying {
 pub(super) struct Routing {
     number: u64,
     part: Arc<Part>,
-    /// Those that it has not reached.
-    lanes: Vec<LaneId>,
+    /// Those that it has not reached, and what of it concerns them.
+    lanes: Vec<(LaneId, Visit)>,
     /// Lanes that must hear of the transaction's end even if the part does not concern them.
     unended: BTreeSet<LaneId>,
 }
@@ -116,12 +116,8 @@ impl Conductor {
         let first = !std::mem::replace(&mut self.has_catalog, true);
         self.views.clear();
         if self.verdicts.renew(&catalog) {
-            let lanes = &self.lanes;
-            let wanted = self.by_table.iter().flat_map(|(oid, ids)| {
-                ids.keys()
-                    .filter_map(|id| Some((*oid, lanes.get(id)?.key.identity.role())))
-            });
-            self.verdicts.plan(&catalog, wanted);
+            self.verdicts
+                .plan(&catalog, self.addressees.tables_and_roles());
         }
         self.look_at = self.look_at.or_else(|| now.checked_add(LOOK_PAUSE));
         let outdated = |subscriber: &&Subscriber| {
@@ -177,7 +173,7 @@ impl Conductor {
         loop {
             if let Some(mut rest) = release.rest.take() {
                 let some = rest.lanes.len().min(LANES_AT_ONCE);
-                let some: Vec<LaneId> = rest.lanes.drain(..some).collect();
+                let some: Vec<(LaneId, Visit)> = rest.lanes.drain(..some).collect();
                 self.route_to(now, &rest, &some);
                 release.rest = (!rest.lanes.is_empty()).then_some(rest);
             }
@@ -340,29 +336,24 @@ impl Conductor {
 
     /// Hands a released part to the lanes that it concerns and that keep up; returns it with the others.
     pub(super) fn route(&mut self, now: Instant, part: Arc<Part>) -> Option<Routing> {
-        let oids: BTreeSet<Oid> = part
-            .changes
-            .iter()
-            .map(|change| change.relation.oid)
-            .collect();
-        let mut lanes: BTreeSet<LaneId> = oids
-            .iter()
-            .filter_map(|oid| self.by_table.get(oid))
-            .flat_map(|lanes| lanes.keys().copied())
-            .collect();
+        let number = self.number();
+        let mut lanes = self.concerned(&part, number);
         let unended = if part.last {
             std::mem::take(&mut self.unended)
         } else {
             BTreeSet::new()
         };
-        lanes.extend(&unended);
+        for id in &unended {
+            lanes.entry(*id).or_insert(Visit::Some(Vec::new()));
+        }
         self.unfinished = (!part.last).then_some(part.commit.lsn);
         let few = lanes.len() <= LANES_AT_ONCE;
-        let keeps_up = |id: &LaneId| few || self.lanes.get(id).is_some_and(Lane::keeps_up);
+        let keeps_up =
+            |(id, _): &(LaneId, Visit)| few || self.lanes.get(id).is_some_and(Lane::keeps_up);
         let (first, later) = lanes.into_iter().partition(keeps_up);
-        let first: Vec<LaneId> = first;
+        let first: Vec<(LaneId, Visit)> = first;
         let routing = Routing {
-            number: self.number(),
+            number,
             part,
             lanes: later,
             unended,
@@ -371,14 +362,55 @@ impl Conductor {
         (!routing.lanes.is_empty()).then_some(routing)
     }
 
-    fn route_to(&mut self, now: Instant, routing: &Routing, lanes: &[LaneId]) {
+    /// The lanes that a part concerns, and by which changes.
+    fn concerned(&mut self, part: &Part, number: u64) -> BTreeMap<LaneId, Visit> {
+        let mut visits: BTreeMap<LaneId, Visit> = BTreeMap::new();
+        // Tables and roles all of whose lanes are visited, or those of them that must be in any case.
+        let mut whole: HashSet<(Oid, Box<str>)> = HashSet::new();
+        let mut narrowed: HashMap<(Oid, Box<str>), BTreeSet<LaneId>> = HashMap::new();
+        for (index, (change, view)) in (0_u32..).zip(part.changes.iter().zip(&part.views)) {
+            let Some(view) = view else { continue };
+            let oid = change.relation.oid;
+            for (role, group) in self.addressees.of(oid) {
+                let key = (oid, Box::from(role));
+                if whole.contains(&key) {
+                    continue;
+                }
+                let found = policies_ask(change, view, role)
+                    .then(|| {
+                        self.verdicts
+                            .audience(part, number, index, role, group, &mut self.lanes)
+                    })
+                    .flatten();
+                let Some(found) = found else {
+                    visits.extend(group.lanes().map(|lane| (lane, Visit::All)));
+                    whole.insert(key);
+                    continue;
+                };
+                let busy = narrowed.entry(key).or_insert_with(|| {
+                    let busy = self.busy.iter().copied();
+                    busy.filter(|lane| group.contains(*lane)).collect()
+                });
+                let seen = found.union(busy).count();
+                self.verdicts.pass_over(group.len().saturating_sub(seen));
+                for lane in found {
+                    visits.entry(lane).or_default().add(index);
+                }
+            }
+        }
+        let busy = narrowed.into_values().flatten();
+        visits.extend(busy.map(|lane| (lane, Visit::All)));
+        visits
+    }
+
+    fn route_to(&mut self, now: Instant, routing: &Routing, lanes: &[(LaneId, Visit)]) {
         let Routing {
             number,
             part,
             unended,
             ..
         } = routing;
-        for id in lanes {
+        for (id, visit) in lanes {
             let Some(lane) = self.lanes.get_mut(id) else {
                 continue;
             };
@@ -390,7 +422,15 @@ impl Conductor {
                 *denied = denied.saturating_add(1);
                 continue;
             }
-            let mut rows = routed_rows(now, lane, &self.subscribers, &self.keys, part, *number);
+            let mut rows = routed_rows(
+                now,
+                lane,
+                &self.subscribers,
+                &self.keys,
+                part,
+                *number,
+                visit,
+            );
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.
             if rows.is_empty() && !unended.contains(id) {

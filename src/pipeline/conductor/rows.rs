@@ -14,6 +14,38 @@ use crate::realtime::payload::Withheld;
 use std::collections::HashMap;
 use std::time::Instant;
 
+/// Which changes of a part may concern a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Visit {
+    /// Any.
+    All,
+    /// These indexes, ascending.
+    Some(Vec<u32>),
+}
+
+impl Default for Visit {
+    fn default() -> Self {
+        Self::Some(Vec::new())
+    }
+}
+
+impl Visit {
+    pub(super) fn add(&mut self, index: u32) {
+        match self {
+            Self::All => {}
+            Self::Some(indexes) => indexes.push(index),
+        }
+    }
+
+    /// The changes among `count`.
+    fn indexes(&self, count: usize) -> Box<dyn Iterator<Item = u32> + '_> {
+        match self {
+            Self::All => Box::new(0..u32::try_from(count).unwrap_or(u32::MAX)),
+            Self::Some(indexes) => Box::new(indexes.iter().copied()),
+        }
+    }
+}
+
 /// The rows of a part that concern a lane.
 pub(super) fn routed_rows(
     now: Instant,
@@ -22,6 +54,7 @@ pub(super) fn routed_rows(
     keys: &RowKeys,
     part: &Part,
     number: u64,
+    visit: &Visit,
 ) -> Vec<ItemRow> {
     let members: Vec<&Subscriber> = (lane.subscribers.iter())
         .filter_map(|id| subscribers.get(id))
@@ -32,8 +65,8 @@ pub(super) fn routed_rows(
         return rows;
     }
     // Rows of this very part count as open for later rows of it only once pushed; a net effect has one row per key.
-    for (index, (change, view)) in part.changes.iter().zip(&part.views).enumerate() {
-        let (Some(view), Ok(index)) = (view, u32::try_from(index)) else {
+    for index in visit.indexes(part.changes.len()) {
+        let Some((change, view)) = part.change(index) else {
             continue;
         };
         let follows = lane.follows_open_row(keys, part, index);

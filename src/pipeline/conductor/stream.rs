@@ -108,7 +108,7 @@ impl Conductor {
                 return false;
             }
             known = Some(oid);
-            self.by_table.contains_key(&oid)
+            self.addressees.concerns(oid)
                 || self.catalog.messages.contains(&oid)
                 || !self.catalog.tables.contains_key(&oid)
                 || !self.resolving.is_empty()

@@ -15,8 +15,20 @@ use crate::policy::value::{Oid, Value, equatable, oid, supported};
 
 /// Functions whose value is the current moment.
 const MOMENT: &[Oid] = &[1299, 2647, 2648, 2649];
+
+/// Whether a function reads the time.
+pub(in crate::policy) fn is_moment(function: Oid) -> bool {
+    MOMENT.contains(&function)
+}
+
 /// `current_setting`
 const SETTING: &[Oid] = &[2077, 3294];
+
+/// Whether a function reads a setting.
+pub(in crate::policy) fn is_setting(function: Oid) -> bool {
+    SETTING.contains(&function)
+}
+
 /// Functions to which the order of an array's elements makes no difference.
 const INSENSITIVE: &[&str] = &[
     "arraycontains",

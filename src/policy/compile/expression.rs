@@ -686,11 +686,17 @@ impl Compiler<'_> {
             let test = self.operator(operator, Some(slot), right)?;
             tests.push(self.boolean(test)?);
         }
+        let probes = if all {
+            Vec::new()
+        } else {
+            self.probes(&left, &tests, &query)
+        };
         Ok(Expr::boolean(Node::AnyQuery {
             all,
             left,
             test: Box::new(both(tests)),
             query: Arc::new(query),
+            probes,
         }))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Compiler, risk};
-use crate::policy::ir::{Expr, Join, Node, Source};
+use crate::policy::ir::{Body, Expr, Join, Node, Probe, Query, Source, TableSource};
 use crate::policy::value::{Oid, oid};
 
 impl Compiler<'_> {
@@ -46,6 +46,140 @@ impl Compiler<'_> {
             };
         });
         cost
+    }
+}
+
+impl Compiler<'_> {
+    /// What of `left = any (query)` can be looked up. The answer must be the same as over all rows: no NULL among what is
+    /// selected, and nothing that could raise on a row that is left out.
+    pub(super) fn probes(&mut self, left: &[Expr], tests: &[Expr], query: &Query) -> Vec<Probe> {
+        let plain = query.with.is_empty() && query.limit.is_none() && query.offset.is_none();
+        let Body::Select(select) = &query.body else {
+            return Vec::new();
+        };
+        let may_raise = |condition: &Expr| risk::may_raise(self.schema, condition);
+        if !plain
+            || !left.iter().all(is_plain)
+            || select.grouping.is_some()
+            || !select.sets.is_empty()
+            || select.distinct_on > 0
+            || select.filter.iter().any(may_raise)
+        {
+            return Vec::new();
+        }
+        let mut tables = Vec::new();
+        if !select.from.iter().all(|source| inner(source, &mut tables)) {
+            return Vec::new();
+        }
+        let mut probes = Vec::new();
+        for (index, test) in tests.iter().enumerate() {
+            let Some(target) = select.targets.get(index) else {
+                return Vec::new();
+            };
+            let Some((item, column)) = self.selected(target, &tables) else {
+                return Vec::new();
+            };
+            if self.is_equality(test, target) {
+                probes.push(Probe {
+                    left: index,
+                    item,
+                    column,
+                });
+            }
+        }
+        probes.retain(|probe| {
+            tables.iter().any(|table| {
+                table.item == probe.item
+                    && table.risky.is_empty()
+                    && !table
+                        .policy
+                        .as_deref()
+                        .is_some_and(|policy| risk::may_raise(self.schema, policy))
+                    && table.keys.iter().all(|(column, _)| *column != probe.column)
+            })
+        });
+        for table in tables {
+            let mut columns: BTreeSet<usize> =
+                table.keys.iter().map(|(column, _)| *column).collect();
+            let known = columns.len();
+            let own = probes.iter().filter(|probe| probe.item == table.item);
+            columns.extend(own.map(|probe| probe.column));
+            if columns.len() > known {
+                let lookup = (table.table, columns.into_iter().collect());
+                self.reads.lookups.insert(lookup);
+            }
+        }
+        probes
+    }
+
+    /// The column that is selected, if it is one of these tables' and never NULL.
+    fn selected(&self, target: &Expr, tables: &[&TableSource]) -> Option<(usize, usize)> {
+        let Node::Column {
+            level: 0,
+            item,
+            column,
+        } = unrelabelled(target).node
+        else {
+            return None;
+        };
+        let table = tables.iter().find(|table| table.item == item)?;
+        let columns = &self.schema.tables.get(&table.table)?.columns;
+        columns
+            .get(column)
+            .filter(|column| column.not_null)
+            .map(|_| (item, column))
+    }
+
+    /// Whether the test is by the default equality of the type.
+    fn is_equality(&self, test: &Expr, target: &Expr) -> bool {
+        let Node::Call(call) = &test.node else {
+            return false;
+        };
+        let base = self.schema.types.base(target.type_oid);
+        let of_slot = |argument: &Expr| matches!(unrelabelled(argument).node, Node::Slot(_));
+        self.schema.equality.get(&base) == Some(&call.function)
+            && call.arguments.iter().all(of_slot)
+            && call
+                .arguments
+                .iter()
+                .all(|argument| self.schema.types.base(argument.type_oid) == base)
+    }
+}
+
+/// Below a change of the type's name from `varchar` to `text`.
+fn unrelabelled(expr: &Expr) -> &Expr {
+    match &expr.node {
+        Node::Relabel(inner) if inner.type_oid == oid::VARCHAR && expr.type_oid == oid::TEXT => {
+            inner
+        }
+        _ => expr,
+    }
+}
+
+/// A value that is there without being computed.
+fn is_plain(value: &Expr) -> bool {
+    matches!(
+        unrelabelled(value).node,
+        Node::Column { .. } | Node::Parameter(_)
+    )
+}
+
+/// The tables of inner joins; false if there is anything else.
+fn inner<'a>(source: &'a Source, tables: &mut Vec<&'a TableSource>) -> bool {
+    match source {
+        Source::Table(table) => {
+            tables.push(table);
+            true
+        }
+        Source::Join {
+            kind: Join::Inner,
+            left,
+            right,
+            ..
+        } => inner(left, tables) && inner(right, tables),
+        Source::Join { .. } | Source::Query { .. } | Source::With { .. } | Source::Set { .. } => {
+            false
+        }
     }
 }
 

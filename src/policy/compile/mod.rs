@@ -22,10 +22,14 @@ mod visit;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::audience::derive;
 use super::ir::{Collated, Expr, Node, Plan, Reads, Refusal, Routine};
 use super::schema::{Column, Schema, Table};
 use super::syntax::{self, SyntaxError};
 use super::value::{Oid, SqlError, Value, oid, supported};
+pub(super) use call::{is_moment, is_setting};
+pub(super) use reads::names as claim_names;
+pub(super) use risk::{is_pattern, is_total};
 use scope::{Frame, Item, Level};
 
 /// Why an expression or statement is not compiled.
@@ -196,7 +200,15 @@ fn plan(
     reads.columns = columns;
     reads.claims = reads::claims(&qual, &compiler.routines);
     let eager = eager::of_expression(&qual, false);
+    let audience = derive(
+        schema,
+        &qual,
+        &eager,
+        &compiler.routines,
+        &mut reads.lookups,
+    );
     Ok(Plan {
+        audience,
         eager,
         qual,
         routines: compiler.routines,

@@ -14,16 +14,13 @@ const MEMBER: &[Oid] = &[3478, 3214, 3947, 3948];
 
 /// Names of the claims that are read, outermost members only; `None` if the claims are read as a whole.
 pub(super) fn claims(qual: &Expr, routines: &[Routine]) -> Option<BTreeSet<Box<str>>> {
-    let mut search = Search::default();
-    search.expression(qual);
-    let mut done = 0_usize;
-    while let Some(index) = search.routines.get(done).copied() {
-        done = done.saturating_add(1);
-        if let Some(routine) = routines.get(index) {
-            search.code(&routine.code);
-        }
-    }
+    let search = Search::through(qual, routines);
     (search.mentions == search.members).then_some(search.names)
+}
+
+/// Names of claims that an expression reads, as far as only members are used; for operators.
+pub(in crate::policy) fn names(expr: &Expr, routines: &[Routine]) -> Vec<Box<str>> {
+    Search::through(expr, routines).names.into_iter().collect()
 }
 
 #[derive(Default)]
@@ -38,6 +35,19 @@ struct Search {
 }
 
 impl Search {
+    fn through(expr: &Expr, routines: &[Routine]) -> Self {
+        let mut search = Self::default();
+        search.expression(expr);
+        let mut done = 0_usize;
+        while let Some(index) = search.routines.get(done).copied() {
+            done = done.saturating_add(1);
+            if let Some(routine) = routines.get(index) {
+                search.code(&routine.code);
+            }
+        }
+        search
+    }
+
     fn expression(&mut self, expr: &Expr) {
         expr.visit(0, &mut |expr, _| self.node(expr));
     }

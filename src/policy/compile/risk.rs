@@ -3,7 +3,7 @@
 //! Postgres chooses an order of its own: a condition on one table may be evaluated on each of its rows, what depends on
 //! no row at any time. We raise wherever some order does, which denies.
 
-use crate::policy::ir::{Expr, Node};
+use crate::policy::ir::{BuiltinCall, Expr, Node};
 use crate::policy::schema::Schema;
 use crate::policy::value::{Oid, oid};
 
@@ -58,19 +58,9 @@ pub(super) fn may_raise(schema: &Schema, expr: &Expr) -> bool {
             return;
         }
         raises |= match &expr.node {
-            Node::Call(call) => schema.functions.get(&call.function).is_none_or(|function| {
-                let name = &*function.name;
-                let comparison = ["eq", "ne", "lt", "le", "gt", "ge"]
-                    .iter()
-                    .any(|end| name.ends_with(end));
-                let like =
-                    LIKE.contains(&name) && call.arguments.last().is_some_and(depends_on_nothing);
-                !call.arguments.iter().all(depends_on_nothing)
-                    && !comparison
-                    && !like
-                    && !SAFE.contains(&name)
-                    && !WIDENING.contains(&call.function)
-            }),
+            Node::Call(call) => {
+                !call.arguments.iter().all(depends_on_nothing) && !is_total(schema, call)
+            }
             Node::TextForm(inner) => {
                 !depends_on_nothing(inner)
                     && !matches!(expr.type_oid, oid::TEXT | oid::VARCHAR | oid::BPCHAR)
@@ -79,6 +69,30 @@ pub(super) fn may_raise(schema: &Schema, expr: &Expr) -> bool {
         };
     });
     raises
+}
+
+/// Whether the call itself raises on no value of its types.
+pub(in crate::policy) fn is_total(schema: &Schema, call: &BuiltinCall) -> bool {
+    schema
+        .functions
+        .get(&call.function)
+        .is_some_and(|function| {
+            let name = &*function.name;
+            let comparison = ["eq", "ne", "lt", "le", "gt", "ge"]
+                .iter()
+                .any(|end| name.ends_with(end));
+            let like =
+                LIKE.contains(&name) && call.arguments.last().is_some_and(depends_on_nothing);
+            comparison || like || SAFE.contains(&name) || WIDENING.contains(&call.function)
+        })
+}
+
+/// Whether the call matches its last argument as a pattern.
+pub(in crate::policy) fn is_pattern(schema: &Schema, call: &BuiltinCall) -> bool {
+    schema
+        .functions
+        .get(&call.function)
+        .is_none_or(|function| LIKE.contains(&&*function.name))
 }
 
 fn depends_on_nothing(expr: &Expr) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Machine, Scope};
 use crate::policy::builtin::Call;
-use crate::policy::ir::{Body, BuiltinCall, Expr, Node};
+use crate::policy::ir::{Body, BuiltinCall, Expr, Node, Probe, Query};
 use crate::policy::value::{Array, SqlError, Value, compare, input, output};
 
 const fn truth(value: Option<bool>) -> Value {
@@ -258,7 +258,11 @@ impl Machine<'_> {
                 left,
                 test,
                 query,
+                probes,
             } => {
+                if let Some(found) = self.probe(left, test, query, probes, scope)? {
+                    return Ok(Value::Bool(found));
+                }
                 // Postgres may read all rows into a hash table first: whatever can raise there must.
                 let early = match &query.body {
                     Body::Select(select) => select
@@ -303,6 +307,46 @@ impl Machine<'_> {
             }
             Node::Raise(error) => return Err(error.clone()),
         })
+    }
+
+    /// Whether `(left …) = ANY (query)` holds, if that can be told from the rows that the left side points to.
+    fn probe(
+        &self,
+        left: &[Expr],
+        test: &Expr,
+        query: &Query,
+        probes: &[Probe],
+        scope: &Scope<'_>,
+    ) -> Result<Option<bool>, SqlError> {
+        if probes.is_empty() {
+            return Ok(None);
+        }
+        let lefts = self.eval_all(left, scope)?;
+        if lefts.iter().any(Value::is_null) {
+            return Ok(None);
+        }
+        let probes: Vec<(usize, usize, Value)> = probes
+            .iter()
+            .filter_map(|probe| Some((probe.item, probe.column, lefts.get(probe.left)?.clone())))
+            .collect();
+        let mut found = false;
+        let mut slots = lefts;
+        let width = slots.len();
+        self.run_probed(query, scope, &probes, &mut |row| {
+            slots.truncate(width);
+            slots.extend_from_slice(row);
+            let tested = Scope {
+                slots: &slots,
+                ..*scope
+            };
+            found = found || self.holds(test, &tested)?;
+            Ok(if found {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })?;
+        Ok(Some(found))
     }
 
     fn row<'s>(

@@ -2,6 +2,7 @@
 //!
 //! Pure: reads no clock and does no I/O. Every evaluation has a budget; beyond it Postgres is asked.
 
+mod audience;
 mod expression;
 mod program;
 mod query;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use super::builtin::Session;
 use super::ir::{Expr, Plan};
 use super::value::{Oid, SqlError, Types, Value};
+pub use audience::{ClaimKey, Weights};
 
 /// A row of a table: its live columns in order.
 pub type Tuple = Arc<[Value]>;
@@ -136,6 +138,8 @@ struct Scope<'s> {
     group: Option<(&'s [Value], &'s [Value])>,
     variables: &'s [Value],
     withs: Option<&'s query::Withs<'s>>,
+    /// What columns of the query's own tables must equal for a row to matter: table, column, value.
+    probes: &'s [(usize, usize, Value)],
 }
 
 impl<'s> Scope<'s> {
@@ -147,6 +151,7 @@ impl<'s> Scope<'s> {
             group: None,
             variables,
             withs: None,
+            probes: &[],
         }
     }
 
@@ -159,6 +164,7 @@ impl<'s> Scope<'s> {
             group: None,
             variables: self.variables,
             withs: None,
+            probes: &[],
         }
     }
 }

@@ -33,13 +33,24 @@ impl Machine<'_> {
         outer: &Scope<'_>,
         visit: Visit<'_>,
     ) -> Result<(), SqlError> {
-        self.run_limited(query, outer, None, visit)
+        self.run_limited(query, outer, None, &[], visit)
+    }
+
+    /// Calls `visit` with the rows of a query for which columns of its tables equal these values.
+    pub(super) fn run_probed(
+        &self,
+        query: &Query,
+        outer: &Scope<'_>,
+        probes: &[(usize, usize, Value)],
+        visit: Visit<'_>,
+    ) -> Result<(), SqlError> {
+        self.run_limited(query, outer, None, probes, visit)
     }
 
     /// The first row; undecided if which one is first depends on the order of rows on disk.
     pub(super) fn first(&self, query: &Query, outer: &Scope<'_>) -> Result<Option<Row>, SqlError> {
         let mut found = None;
-        self.run_limited(query, outer, Some(1), &mut |row| {
+        self.run_limited(query, outer, Some(1), &[], &mut |row| {
             found = Some(row.into());
             Ok(ControlFlow::Break(()))
         })?;
@@ -51,6 +62,7 @@ impl Machine<'_> {
         query: &Query,
         outer: &Scope<'_>,
         most: Option<usize>,
+        probes: &[(usize, usize, Value)],
         visit: Visit<'_>,
     ) -> Result<(), SqlError> {
         let withs = Withs {
@@ -58,6 +70,7 @@ impl Machine<'_> {
             done: RefCell::default(),
         };
         let mut scope = outer.inner(&[]);
+        scope.probes = probes;
         if !query.with.is_empty() {
             scope.withs = Some(&withs);
         }
@@ -705,6 +718,9 @@ impl Machine<'_> {
                 value => keys.push((*column, value)),
             }
         }
+        let probes = scope.probes.iter();
+        let own = probes.filter(|(item, ..)| *item == table.item);
+        keys.extend(own.map(|(_, column, value)| (*column, value.clone())));
         let mut outcome = Ok(ControlFlow::Continue(()));
         self.world.tables.scan(table.table, &keys, &mut |tuple| {
             outcome = self.table_row(table, tuple, rows, scope, next);
