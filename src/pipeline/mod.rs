@@ -8,6 +8,7 @@ mod knowledge;
 mod lane;
 mod locks;
 mod messages;
+mod old;
 mod part;
 mod settle;
 mod standing;

@@ -13,6 +13,8 @@ pub struct Subscription {
     pub id: u32,
     /// Which actions are delivered.
     pub event: Event,
+    /// Whether rows that leave are announced, as DELETE.
+    pub left: bool,
     /// The published tables that the binding names, by `pg_class.oid`. Never empty.
     pub tables: HashMap<Oid, TableFilter>,
 }
@@ -39,6 +41,12 @@ impl Subscription {
             | (Event::Delete, ChangeKind::Delete { .. }) => true,
             (Event::Insert | Event::Update | Event::Delete, _) => false,
         }
+    }
+
+    /// Whether the subscription wants to hear of rows that leave. Clients give a DELETE to no other bindings.
+    #[must_use]
+    pub const fn wants_left(&self) -> bool {
+        self.left && matches!(self.event, Event::All | Event::Delete)
     }
 }
 
@@ -77,6 +85,29 @@ impl TableFilter {
             }
             ChangeKind::Truncate => Match::No,
         }
+    }
+
+    /// Whether the row passed the filter before an UPDATE, as far as the stream tells what it was; false if that is not
+    /// certain. Without an old tuple the replica identity's columns did not change.
+    #[must_use]
+    pub fn passed_before(&self, change: &Change) -> bool {
+        let ChangeKind::Update { old, new } = &change.kind else {
+            return false;
+        };
+        let relation = &change.relation;
+        let (tuple, all_known) = match old {
+            Some(old) => (&old.tuple, old.kind == OldKind::Full),
+            None => (new, false),
+        };
+        let passed = self.filter.test(relation, |index| {
+            let column = relation.columns.get(index)?;
+            if all_known || column.in_identity {
+                tuple.get(index)
+            } else {
+                None
+            }
+        });
+        passed == Match::Yes
     }
 }
 
@@ -273,6 +304,7 @@ mod tests {
             let subscription = Subscription {
                 id: 1,
                 event,
+                left: true,
                 tables: HashMap::new(),
             };
             assert_eq!(

@@ -30,6 +30,7 @@ const COLUMNS: [(&str, Oid); 4] = [
 const LIMITS: Limits = Limits {
     bytes_max: 1 << 30,
     retained_bytes_max: 1 << 20,
+    undo_bytes_max: 1 << 20,
 };
 
 fn types() -> Arc<Types> {

@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::change::{Oid, Relation, TransactionPart};
 use crate::pipeline::lane::{Item, Lane, LaneId};
 use crate::pipeline::messages::broadcast_of;
+use crate::pipeline::old::Past;
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
 use crate::pipeline::view::View;
@@ -390,7 +391,17 @@ impl Conductor {
                 *denied = denied.saturating_add(1);
                 continue;
             }
-            let mut rows = routed_rows(now, lane, &self.subscribers, &self.keys, part, *number);
+            let mut past = Past::of(&mut self.verdicts, lane, part, *number);
+            let mut rows = routed_rows(
+                now,
+                lane,
+                &self.subscribers,
+                &self.keys,
+                part,
+                *number,
+                &mut past,
+            );
+            past.give_back(lane);
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.
             if rows.is_empty() && !unended.contains(id) {
