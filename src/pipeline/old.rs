@@ -30,7 +30,12 @@ pub(super) struct Past<'a> {
 impl<'a> Past<'a> {
     /// Of a part that is being routed under `number`. What the lane knows of its session is lent until
     /// [`Self::give_back`].
-    pub(super) fn of(verdicts: &'a mut Verdicts, lane: &mut Lane, part: &Part, number: u64) -> Self {
+    pub(super) fn of(
+        verdicts: &'a mut Verdicts,
+        lane: &mut Lane,
+        part: &Part,
+        number: u64,
+    ) -> Self {
         let identity = &lane.key.identity;
         let judges = verdicts.may_judge(part, identity.role());
         let verdicts = judges.then(|| {

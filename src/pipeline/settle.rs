@@ -169,7 +169,8 @@ impl Desk<'_> {
             }
         }
         // The wire says so of all tables with row security, whoever reads them.
-        let key_only = hides_old || (is_delete && view.table.row_security && !access.policies_apply);
+        let key_only =
+            hides_old || (is_delete && view.table.row_security && !access.policies_apply);
         let truths: Vec<(Predicate, bool)> = row
             .predicates
             .iter()

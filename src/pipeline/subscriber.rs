@@ -204,9 +204,8 @@ impl Subscriber {
 
     /// Whether any binding is to be told if the row leaves with this change: it passed the binding's filter before.
     pub(super) fn wants_left(&self, change: &Change, view: &View) -> bool {
-        self.filters(view.table.oid).any(|(subscription, table)| {
-            subscription.wants_left() && table.passed_before(change)
-        })
+        self.filters(view.table.oid)
+            .any(|(subscription, table)| subscription.wants_left() && table.passed_before(change))
     }
 
     /// Keeps a change that the connection's own key may not see, for the token that may follow.

@@ -235,7 +235,10 @@ impl Store {
             .heap
             .saturating_sub(freed)
             .saturating_add(bytes_of_row(&after));
-        let row = self.rows.get_mut(place(id)).ok_or("a row without a place")?;
+        let row = self
+            .rows
+            .get_mut(place(id))
+            .ok_or("a row without a place")?;
         let before = std::mem::replace(row, after.into());
         Ok((before, row))
     }

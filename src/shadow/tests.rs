@@ -240,7 +240,7 @@ fn trusted(spec: Spec, facts: &Facts, limits: Limits) -> Shadow {
 }
 
 /// What a scan visits.
-fn scan(shadow: &Shadow, keys: &[(usize, Value)]) -> Vec<Arc<[Value]>> {
+fn scan(shadow: &impl Tables, keys: &[(usize, Value)]) -> Vec<Arc<[Value]>> {
     let mut found = Vec::new();
     shadow.scan(TABLE, keys, &mut |tuple| {
         found.push(Arc::clone(tuple));

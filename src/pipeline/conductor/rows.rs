@@ -1,7 +1,7 @@
 //! The rows of a part as a lane sees them before Postgres is asked. Plain functions.
 
 use crate::catalog::Access;
-use crate::change::{Change, ChangeKind, OldKind, OldTuple, Oid};
+use crate::change::{Change, ChangeKind, Oid, OldKind, OldTuple};
 use crate::pipeline::lane::{ItemRow, Lane, RowState, policies_ask};
 use crate::pipeline::old::{OldRow, Past};
 use crate::pipeline::part::Part;
@@ -38,7 +38,14 @@ pub(super) fn routed_rows(
         };
         let follows = lane.follows_open_row(keys, part, index);
         let mut saw = || past.saw(part, index);
-        let row = routed_row(now, lane, &members, (change, view, index), follows, &mut saw);
+        let row = routed_row(
+            now,
+            lane,
+            &members,
+            (change, view, index),
+            follows,
+            &mut saw,
+        );
         if let Some(row) = row {
             rows.push(row);
         } else if follows {
