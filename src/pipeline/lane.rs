@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::old::OldRow;
 use super::part::Part;
 use super::standing::{Pool, Standing};
 use super::subscriber::SubscriberId;
@@ -94,6 +95,7 @@ pub(super) struct ItemRow {
     /// Index of the change in the part.
     pub(super) change: u32,
     pub(super) state: RowState,
+    pub(super) old: OldRow,
     pub(super) predicates: Box<[Predicate]>,
     pub(super) truths: Box<[bool]>,
 }
@@ -107,6 +109,8 @@ pub(super) enum RowState {
     Withheld(Withheld),
     /// Matches no filter; here only because an earlier version of the row is open.
     Tracked,
+    /// Passes no filter any more; here for those who are told that rows leave.
+    Left,
     /// To be asked.
     Unasked,
     /// Asked.
@@ -128,9 +132,14 @@ impl ItemRow {
         Self {
             change,
             state,
+            old: OldRow::Unknown,
             predicates: predicates.into(),
             truths: Box::default(),
         }
+    }
+
+    pub(super) fn with_old(self, old: OldRow) -> Self {
+        Self { old, ..self }
     }
 }
 

@@ -10,6 +10,7 @@ mod lane;
 mod ledger;
 mod locks;
 mod messages;
+mod old;
 mod part;
 mod settle;
 mod standing;
@@ -115,7 +116,10 @@ impl Handle {
     pub async fn policy_state(&self) -> Option<PolicyState> {
         let (reply, answer) = oneshot::channel();
         self.inquiries.try_send(reply).ok()?;
-        tokio::time::timeout(INQUIRY_TIMEOUT, answer).await.ok()?.ok()
+        tokio::time::timeout(INQUIRY_TIMEOUT, answer)
+            .await
+            .ok()?
+            .ok()
     }
 }
 

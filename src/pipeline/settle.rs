@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::lane::{Item, ItemRow, Lane, Pending, RowState};
+use super::old::OldRow;
 use super::part::{Part, Variant};
 use super::subscriber::{Post, Subscriber, SubscriberId};
 use super::view::{RowKeys, View};
@@ -117,16 +118,20 @@ impl Desk<'_> {
             }
             RowState::Answered(Found::Hidden, _) | RowState::Hidden => {
                 count(&mut self.settled.denied.not_visible);
+                self.leave(lane, item, row, view, earlier.as_ref());
                 self.deny(lane, item, row);
             }
             RowState::Denied | RowState::Raised => {
                 count(&mut self.settled.denied.policy_trouble);
+                self.leave(lane, item, row, view, earlier.as_ref());
                 self.deny(lane, item, row);
             }
             RowState::Refused => {
                 count(&mut self.settled.denied.not_asked);
+                self.leave(lane, item, row, view, earlier.as_ref());
                 self.deny(lane, item, row);
             }
+            RowState::Left => self.leave(lane, item, row, view, earlier.as_ref()),
             // Undecided rows cannot be here: the item would not have been popped.
             RowState::Tracked | RowState::Unasked | RowState::Asked => {}
         }
@@ -145,9 +150,10 @@ impl Desk<'_> {
             return;
         };
         let is_delete = matches!(change.kind, ChangeKind::Delete { .. });
-        if is_delete
-            && ((self.withhold_deletes && access.policies_apply) || !access.columns.contains(&true))
-        {
+        // What a lane has made of several versions was not judged.
+        let saw_old = row.old == OldRow::Seen && earlier.is_none();
+        let hides_old = access.policies_apply && !saw_old;
+        if is_delete && ((self.withhold_deletes && hides_old) || !access.columns.contains(&true)) {
             count(&mut self.settled.denied.delete);
             return;
         }
@@ -162,7 +168,9 @@ impl Desk<'_> {
                 (_, false) => merged = with_first_old(change, earlier.first_old),
             }
         }
-        let hides_old = access.policies_apply || (is_delete && view.table.row_security);
+        // The wire says so of all tables with row security, whoever reads them.
+        let key_only =
+            hides_old || (is_delete && view.table.row_security && !access.policies_apply);
         let truths: Vec<(Predicate, bool)> = row
             .predicates
             .iter()
@@ -177,16 +185,65 @@ impl Desk<'_> {
             access,
             merged: merged.as_ref(),
             render_as,
-            old: if hides_old {
+            old: if key_only {
                 OldShape::KeyOnly
             } else {
                 OldShape::Full
             },
+            hides_old,
             truths: &truths,
         };
+        let leaves = saw_old && !is_delete;
         let mut frames = 0_usize;
         for_receivers(lane, item, self.subscribers, |subscriber| {
-            frames = frames.saturating_add(subscriber.post(&post))
+            frames = frames.saturating_add(subscriber.post(&post));
+            if leaves {
+                frames = frames.saturating_add(subscriber.post_left(&post, false));
+            }
+        });
+        self.settled.delivered = self
+            .settled
+            .delivered
+            .saturating_add(u64::try_from(frames).unwrap_or(u64::MAX));
+    }
+
+    /// Tells those who ask for it that an UPDATE has moved a row out of their sight or out of their filters. Not where it
+    /// is not known whether they saw it.
+    fn leave(
+        &mut self,
+        lane: &Lane,
+        item: &Item,
+        row: &ItemRow,
+        view: &View,
+        earlier: Option<&Pending>,
+    ) {
+        let is_update = matches!(
+            item.part.change(row.change),
+            Some((change, _)) if matches!(change.kind, ChangeKind::Update { .. })
+        );
+        let Some(access) = view.table.access.get(lane.key.identity.role()) else {
+            return;
+        };
+        if !is_update || row.old != OldRow::Seen || earlier.is_some() {
+            return;
+        }
+        let post = Post {
+            log: self.log,
+            part: &item.part,
+            index: row.change,
+            view,
+            access,
+            merged: None,
+            render_as: RenderAs::Left,
+            old: OldShape::KeyOnly,
+            hides_old: true,
+            truths: &[],
+        };
+        // Only what was judged as of the commit is known to be out of sight.
+        let hidden = row.state == RowState::Hidden;
+        let mut frames = 0_usize;
+        for_receivers(lane, item, self.subscribers, |subscriber| {
+            frames = frames.saturating_add(subscriber.post_left(&post, hidden));
         });
         self.settled.delivered = self
             .settled

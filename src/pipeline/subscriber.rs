@@ -202,6 +202,12 @@ impl Subscriber {
         wanted
     }
 
+    /// Whether any binding is to be told if the row leaves with this change: it passed the binding's filter before.
+    pub(super) fn wants_left(&self, change: &Change, view: &View) -> bool {
+        self.filters(view.table.oid)
+            .any(|(subscription, table)| subscription.wants_left() && table.passed_before(change))
+    }
+
     /// Keeps a change that the connection's own key may not see, for the token that may follow.
     pub(super) fn keep(&mut self, part: &Arc<Part>, index: u32) {
         let Some(grace) = &mut self.grace else { return };
@@ -240,6 +246,36 @@ impl Subscriber {
                 None => post.part.place(post.log, post.index, variant),
             };
             if let Some(place) = place {
+                self.hold(place, &ids);
+            }
+        }
+        count
+    }
+
+    /// Tells the bindings that ask for it that a row which the subscriber saw before has left: out of sight (`hidden`), or
+    /// out of the binding's filter. Returns the number of frames.
+    pub(super) fn post_left(&mut self, post: &Post<'_>, hidden: bool) -> usize {
+        let Some((change, _)) = post.part.change(post.index) else {
+            return 0;
+        };
+        let mut left: Vec<Matched> = Vec::new();
+        for (subscription, table) in self.filters(post.view.table.oid) {
+            let is_out = || {
+                let passes = table.matches(change, &post.view.table, post.hides_old);
+                hidden || passes == Match::No
+            };
+            if subscription.wants_left() && table.passed_before(change) && is_out() {
+                add_matched(&mut left, table, subscription.id);
+            }
+        }
+        let count = left.len();
+        for Matched { columns, ids } in left {
+            let variant = Variant::Full {
+                columns: post.view.included(post.access, columns.as_deref()),
+                old: OldShape::KeyOnly,
+                render_as: RenderAs::Left,
+            };
+            if let Some(place) = post.part.place(post.log, post.index, variant) {
                 self.hold(place, &ids);
             }
         }
@@ -309,7 +345,7 @@ impl Subscriber {
         };
         let mut matched: Vec<Matched> = Vec::new();
         for (subscription, table) in self.filters(post.view.table.oid) {
-            let passes = match table.matches(change, &post.view.table, post.access.policies_apply) {
+            let passes = match table.matches(change, &post.view.table, post.hides_old) {
                 Match::Yes => true,
                 Match::No => false,
                 Match::Ask(predicates) => predicates.iter().all(|predicate| {
@@ -327,18 +363,22 @@ impl Subscriber {
             if !passes || !wanted {
                 continue;
             }
-            match matched
-                .iter_mut()
-                .find(|known| known.columns == table.columns)
-            {
-                Some(known) => known.ids.push(subscription.id),
-                None => matched.push(Matched {
-                    columns: table.columns.clone(),
-                    ids: vec![subscription.id],
-                }),
-            }
+            add_matched(&mut matched, table, subscription.id);
         }
         matched
+    }
+}
+
+fn add_matched(matched: &mut Vec<Matched>, table: &TableFilter, id: u32) {
+    match matched
+        .iter_mut()
+        .find(|known| known.columns == table.columns)
+    {
+        Some(known) => known.ids.push(id),
+        None => matched.push(Matched {
+            columns: table.columns.clone(),
+            ids: vec![id],
+        }),
     }
 }
 
@@ -353,6 +393,8 @@ pub(super) struct Post<'a> {
     pub(super) merged: Option<&'a Change>,
     pub(super) render_as: RenderAs,
     pub(super) old: OldShape,
+    /// Filters may not tell what a deleted row held, but for its key.
+    pub(super) hides_old: bool,
     /// What Postgres said to the filters' predicates.
     pub(super) truths: &'a [(Predicate, bool)],
 }

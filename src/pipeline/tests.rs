@@ -265,6 +265,7 @@ impl Bench {
                     let subscription = Subscription {
                         id: 7,
                         event: Event::All,
+                        left: false,
                         tables,
                     };
                     self.conductor.handle_resolved(

@@ -17,8 +17,11 @@ use super::part::Part;
 use super::state::{PlanState, PolicyState, ShadowState};
 use super::view::View;
 use crate::catalog::Catalog;
-use crate::change::{Change, ChangeKind, Commit, Datum, Oid, Snapshot, TransactionPart};
+use crate::change::{
+    Change, ChangeKind, Commit, Datum, Oid, OldKind, ReplicaIdentity, Snapshot, TransactionPart,
+};
 use crate::policy::builtin::Session;
+use crate::policy::schema::Schema;
 use crate::policy::value::{Value, input};
 use crate::policy::{Identity, Plan, Tables, Tuple, Verdict, World, compile};
 use crate::shadow::{Limits, LoadRequest, LoadResult, Shadow, Sizes, Spec, State, Status};
@@ -81,6 +84,17 @@ struct Compiled {
     plan: Plan,
     /// The tables that it looks into.
     tables: Vec<Oid>,
+    /// Old rows may be judged by it: the stream may carry all that it reads of them.
+    looks_back: bool,
+}
+
+/// As of when a row is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum When {
+    /// Right before the transaction.
+    Before,
+    /// Right after it.
+    After,
 }
 
 /// The reason where Postgres must be asked.
@@ -107,7 +121,7 @@ pub(super) struct Verdicts {
     loading: usize,
     /// The part that was judged last, and its rows as the plans read them, by change and plan.
     routed: u64,
-    rows: HashMap<(u32, u64), Option<Tuple>>,
+    rows: HashMap<(u32, u64, When), Option<Tuple>>,
     judged: Judged,
     passed_over: Judged,
 }
@@ -126,6 +140,7 @@ impl Verdicts {
             shadow: Shadow::new(Limits {
                 bytes_max: shadow_bytes_max,
                 retained_bytes_max: shadow_bytes_max / 4,
+                undo_bytes_max: shadow_bytes_max / 16,
             }),
             loads: VecDeque::new(),
             loading: 0,
@@ -281,7 +296,10 @@ impl Verdicts {
             }
             let number = self.next_number;
             self.next_number = number.saturating_add(1);
-            let planned = compiled(knowledge, oid, role, number);
+            let planned = compiled(knowledge, oid, role, number).map(|compiled| Compiled {
+                looks_back: knows_old_rows(catalog, &knowledge.schema, oid, &compiled.plan),
+                ..compiled
+            });
             match &planned {
                 Ok(compiled) => self.plans_changed |= !compiled.tables.is_empty(),
                 Err(reason) => {
@@ -324,8 +342,14 @@ impl Verdicts {
         if let Some(knowledge) = &self.knowledge
             && std::mem::take(&mut self.plans_changed)
         {
-            let plans = self.plans.values().flat_map(HashMap::values);
-            let reads = plans.filter_map(|planned| Some(&planned.as_ref().ok()?.plan.reads));
+            let plans = || {
+                let by_role = self.plans.values().flat_map(HashMap::values);
+                by_role.filter_map(|planned| planned.as_ref().ok())
+            };
+            let looks_back =
+                |compiled: &Compiled| compiled.looks_back && !compiled.tables.is_empty();
+            self.shadow.remember(plans().any(looks_back));
+            let reads = plans().map(|compiled| &compiled.plan.reads);
             self.shadow.want(Spec::all(&knowledge.schema, reads));
         }
     }
@@ -368,8 +392,8 @@ impl Verdicts {
             })
     }
 
-    /// The lanes of a table and role that the row of change `index` may concern: it is hidden from all others. `None`: any
-    /// of them.
+    /// The lanes of a table and role that change `index` may concern: from all others the row is hidden, and was.
+    /// `None`: any of them.
     pub(super) fn audience(
         &mut self,
         part: &Part,
@@ -384,20 +408,10 @@ impl Verdicts {
         }
         let (change, view) = part.change(index)?;
         let compiled = self.plans.get(&view.table.oid)?.get(role)?.as_ref().ok()?;
-        if !compiled.plan.has_audience()
-            || !self.shadow.is_trusted(&compiled.tables, part.commit.lsn)
-        {
+        if !compiled.plan.has_audience() {
             return None;
         }
         let knowledge = self.knowledge.as_ref()?;
-        if std::mem::replace(&mut self.routed, routed) != routed {
-            self.rows.clear();
-        }
-        let row = self
-            .rows
-            .entry((index, compiled.number))
-            .or_insert_with(|| row(knowledge, compiled, change, view))
-            .as_ref()?;
         group.place(compiled.number, |id| {
             let lane = lanes.get_mut(&id)?;
             // Postgres is asked about its filters, and with them about the row.
@@ -412,17 +426,61 @@ impl Verdicts {
                 types: &knowledge.schema.types,
             })
         });
+        if std::mem::replace(&mut self.routed, routed) != routed {
+            self.rows.clear();
+        }
         let session = Session {
             now: part.commit.time.0,
             settings: BTreeMap::new(),
         };
-        let world = World {
-            tables: &self.shadow,
-            session: &session,
-            types: &knowledge.schema.types,
+        let (is_after, is_before) = match &change.kind {
+            ChangeKind::Insert { .. } => (true, false),
+            ChangeKind::Update { .. } => (true, true),
+            ChangeKind::Delete { .. } => (false, true),
+            ChangeKind::Truncate => return None,
         };
-        let keys = compiled.plan.audience(world, row, group)?;
-        Some(group.under(keys))
+        let mut found = BTreeSet::new();
+        if is_after {
+            let row = self
+                .rows
+                .entry((index, compiled.number, When::After))
+                .or_insert_with(|| row(knowledge, compiled, change, view))
+                .as_ref()?;
+            if !self.shadow.is_trusted(&compiled.tables, part.commit.lsn) {
+                return None;
+            }
+            let world = World {
+                tables: &self.shadow,
+                session: &session,
+                types: &knowledge.schema.types,
+            };
+            found = group.under(compiled.plan.audience(world, row, group)?);
+        }
+        if is_before {
+            let row = self
+                .rows
+                .entry((index, compiled.number, When::Before))
+                .or_insert_with(|| old_row(knowledge, compiled, change, view))
+                .as_ref();
+            let is_known = self
+                .shadow
+                .is_trusted_before(&compiled.tables, part.commit.lsn);
+            match row.filter(|_| is_known) {
+                Some(row) => {
+                    let before = self.shadow.before();
+                    let world = World {
+                        tables: &before,
+                        session: &session,
+                        types: &knowledge.schema.types,
+                    };
+                    found.append(&mut group.under(compiled.plan.audience(world, row, group)?));
+                }
+                // Nobody can be told that the row has left; a key goes to everybody.
+                None if is_after => {}
+                None => return None,
+            }
+        }
+        Some(found)
     }
 
     /// Whether the identity saw the row of change `index` right after its commit; `None`: Postgres must be asked.
@@ -438,24 +496,7 @@ impl Verdicts {
         if !self.holds_for(part) {
             return None;
         }
-        let (change, view) = part.change(index)?;
-        let planned = self.plans.get(&view.table.oid)?.get(identity.role())?;
-        let compiled = planned.as_ref().ok()?;
-        let knowledge = self.knowledge.as_ref()?;
-        if std::mem::replace(&mut self.routed, routed) != routed {
-            self.rows.clear();
-        }
-        let row = self
-            .rows
-            .entry((index, compiled.number))
-            .or_insert_with(|| row(knowledge, compiled, change, view));
-        let verdict = row
-            .as_ref()
-            .filter(|_| self.shadow.is_trusted(&compiled.tables, part.commit.lsn))
-            .map(|row| {
-                sitting.at(identity, &part.commit);
-                evaluate(compiled, knowledge, &self.shadow, sitting, row)
-            });
+        let verdict = self.verdict(sitting, identity, part, routed, (index, When::After))?;
         let (count, judgement) = match verdict {
             Some(Verdict::Allow) => (&mut self.judged.allowed, Some(Judgement::Allowed)),
             Some(Verdict::Deny) => (&mut self.judged.denied, Some(Judgement::Hidden)),
@@ -467,6 +508,92 @@ impl Verdicts {
         };
         *count = count.saturating_add(1);
         judgement
+    }
+
+    /// Whether the identity saw, right before the transaction, the row that change `index` has changed or deleted;
+    /// `None`: nobody can tell. Must be asked while nothing later was applied.
+    pub(super) fn judge_old(
+        &mut self,
+        sitting: &mut Sitting,
+        identity: &Identity,
+        part: &Part,
+        routed: u64,
+        index: u32,
+    ) -> Option<Judgement> {
+        if !self.holds_for(part) {
+            return None;
+        }
+        match self.verdict(sitting, identity, part, routed, (index, When::Before))?? {
+            Verdict::Allow => Some(Judgement::Allowed),
+            Verdict::Deny => Some(Judgement::Hidden),
+            Verdict::Raised(error) => Some(Judgement::Raised(error.sqlstate)),
+            Verdict::Undecided(_) => None,
+        }
+    }
+
+    /// `None`: there is no plan; inside: there is no row, or a table is not at hand.
+    #[allow(clippy::option_option)]
+    fn verdict(
+        &mut self,
+        sitting: &mut Sitting,
+        identity: &Identity,
+        part: &Part,
+        routed: u64,
+        (index, when): (u32, When),
+    ) -> Option<Option<Verdict>> {
+        let (change, view) = part.change(index)?;
+        let planned = self.plans.get(&view.table.oid)?.get(identity.role())?;
+        let compiled = planned.as_ref().ok()?;
+        let knowledge = self.knowledge.as_ref()?;
+        if std::mem::replace(&mut self.routed, routed) != routed {
+            self.rows.clear();
+        }
+        let row = self
+            .rows
+            .entry((index, compiled.number, when))
+            .or_insert_with(|| match when {
+                When::After => row(knowledge, compiled, change, view),
+                When::Before => old_row(knowledge, compiled, change, view),
+            });
+        let commit = part.commit.lsn;
+        let before = self.shadow.before();
+        let (is_trusted, tables): (bool, &dyn Tables) = match when {
+            When::After => (
+                self.shadow.is_trusted(&compiled.tables, commit),
+                &self.shadow,
+            ),
+            When::Before => (
+                self.shadow.is_trusted_before(&compiled.tables, commit),
+                &before,
+            ),
+        };
+        Some(row.as_ref().filter(|_| is_trusted).map(|row| {
+            sitting.at(identity, &part.commit);
+            evaluate(compiled, knowledge, tables, sitting, row)
+        }))
+    }
+}
+
+/// Whether the stream may carry all that a plan reads of old rows.
+fn knows_old_rows(catalog: &Catalog, schema: &Schema, oid: Oid, plan: &Plan) -> bool {
+    let (Some(table), Some(known)) = (catalog.tables.get(&oid), schema.tables.get(&oid)) else {
+        return false;
+    };
+    match table.identity {
+        ReplicaIdentity::Full | ReplicaIdentity::Index => true,
+        ReplicaIdentity::Nothing => false,
+        ReplicaIdentity::Default => {
+            let is_key = |column: &usize| {
+                known.columns.get(*column).is_some_and(|column| {
+                    let mut key = table.primary_key.iter();
+                    key.any(|index| {
+                        let own = table.columns.get(*index);
+                        own.is_some_and(|own| own.name == column.name)
+                    })
+                })
+            };
+            plan.reads.columns.iter().all(is_key)
+        }
     }
 }
 
@@ -519,6 +646,7 @@ fn compiled(
     Ok(Compiled {
         number,
         tables: plan.reads.tables.keys().copied().collect(),
+        looks_back: false,
         plan,
     })
 }
@@ -531,6 +659,41 @@ fn row(knowledge: &Knowledge, compiled: &Compiled, change: &Change, view: &View)
         ChangeKind::Delete { .. } | ChangeKind::Truncate => return None,
     };
     view.key_of(new)?;
+    let data: Vec<Datum<'_>> = new.iter().collect();
+    values(knowledge, compiled, change, view, |place| {
+        data.get(place).copied()
+    })
+}
+
+/// The row before the transaction as the plan reads it, if the stream tells so much. Without an old tuple the columns of the
+/// replica identity did not change.
+fn old_row(
+    knowledge: &Knowledge,
+    compiled: &Compiled,
+    change: &Change,
+    view: &View,
+) -> Option<Tuple> {
+    let (tuple, all_known) = match &change.kind {
+        ChangeKind::Delete { old } | ChangeKind::Update { old: Some(old), .. } => {
+            (&old.tuple, old.kind == OldKind::Full)
+        }
+        ChangeKind::Update { old: None, new } => (new, false),
+        ChangeKind::Insert { .. } | ChangeKind::Truncate => return None,
+    };
+    let data: Vec<Datum<'_>> = tuple.iter().collect();
+    values(knowledge, compiled, change, view, |place| {
+        let is_known = all_known || change.relation.columns.get(place)?.in_identity;
+        data.get(place).copied().filter(|_| is_known)
+    })
+}
+
+fn values<'a>(
+    knowledge: &Knowledge,
+    compiled: &Compiled,
+    change: &Change,
+    view: &View,
+    datum: impl Fn(usize) -> Option<Datum<'a>>,
+) -> Option<Tuple> {
     let table = knowledge.schema.tables.get(&view.table.oid)?;
     let relation = &change.relation;
     let places: Vec<usize> = relation
@@ -545,14 +708,13 @@ fn row(knowledge: &Knowledge, compiled: &Compiled, change: &Change, view: &View)
         })
         .collect::<Option<_>>()?;
     let mut values = vec![Value::Null; table.columns.len()];
-    let data: Vec<Datum<'_>> = new.iter().collect();
     for index in &compiled.plan.reads.columns {
         let column = table
             .columns
             .get(*index)
             .filter(|column| !column.generated)?;
         let place = places.iter().position(|place| place == index)?;
-        let value = match data.get(place)? {
+        let value = match datum(place)? {
             Datum::Null => Value::Null,
             Datum::Unchanged => return None,
             Datum::Text(text) => {
@@ -568,7 +730,7 @@ fn row(knowledge: &Knowledge, compiled: &Compiled, change: &Change, view: &View)
 fn evaluate(
     compiled: &Compiled,
     knowledge: &Knowledge,
-    shadow: &Shadow,
+    tables: &dyn Tables,
     sitting: &mut Sitting,
     row: &Tuple,
 ) -> Verdict {
@@ -576,7 +738,7 @@ fn evaluate(
         return Verdict::Undecided("no session".into());
     };
     let watched = Watched {
-        tables: shadow,
+        tables,
         read: Cell::new(false),
     };
     let world = World {
@@ -601,7 +763,7 @@ fn evaluate(
 
 /// Notes whether tables were looked into.
 struct Watched<'a> {
-    tables: &'a Shadow,
+    tables: &'a dyn Tables,
     read: Cell<bool>,
 }
 

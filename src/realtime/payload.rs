@@ -56,6 +56,9 @@ pub enum RenderAs {
     AsWritten,
     /// An UPDATE as the INSERT that this group never saw, because the version before it was superseded unjudged.
     Insert,
+    /// An UPDATE as the DELETE that it is for a group which saw the row before and does not see it after. Nothing of the
+    /// row after the UPDATE shows, not even its size.
+    Left,
 }
 
 /// A change that is announced without content (protocol.md §4.6).
@@ -93,6 +96,9 @@ pub fn render(
         (ChangeKind::Update { old, new }, RenderAs::AsWritten) => {
             ("UPDATE", Some(new), old.as_ref())
         }
+        (ChangeKind::Update { old, new }, RenderAs::Left) => {
+            return render_left(out, catalog, commit, change, shape, (old.as_ref(), new));
+        }
         (ChangeKind::Delete { old }, _) => ("DELETE", None, Some(old)),
         (ChangeKind::Truncate, _) => return false,
     };
@@ -125,6 +131,36 @@ pub fn render(
     true
 }
 
+/// The key of the row before, which is the one after unless the stream says otherwise.
+fn render_left(
+    out: &mut Vec<u8>,
+    catalog: &Catalog,
+    commit: &Commit,
+    change: &Change,
+    shape: &Shape<'_>,
+    (old, new): (Option<&OldTuple>, &Tuple),
+) -> bool {
+    let shape = Shape {
+        old: OldShape::KeyOnly,
+        ..*shape
+    };
+    let mut writer = Writer {
+        out,
+        catalog,
+        relation: &change.relation,
+        shape: &shape,
+        too_large: false,
+    };
+    writer.head("DELETE");
+    writer.commit_timestamp(commit.time);
+    writer.columns();
+    writer.out.extend_from_slice(b",\"old_record\":");
+    writer.old_record(Some(new), old);
+    out.extend_from_slice(b",\"errors\":null,\"left\":true");
+    position(out, commit, change.order);
+    true
+}
+
 /// Appends the `data` object of a change whose content nobody of the group may see; returns whether there is one. A
 /// DELETE and a TRUNCATE have none: protocol.md §4.6 exempts the one and never delivers the other.
 pub fn render_withheld(
@@ -141,7 +177,8 @@ pub fn render_withheld(
         (ChangeKind::Update { .. }, RenderAs::AsWritten) => {
             ("UPDATE", b",\"record\":{},\"old_record\":{}")
         }
-        (ChangeKind::Delete { .. } | ChangeKind::Truncate, _) => return false,
+        (ChangeKind::Update { .. }, RenderAs::Left)
+        | (ChangeKind::Delete { .. } | ChangeKind::Truncate, _) => return false,
     };
     head(out, &change.relation, action);
     out.extend_from_slice(b",\"commit_timestamp\":null,\"columns\":[]");

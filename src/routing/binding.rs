@@ -28,6 +28,8 @@ pub struct Binding {
     pub conditions: Box<[Condition]>,
     /// Columns asked for, as written; `None` for all. Never empty.
     pub select: Option<Box<[Box<str>]>>,
+    /// Whether rows that an UPDATE moves out of sight or out of the filter are announced (protocol.md §11).
+    pub left: bool,
 }
 
 /// The `event` of a binding.
@@ -110,6 +112,7 @@ impl Binding {
             table: table.into(),
             conditions,
             select,
+            left: object.get("left") == Some(&Value::Bool(true)),
         })
     }
 

@@ -96,6 +96,7 @@ impl Resolver<'_> {
         Ok(Subscription {
             id: binding.id,
             event: binding.event,
+            left: binding.left,
             tables: filters,
         })
     }

@@ -13,6 +13,8 @@ pub struct Subscription {
     pub id: u32,
     /// Which actions are delivered.
     pub event: Event,
+    /// Whether rows that leave are announced, as DELETE.
+    pub left: bool,
     /// The published tables that the binding names, by `pg_class.oid`. Never empty.
     pub tables: HashMap<Oid, TableFilter>,
 }
@@ -39,6 +41,12 @@ impl Subscription {
             | (Event::Delete, ChangeKind::Delete { .. }) => true,
             (Event::Insert | Event::Update | Event::Delete, _) => false,
         }
+    }
+
+    /// Whether the subscription wants to hear of rows that leave. Clients give a DELETE to no other bindings.
+    #[must_use]
+    pub const fn wants_left(&self) -> bool {
+        self.left && matches!(self.event, Event::All | Event::Delete)
     }
 }
 
@@ -77,6 +85,29 @@ impl TableFilter {
             }
             ChangeKind::Truncate => Match::No,
         }
+    }
+
+    /// Whether the row passed the filter before an UPDATE, as far as the stream tells what it was; false if that is not
+    /// certain. Without an old tuple the replica identity's columns did not change.
+    #[must_use]
+    pub fn passed_before(&self, change: &Change) -> bool {
+        let ChangeKind::Update { old, new } = &change.kind else {
+            return false;
+        };
+        let relation = &change.relation;
+        let (tuple, all_known) = match old {
+            Some(old) => (&old.tuple, old.kind == OldKind::Full),
+            None => (new, false),
+        };
+        let passed = self.filter.test(relation, |index| {
+            let column = relation.columns.get(index)?;
+            if all_known || column.in_identity {
+                tuple.get(index)
+            } else {
+                None
+            }
+        });
+        passed == Match::Yes
     }
 }
 
@@ -248,6 +279,78 @@ mod tests {
         check("id", full, delete(OldKind::Full, [X, X]), true, Match::Yes);
     }
 
+    #[track_caller]
+    fn check_before(column: &str, identity: ReplicaIdentity, kind: ChangeKind, expected: bool) {
+        let test = Test {
+            column: column.into(),
+            type_oid: TEXT,
+            family: Family::Text(TextOrder::C),
+            operator: Operator::Eq,
+            negated: false,
+            operand: Operand::One(Value::Text("x".into())),
+            question: None,
+        };
+        let filter = TableFilter {
+            filter: Filter::new(vec![test]),
+            columns: None,
+        };
+        let change = Change {
+            relation: relation(identity),
+            order: 0,
+            kind,
+        };
+        assert_eq!(filter.passed_before(&change), expected);
+    }
+
+    #[test]
+    fn a_row_passed_before_only_as_far_as_the_stream_tells() {
+        let update = |old: Option<(OldKind, [Datum<'_>; 2])>, new| ChangeKind::Update {
+            old: old.map(|(kind, old)| OldTuple {
+                kind,
+                tuple: tuple(old),
+            }),
+            new: tuple(new),
+        };
+        let (default, full) = (ReplicaIdentity::Default, ReplicaIdentity::Full);
+        let moved = |old, new| update(Some((OldKind::Full, old)), new);
+        check_before("body", full, moved([X, X], [X, Y]), true);
+        check_before("body", full, moved([X, Y], [X, X]), false);
+        // Without an old tuple only the key is known, because it did not change.
+        check_before("body", default, update(None, [X, X]), false);
+        check_before("id", default, update(None, [X, Y]), true);
+        check_before("id", default, update(None, [Y, X]), false);
+        let key = |old| Some((OldKind::Key, [old, Datum::Null]));
+        check_before("id", default, update(key(X), [Y, X]), true);
+        check_before("id", default, update(key(Y), [X, X]), false);
+        check_before("body", default, update(key(X), [Y, X]), false);
+        let deleted = ChangeKind::Delete {
+            old: OldTuple {
+                kind: OldKind::Full,
+                tuple: tuple([X, X]),
+            },
+        };
+        check_before("body", full, deleted, false);
+    }
+
+    #[test]
+    fn only_those_who_are_given_deletes_hear_of_rows_that_leave() {
+        for (event, left, expected) in [
+            (Event::All, true, true),
+            (Event::Delete, true, true),
+            (Event::Update, true, false),
+            (Event::Insert, true, false),
+            (Event::All, false, false),
+        ] {
+            let subscription = Subscription {
+                id: 1,
+                event,
+                left,
+                tables: HashMap::new(),
+            };
+            assert_eq!(subscription.wants_left(), expected, "{event:?}");
+        }
+    }
+
     #[test]
     fn subscriptions_want_their_own_actions() {
         let changes = [
@@ -273,6 +376,7 @@ mod tests {
             let subscription = Subscription {
                 id: 1,
                 event,
+                left: true,
                 tables: HashMap::new(),
             };
             assert_eq!(

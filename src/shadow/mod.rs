@@ -20,6 +20,7 @@ mod print;
 mod row;
 mod spec;
 mod store;
+mod undo;
 mod unseen;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use layout::{Mapping, Trouble};
 use store::Store;
+use undo::Undo;
 use unseen::Unseen;
 
 use crate::change::{
@@ -50,6 +52,8 @@ pub struct Limits {
     pub bytes_max: usize,
     /// Bytes of changes that are retained for one table while it is being loaded.
     pub retained_bytes_max: usize,
+    /// Bytes of what is remembered of the tables before the last transaction.
+    pub undo_bytes_max: usize,
 }
 
 /// Loads of one table that may fail one after the other because too many changes came meanwhile.
@@ -72,6 +76,12 @@ pub struct Shadow {
     bytes: usize,
     /// Of the database as it is known; `None`: nobody tells.
     prints: Option<Arc<Prints>>,
+    /// Whether somebody asks for the tables as of before a transaction.
+    remembers: bool,
+    /// What the last transaction has changed, by table, if that is remembered.
+    undo: BTreeMap<Oid, Undo>,
+    /// Bytes of `undo`.
+    undo_bytes: usize,
 }
 
 /// How far the stream has come.
@@ -194,7 +204,7 @@ pub struct Sizes {
     pub trusted: usize,
     /// Their rows.
     pub rows: usize,
-    /// Bytes of their rows and indexes.
+    /// Bytes of their rows and indexes, and of what is remembered of earlier ones.
     pub bytes: usize,
 }
 
@@ -259,6 +269,9 @@ impl Shadow {
             last: None,
             generation: 0,
             bytes: 0,
+            remembers: false,
+            undo: BTreeMap::new(),
+            undo_bytes: 0,
             prints: None,
         }
     }
@@ -270,9 +283,10 @@ impl Shadow {
             let now = prints.get(oid).cloned().unwrap_or_default();
             let stays = match &table.stage {
                 Stage::Wanted(_) => true,
-                Stage::Loading { .. } | Stage::Trusted(_) | Stage::TooLarge(_) | Stage::Unfit(_) => {
-                    table.print.as_ref() == Some(&now)
-                }
+                Stage::Loading { .. }
+                | Stage::Trusted(_)
+                | Stage::TooLarge(_)
+                | Stage::Unfit(_) => table.print.as_ref() == Some(&now),
             };
             if !stays {
                 table.invalidate("the table, a type of its columns or its publication was altered");
@@ -292,6 +306,11 @@ impl Shadow {
                 }
             }
         }
+    }
+
+    /// Whether the tables will be asked for as of before a transaction ([`Shadow::before`]).
+    pub fn remember(&mut self, remembers: bool) {
+        self.remembers = remembers;
     }
 
     /// Replaces what is wanted. A table that already serves its new spec stays as it is, one that no spec names is
@@ -346,8 +365,8 @@ impl Shadow {
             };
             table.why = why.take();
             table.loads = table.loads.saturating_add(1);
-            table.print = (self.prints.as_ref())
-                .map(|prints| prints.get(oid).cloned().unwrap_or_default());
+            table.print =
+                (self.prints.as_ref()).map(|prints| prints.get(oid).cloned().unwrap_or_default());
             self.generation = self.generation.saturating_add(1);
             table.stage = Stage::Loading {
                 generation: self.generation,
@@ -371,6 +390,7 @@ impl Shadow {
 
     /// Takes what a load has come to.
     pub fn loaded(&mut self, result: LoadResult) {
+        self.forget(result.table);
         let Some(table) = self.tables.get_mut(&result.table) else {
             return;
         };
@@ -433,6 +453,7 @@ impl Shadow {
             _ => {
                 self.abandon();
                 self.unseen.push(part.commit.xid);
+                self.forget_all();
                 None
             }
         };
@@ -479,7 +500,21 @@ impl Shadow {
             }
             Stage::Trusted(followed) => {
                 let before = followed.store.bytes();
-                let applied = followed.apply(oid, commit, change);
+                let mut undo = self.remembers.then(|| {
+                    self.undo
+                        .entry(oid)
+                        .or_insert_with(|| followed.begin_undo(commit))
+                });
+                let undo_before = undo.as_ref().map_or(0, |undo| undo.bytes());
+                let applied = followed.apply(oid, commit, change, undo.as_deref_mut());
+                if let Some(undo) = undo {
+                    let bytes = self.undo_bytes.saturating_sub(undo_before);
+                    self.undo_bytes = bytes.saturating_add(undo.bytes());
+                    if self.undo_bytes > self.limits.undo_bytes_max {
+                        *undo = Undo::Unknown;
+                        self.undo_bytes = bytes;
+                    }
+                }
                 self.bytes = self
                     .bytes
                     .saturating_sub(before)
@@ -506,6 +541,7 @@ impl Shadow {
             self.abandon();
         }
         self.unseen.push(commit.xid);
+        self.forget_all();
         self.last = Some(Last {
             commit: commit.lsn,
             order: None,
@@ -521,7 +557,19 @@ impl Shadow {
     /// Positions have a new meaning, or changes may have been missed: everything is loaded again.
     pub fn restart(&mut self) {
         self.last = None;
+        self.forget_all();
         self.invalidate_all("the stream began anew");
+    }
+
+    fn forget(&mut self, oid: Oid) {
+        if let Some(undo) = self.undo.remove(&oid) {
+            self.undo_bytes = self.undo_bytes.saturating_sub(undo.bytes());
+        }
+    }
+
+    fn forget_all(&mut self) {
+        self.undo.clear();
+        self.undo_bytes = 0;
     }
 
     /// Any snapshot of the database, taken just now: what it sees need not be remembered. Loads begin again less often
@@ -572,6 +620,31 @@ impl Shadow {
                 })
     }
 
+    /// Whether [`Shadow::before`] gives these tables exactly as of right before a commit: it was the last one that was
+    /// consumed, wholly and while the tables were followed, and what it changed is remembered.
+    #[must_use]
+    pub fn is_trusted_before(&self, tables: &[Oid], commit: Lsn) -> bool {
+        let is_last = || {
+            self.last
+                .is_some_and(|last| last.commit == commit && last.is_whole)
+        };
+        let is_known = |oid: &Oid| {
+            let is_unchanged = || {
+                self.followed(*oid)
+                    .is_some_and(|followed| followed.changed < commit)
+            };
+            self.undo.get(oid).map_or_else(is_unchanged, Undo::is_known)
+        };
+        tables.is_empty()
+            || (is_last() && self.is_trusted(tables, commit) && tables.iter().all(is_known))
+    }
+
+    /// The tables as of right before the last transaction.
+    #[must_use]
+    pub const fn before(&self) -> Before<'_> {
+        Before(self)
+    }
+
     /// All tables, by OID.
     #[must_use]
     pub fn status(&self) -> Vec<Status> {
@@ -602,7 +675,7 @@ impl Shadow {
     pub fn sizes(&self) -> Sizes {
         let mut sizes = Sizes {
             tables: self.tables.len(),
-            bytes: self.bytes,
+            bytes: self.bytes.saturating_add(self.undo_bytes),
             ..Sizes::default()
         };
         for table in self.tables.values() {
@@ -671,6 +744,24 @@ impl Tables for Shadow {
     ) {
         if let Some(followed) = self.followed(table) {
             followed.store.scan(keys, visit);
+        }
+    }
+}
+
+/// The tables of a [`Shadow`] as of right before the last transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a>(&'a Shadow);
+
+impl Tables for Before<'_> {
+    fn scan(
+        &self,
+        table: Oid,
+        keys: &[(usize, Value)],
+        visit: &mut dyn FnMut(&crate::policy::Tuple) -> ControlFlow<()>,
+    ) {
+        match (self.0.undo.get(&table), self.0.followed(table)) {
+            (Some(undo), Some(followed)) => undo.scan(&followed.store, keys, visit),
+            _ => self.0.scan(table, keys, visit),
         }
     }
 }
@@ -759,16 +850,30 @@ impl Followed {
         for Retained { commit, change } in retained {
             let oid = change.relation.oid;
             let table = if loaded.leaves.contains(&oid) { 0 } else { oid };
-            followed.apply(table, &commit, &change)?;
+            followed.apply(table, &commit, &change, None)?;
         }
         Ok(followed)
     }
 
-    /// Changes the rows of `table` itself, or of the partition that the change is of.
-    ///
-    /// Verdicts on old tuples need the state before the transaction: here is where the rows that go can be remembered
-    /// until the next transaction begins.
-    fn apply(&mut self, table: Oid, commit: &Commit, change: &Change) -> Result<(), Trouble> {
+    /// What this transaction is about to change. Nothing is known of what it has changed already, while the table was
+    /// being loaded or nobody asked.
+    fn begin_undo(&self, commit: &Commit) -> Undo {
+        if self.changed == commit.lsn {
+            Undo::Unknown
+        } else {
+            Undo::new(self.store.layout())
+        }
+    }
+
+    /// Changes the rows of `table` itself, or of the partition that the change is of. `undo` remembers the rows that come
+    /// and go.
+    fn apply(
+        &mut self,
+        table: Oid,
+        commit: &Commit,
+        change: &Change,
+        undo: Option<&mut Undo>,
+    ) -> Result<(), Trouble> {
         if commit.lsn < self.from && self.snapshot.sees(commit.xid) {
             return Ok(());
         }
@@ -779,6 +884,9 @@ impl Followed {
                 return Err("a partition was truncated".into());
             }
             self.store.clear();
+            if let Some(undo) = undo {
+                *undo = Undo::Unknown;
+            }
             return Ok(());
         }
         let layout = Arc::clone(self.store.layout());
@@ -800,11 +908,14 @@ impl Followed {
                 if row::columns(&new).any(row::Stored::is_unchanged) {
                     return Err("a row was inserted in part".into());
                 }
+                if let Some(undo) = undo {
+                    undo.came(&new);
+                }
                 self.store.insert(new)
             }
             ChangeKind::Update { old: None, new } => {
                 let new = row(new)?;
-                self.store.update(&new, &new)
+                self.update(&new, &new, undo)
             }
             ChangeKind::Update {
                 old: Some(old),
@@ -819,10 +930,27 @@ impl Followed {
                 {
                     return Err("rows exchanged their keys".into());
                 }
-                self.store.update(&old, &new)
+                self.update(&old, &new, undo)
             }
-            ChangeKind::Delete { old } => self.store.delete(&row(&old.tuple)?),
+            ChangeKind::Delete { old } => {
+                let gone = self.store.delete(&row(&old.tuple)?)?;
+                if let Some(undo) = undo {
+                    undo.went(&gone);
+                }
+                Ok(())
+            }
             ChangeKind::Truncate => Ok(()),
         }
+    }
+
+    fn update(&mut self, old: &[u8], new: &[u8], undo: Option<&mut Undo>) -> Result<(), Trouble> {
+        let (before, after) = self.store.update(old, new)?;
+        if let Some(undo) = undo
+            && *before != *after
+        {
+            undo.went(&before);
+            undo.came(after);
+        }
+        Ok(())
     }
 }

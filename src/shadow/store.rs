@@ -202,11 +202,12 @@ impl Store {
         Ok(())
     }
 
-    /// Puts `new` in the place of the row that `old` identifies; what `new` leaves out stays as it was.
+    /// Puts `new` in the place of the row that `old` identifies; what `new` leaves out stays as it was. Returns the row
+    /// before and the row after.
     ///
     /// # Errors
     /// No such row, or another one has the new key.
-    pub(super) fn update(&mut self, old: &[u8], new: &[u8]) -> Result<(), Trouble> {
+    pub(super) fn update(&mut self, old: &[u8], new: &[u8]) -> Result<(Box<[u8]>, &[u8]), Trouble> {
         let id = self
             .find(old)
             .ok_or("a row was updated that was not there")?;
@@ -234,17 +235,19 @@ impl Store {
             .heap
             .saturating_sub(freed)
             .saturating_add(bytes_of_row(&after));
-        if let Some(row) = self.rows.get_mut(place(id)) {
-            *row = after.into();
-        }
-        Ok(())
+        let row = self
+            .rows
+            .get_mut(place(id))
+            .ok_or("a row without a place")?;
+        let before = std::mem::replace(row, after.into());
+        Ok((before, row))
     }
 
-    /// Removes the row that `old` identifies.
+    /// Removes the row that `old` identifies, and returns it.
     ///
     /// # Errors
     /// No such row.
-    pub(super) fn delete(&mut self, old: &[u8]) -> Result<(), Trouble> {
+    pub(super) fn delete(&mut self, old: &[u8]) -> Result<Box<[u8]>, Trouble> {
         let id = self
             .find(old)
             .ok_or("a row was deleted that was not there")?;
@@ -259,7 +262,7 @@ impl Store {
         let row = self.rows.swap_remove(place(id));
         self.heap = self.heap.saturating_sub(bytes_of_row(&row));
         self.give_back();
-        Ok(())
+        Ok(row)
     }
 
     /// Removes all rows and frees their memory.
@@ -285,6 +288,15 @@ impl Store {
         keys: &[(usize, Value)],
         visit: &mut dyn FnMut(&Arc<[Value]>) -> ControlFlow<()>,
     ) {
+        let _stopped = self.scan_rows(keys, &mut |row| visit(&self.layout.tuple(row)));
+    }
+
+    /// The same, with the rows as they are kept; whether `visit` has stopped it.
+    pub(super) fn scan_rows(
+        &self,
+        keys: &[(usize, Value)],
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         // A key that is not kept, or not comparable, is left to the caller: more rows do no harm.
         let mut wanted: Vec<(usize, Value)> = Vec::with_capacity(keys.len());
         for (index, value) in keys {
@@ -299,7 +311,7 @@ impl Store {
         wanted.sort_unstable_by_key(|(place, _)| *place);
         let visit_row = |row: &[u8]| {
             if self.equals(row, &wanted) {
-                visit(&self.layout.tuple(row))
+                visit(row)
             } else {
                 ControlFlow::Continue(())
             }
@@ -312,7 +324,7 @@ impl Store {
             ),
             None => Box::new(self.rows.iter().map(|row| &**row)),
         };
-        let _stopped = rows.try_for_each(visit_row);
+        rows.try_for_each(visit_row)
     }
 
     /// The index that leaves fewest rows, and the hash to look for.
@@ -346,6 +358,21 @@ impl Store {
             canonical(&self.layout.types, kept.type_oid, &stored)
                 .is_ok_and(|stored| stored == *value)
         })
+    }
+
+    /// How many rows are this one by the replica identity.
+    pub(super) fn copies(&self, row: &[u8]) -> usize {
+        let Some((by, index)) = self.layout.indexes.first().zip(self.indexes.first()) else {
+            return 0;
+        };
+        if self.rows.is_empty() {
+            return 0;
+        }
+        index
+            .chain(hash(&self.hasher, &self.layout, by, row))
+            .filter_map(|id| self.rows.get(place(id)))
+            .filter(|other| self.is_same(other, row))
+            .count()
     }
 
     /// The row that `old` identifies.

@@ -30,6 +30,7 @@ const COLUMNS: [(&str, Oid); 4] = [
 const LIMITS: Limits = Limits {
     bytes_max: 1 << 30,
     retained_bytes_max: 1 << 20,
+    undo_bytes_max: 1 << 20,
 };
 
 fn types() -> Arc<Types> {
@@ -240,7 +241,7 @@ fn trusted(spec: Spec, facts: &Facts, limits: Limits) -> Shadow {
 }
 
 /// What a scan visits.
-fn scan(shadow: &Shadow, keys: &[(usize, Value)]) -> Vec<Arc<[Value]>> {
+fn scan(shadow: &impl Tables, keys: &[(usize, Value)]) -> Vec<Arc<[Value]>> {
     let mut found = Vec::new();
     shadow.scan(TABLE, keys, &mut |tuple| {
         found.push(Arc::clone(tuple));

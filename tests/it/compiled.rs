@@ -9,7 +9,7 @@ use crate::world::{
     subscribe,
 };
 
-const COMPILED: &[(&str, &str)] = &[("WALCAST_VERDICTS", "compiled")];
+pub(crate) const COMPILED: &[(&str, &str)] = &[("WALCAST_VERDICTS", "compiled")];
 
 async fn figure(app: &App, name: &str) -> f64 {
     let metrics = app.server.get("/metrics").await.unwrap().body;
@@ -30,7 +30,7 @@ async fn start_alone() -> App {
 }
 
 /// Waits until so many tables can be looked into, and for some time: a server that has just begun makes partitions.
-async fn shadowed(app: &App, tables: f64) {
+pub(crate) async fn shadowed(app: &App, tables: f64) {
     let mut quiet = 0;
     while quiet < 15 {
         eventually("the tables that policies look into", || async {

@@ -21,6 +21,7 @@ mod http_broadcast;
 mod isolation;
 mod limits;
 mod messages;
+mod old_tuples;
 mod operations;
 mod policies;
 mod policy_commands;

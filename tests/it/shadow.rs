@@ -25,6 +25,7 @@ use walcast::testing::{Cluster, Session};
 const LIMITS: Limits = Limits {
     bytes_max: 64 << 20,
     retained_bytes_max: 16 << 20,
+    undo_bytes_max: 1 << 20,
 };
 
 const SCHEMA: &str = "

@@ -5,6 +5,7 @@ use super::{
     Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX, SLOW_LANE_ROWS_MAX, SWEEP_PAUSE,
 };
 use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
+use crate::pipeline::old::OldRow;
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::{Desk, receives};
 use crate::pipeline::standing::Pool;
@@ -12,7 +13,6 @@ use crate::pipeline::subscriber::{Grace, SubscriberId};
 use crate::policy::Identity;
 use crate::realtime::ResyncReason;
 use crate::routing::Binding;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -171,7 +171,10 @@ impl Conductor {
             self.next_number = number.saturating_add(1);
             let rows = group.iter().filter_map(|(part, index)| {
                 let (change, view) = part.change(*index)?;
-                routed_row(now, lane, &[&*subscriber], change, view, *index, false)
+                let row = (change, &**view, *index);
+                // The state before it is gone.
+                let mut saw = || OldRow::Unknown;
+                routed_row(now, lane, &[&*subscriber], row, false, &mut saw)
             });
             let rows: Vec<ItemRow> = rows.collect();
             if ends || !rows.is_empty() {

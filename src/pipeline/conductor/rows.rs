@@ -1,10 +1,11 @@
 //! The rows of a part as a lane sees them before Postgres is asked. Plain functions.
 
 use crate::catalog::Access;
-use crate::change::{Change, ChangeKind, Oid};
+use crate::change::{Change, ChangeKind, Oid, OldKind, OldTuple};
 use crate::clock;
 use crate::pipeline::lane::{ItemRow, Lane, RowState, policies_ask};
 use crate::pipeline::ledger::{Ledger, Source};
+use crate::pipeline::old::{OldRow, Past};
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::receives;
 use crate::pipeline::subscriber::{Subscriber, SubscriberId};
@@ -55,6 +56,7 @@ pub(super) fn routed_rows(
     part: &Part,
     number: u64,
     visit: &Visit,
+    past: &mut Past<'_>,
 ) -> Vec<ItemRow> {
     let members: Vec<&Subscriber> = (lane.subscribers.iter())
         .filter_map(|id| subscribers.get(id))
@@ -70,7 +72,16 @@ pub(super) fn routed_rows(
             continue;
         };
         let follows = lane.follows_open_row(keys, part, index);
-        if let Some(row) = routed_row(now, lane, &members, change, view, index, follows) {
+        let mut saw = || past.saw(part, index);
+        let row = routed_row(
+            now,
+            lane,
+            &members,
+            (change, view, index),
+            follows,
+            &mut saw,
+        );
+        if let Some(row) = row {
             rows.push(row);
         } else if follows {
             rows.push(ItemRow::new(index, RowState::Tracked, Vec::new()));
@@ -110,15 +121,15 @@ pub(super) fn is_denied_unseen(
 /// Changes of a part that are worth a look whether all of them must be asked.
 const FEW_CHANGES: usize = 16;
 
-/// A change as a row for `members`, if any of them wants it. `any_event`: it may become another action by merging.
+/// A change as a row for `members`, if any of them wants it. `any_event`: it may become another action by merging. `saw` says
+/// whether the lane's identity saw the row before the transaction.
 pub(super) fn routed_row(
     now: Instant,
     lane: &Lane,
     members: &[&Subscriber],
-    change: &Change,
-    view: &View,
-    index: u32,
+    (change, view, index): (&Change, &View, u32),
     any_event: bool,
+    saw: &mut dyn FnMut() -> OldRow,
 ) -> Option<ItemRow> {
     let access = view.table.access.get(lane.key.identity.role());
     if let Some(withheld) = withheld(change, view, access) {
@@ -127,13 +138,41 @@ pub(super) fn routed_row(
         return wanted.then(|| ItemRow::new(index, RowState::Withheld(withheld), Vec::new()));
     }
     let apply = access.is_some_and(|access| access.policies_apply);
-    let mut predicates = Vec::new();
-    let mut wanted = false;
-    for member in members {
-        wanted |= member.wants(change, view, apply, any_event, &mut predicates);
+    let wants = |hides_old: bool| {
+        let mut predicates = Vec::new();
+        let mut wanted = false;
+        for member in members {
+            wanted |= member.wants(change, view, hides_old, any_event, &mut predicates);
+        }
+        (wanted, predicates)
+    };
+    let leaves = || members.iter().any(|member| member.wants_left(change, view));
+    let (mut wanted, mut predicates) = wants(apply);
+    let mut old = OldRow::Unknown;
+    match &change.kind {
+        ChangeKind::Delete { .. } if apply && (wanted || wants(false).0) => {
+            old = saw();
+            if old == OldRow::Seen {
+                (wanted, predicates) = wants(false);
+            }
+        }
+        ChangeKind::Update { old: tuple, .. } => {
+            let left = leaves();
+            let tells = |old: &OldTuple| old.kind == OldKind::Full;
+            if !apply {
+                old = OldRow::Seen;
+            } else if left || (wanted && tuple.as_ref().is_some_and(tells)) {
+                old = saw();
+            }
+            if left && !wanted && old == OldRow::Seen {
+                return Some(ItemRow::new(index, RowState::Left, Vec::new()).with_old(old));
+            }
+        }
+        ChangeKind::Insert { .. } | ChangeKind::Delete { .. } | ChangeKind::Truncate => {}
     }
     let state = match &change.kind {
         ChangeKind::Truncate => return None,
+        ChangeKind::Delete { .. } if old == OldRow::Unseen => RowState::Hidden,
         ChangeKind::Insert { new } | ChangeKind::Update { new, .. }
             if policies_ask(change, view, lane.key.identity.role()) =>
         {
@@ -155,7 +194,7 @@ pub(super) fn routed_row(
     if !matches!(state, RowState::Unasked | RowState::Refused) {
         predicates.clear();
     }
-    wanted.then(|| ItemRow::new(index, state, predicates))
+    wanted.then(|| ItemRow::new(index, state, predicates).with_old(old))
 }
 
 /// Decides what can be decided without asking: rows whose only question is the policy. Returns the tables whose policies

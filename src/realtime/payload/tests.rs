@@ -460,3 +460,71 @@ fn commit_timestamps_have_three_digits_cut_off() {
         timestamp(&mut out, PgTime(extreme));
     }
 }
+
+#[test]
+fn a_row_that_leaves_is_a_delete_of_its_old_key_and_nothing_else() {
+    let leaves = |identity, kind, expected: &str| {
+        let change = change(identity, kind);
+        for old in [OldShape::Full, OldShape::KeyOnly] {
+            let shape = Shape { old, ..shape() };
+            let text = rendered(&change, &shape, RenderAs::Left);
+            check(&text, "type", Some("\"DELETE\""));
+            check(&text, "left", Some("true"));
+            check(&text, "old_record", Some(expected));
+            check(&text, "record", None);
+            check(&text, "errors", Some("null"));
+            assert!(!text.contains("secret"), "{text}");
+        }
+    };
+    let new = ["1", "secret", "t", "-"];
+    let full = old(OldKind::Full, ["1", "before", "f", "-"]);
+    leaves(
+        ReplicaIdentity::Full,
+        update(Some(full), new),
+        r#"{"id":1}"#,
+    );
+    leaves(ReplicaIdentity::Default, update(None, new), r#"{"id":1}"#);
+    // The key that the subscriber knows, not the one that it must not.
+    let key = old(OldKind::Key, ["7", "-", "-", "-"]);
+    leaves(
+        ReplicaIdentity::Default,
+        update(Some(key), new),
+        r#"{"id":7}"#,
+    );
+    let moved = old(OldKind::Full, ["7", "before", "f", "-"]);
+    leaves(
+        ReplicaIdentity::Full,
+        update(Some(moved), new),
+        r#"{"id":7}"#,
+    );
+    // Columns of another identity say nothing about the key.
+    leaves(ReplicaIdentity::Index, update(None, new), "{}");
+    // How large the row has become is nobody's business.
+    let large = "secret".repeat(200);
+    let size_max = Shape {
+        size_max: 64,
+        ..shape()
+    };
+    let grown = change(
+        ReplicaIdentity::Default,
+        update(None, ["1", &large, "t", "-"]),
+    );
+    let text = rendered(&grown, &size_max, RenderAs::Left);
+    check(&text, "errors", Some("null"));
+}
+
+#[test]
+fn only_an_update_can_leave() {
+    let mut out = Vec::new();
+    let update = change(ReplicaIdentity::Default, update(None, ["1", "a", "t", "-"]));
+    for withheld in [Withheld::NoPrimaryKey, Withheld::Unauthorized] {
+        assert!(!render_withheld(
+            &mut out,
+            &commit(),
+            &update,
+            withheld,
+            RenderAs::Left
+        ));
+    }
+    assert!(out.is_empty());
+}

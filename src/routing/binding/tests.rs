@@ -112,6 +112,19 @@ fn events_are_actions_in_any_case_or_everything() {
 }
 
 #[test]
+fn only_true_asks_for_rows_that_leave() {
+    let left = |left: Value| {
+        let binding = parse(&json!({"schema": "public", "table": "t", "left": left})).unwrap();
+        binding.left
+    };
+    assert!(left(json!(true)));
+    for other in [json!(false), json!(null), json!("true"), json!(1)] {
+        assert!(!left(other.clone()), "{other}");
+    }
+    assert!(!parse(&json!({"table": "t"})).unwrap().left);
+}
+
+#[test]
 fn selected_columns_are_a_list_of_strings_on_a_named_table() {
     let select = |select: Value, table: &str| {
         parse(&json!({"schema": "public", "table": table, "select": select}))

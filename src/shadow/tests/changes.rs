@@ -84,6 +84,15 @@ fn change(model: &mut BTreeMap<i64, Content>, full: bool, op: &Op) -> Option<Cha
 
 #[track_caller]
 fn check(shadow: &Shadow, spec: &Spec, model: &BTreeMap<i64, Content>) {
+    check_rows(shadow, spec, model);
+    let status = &shadow.status()[0];
+    assert_eq!(status.rows, model.len());
+    assert_eq!(status.bytes, shadow.bytes());
+    assert_eq!(status.bytes == 0, model.is_empty());
+}
+
+#[track_caller]
+fn check_rows(shadow: &impl Tables, spec: &Spec, model: &BTreeMap<i64, Content>) {
     let rows = |pass: &dyn Fn(&Content) -> bool| {
         let passing = model.iter().filter(|(_, content)| pass(content));
         sorted(passing.map(|(id, content)| shown(spec, *id, content)))
@@ -100,10 +109,6 @@ fn check(shadow: &Shadow, spec: &Spec, model: &BTreeMap<i64, Content>) {
             assert_eq!(sorted(found), rows(&both));
         }
     }
-    let status = &shadow.status()[0];
-    assert_eq!(status.rows, model.len());
-    assert_eq!(status.bytes, shadow.bytes());
-    assert_eq!(status.bytes == 0, model.is_empty());
 }
 
 fn run(reads: &[usize], identity: ReplicaIdentity, pk: &[i16], ops: &[Vec<Op>]) {
@@ -112,8 +117,10 @@ fn run(reads: &[usize], identity: ReplicaIdentity, pk: &[i16], ops: &[Vec<Op>]) 
     let facts = facts(&spec, if full { b'f' } else { b'd' }, pk);
     let relation = relation(identity);
     let mut shadow = trusted(spec.clone(), &facts, LIMITS);
+    shadow.remember(true);
     let mut model = BTreeMap::new();
     for (at, transaction) in (20_u32..).zip(ops) {
+        let before = model.clone();
         let kinds: Vec<ChangeKind> = (transaction.iter())
             .filter_map(|op| change(&mut model, full, op))
             .collect();
@@ -133,6 +140,15 @@ fn run(reads: &[usize], identity: ReplicaIdentity, pk: &[i16], ops: &[Vec<Op>]) 
             shadow.status()
         );
         check(&shadow, &spec, &model);
+        let truncated = kinds.contains(&ChangeKind::Truncate);
+        assert_eq!(
+            shadow.is_trusted_before(&[TABLE], commit.lsn),
+            !truncated,
+            "{kinds:?}"
+        );
+        if !truncated {
+            check_rows(&shadow.before(), &spec, &before);
+        }
     }
     let gone: Vec<ChangeKind> = (model.iter())
         .map(|(id, content)| ChangeKind::Delete {
@@ -310,6 +326,83 @@ fn a_table_over_the_limit_is_dropped_and_its_memory_freed() {
     assert!(shadow.loads().is_empty());
     shadow.invalidate(&[TABLE], "smaller now");
     assert_eq!(shadow.loads().len(), 1);
+}
+
+/// Inserts the rows `from..to` in one transaction at position `at`.
+fn insert_many(shadow: &mut Shadow, at: u64, ids: std::ops::Range<i64>) {
+    let relation = relation(ReplicaIdentity::Default);
+    let new = |id| tuple(id, &content(1, "a"));
+    let inserts = ids.map(|id| ChangeKind::Insert { new: new(id) }).collect();
+    let commit = commit(at, u32::try_from(at).unwrap());
+    shadow.apply(&part(&commit, &relation, 0, inserts, true));
+    assert!(shadow.is_trusted(&[TABLE], Lsn::new(at)));
+}
+
+#[test]
+fn the_past_is_that_before_the_last_transaction_and_no_other() {
+    let spec = spec(&[0, 1, 2]);
+    let mut shadow = trusted(spec.clone(), &facts(&spec, b'd', &[1]), LIMITS);
+    insert_many(&mut shadow, 20, 0..3);
+    assert!(
+        !shadow.is_trusted_before(&[TABLE], Lsn::new(20)),
+        "nobody had asked for it"
+    );
+    shadow.remember(true);
+    insert_many(&mut shadow, 21, 3..5);
+    assert!(shadow.is_trusted_before(&[TABLE], Lsn::new(21)));
+    assert!(!shadow.is_trusted_before(&[TABLE], Lsn::new(20)));
+    assert_eq!(scan(&shadow.before(), &[]).len(), 3);
+    let remembered = shadow.sizes().bytes - shadow.bytes();
+    assert!(remembered > 0);
+    // The next one changes nothing here: before it is as after it.
+    let relation = relation(ReplicaIdentity::Default);
+    shadow.apply(&part(&commit(22, 22), &relation, 0, Vec::new(), true));
+    assert!(shadow.is_trusted_before(&[TABLE], Lsn::new(22)));
+    assert!(!shadow.is_trusted_before(&[TABLE], Lsn::new(21)));
+    assert_eq!(scan(&shadow.before(), &[]).len(), 5);
+    assert_eq!(shadow.sizes().bytes, shadow.bytes());
+}
+
+#[test]
+fn a_transaction_over_the_limit_is_not_remembered_and_the_next_is() {
+    let spec = spec(&[0, 1, 2]);
+    let limits = Limits {
+        undo_bytes_max: 20_000,
+        ..LIMITS
+    };
+    let mut shadow = trusted(spec.clone(), &facts(&spec, b'd', &[1]), limits);
+    shadow.remember(true);
+    insert_many(&mut shadow, 20, 0..50);
+    assert!(shadow.is_trusted_before(&[TABLE], Lsn::new(20)));
+    insert_many(&mut shadow, 21, 50..1050);
+    assert!(!shadow.is_trusted_before(&[TABLE], Lsn::new(21)));
+    assert_eq!(shadow.sizes().bytes, shadow.bytes());
+    insert_many(&mut shadow, 22, 1050..1051);
+    assert!(shadow.is_trusted_before(&[TABLE], Lsn::new(22)));
+    assert_eq!(scan(&shadow.before(), &[]).len(), 1050);
+}
+
+#[test]
+fn a_transaction_that_came_while_the_table_was_loaded_has_no_past() {
+    let spec = spec(&[0, 1, 2]);
+    let facts = facts(&spec, b'd', &[1]);
+    let mut shadow = Shadow::new(LIMITS);
+    shadow.remember(true);
+    shadow.want(vec![spec]);
+    let request = shadow.loads().pop().unwrap();
+    let relation = relation(ReplicaIdentity::Default);
+    let insert = |id| ChangeKind::Insert {
+        new: tuple(id, &content(1, "a")),
+    };
+    let commit = commit(20, 20);
+    shadow.apply(&part(&commit, &relation, 0, vec![insert(1)], false));
+    let snapshot = "20:20:".parse().unwrap();
+    shadow.loaded(rows(&request, &facts, &snapshot, 15, []));
+    shadow.apply(&part(&commit, &relation, 1, vec![insert(2)], true));
+    assert!(shadow.is_trusted(&[TABLE], Lsn::new(20)));
+    assert!(!shadow.is_trusted_before(&[TABLE], Lsn::new(20)));
+    insert_many(&mut shadow, 21, 3..4);
+    assert!(shadow.is_trusted_before(&[TABLE], Lsn::new(21)));
 }
 
 #[test]
