@@ -60,9 +60,7 @@ impl Watch {
             sql::FINGERPRINT_SQL,
         );
         Ok(Self {
-            brief: client
-                .prepare_typed(&brief, &[WireType::OID_ARRAY])
-                .await?,
+            brief: client.prepare_typed(&brief, &[WireType::OID_ARRAY]).await?,
             full: client
                 .prepare_typed(&full, &[WireType::TEXT_ARRAY, WireType::BOOL])
                 .await?,

@@ -148,8 +148,14 @@ mod tests {
         assert_eq!(tables.len(), 201);
         let of = |name: &str| tables.iter().find(|work| &*work.table == name).unwrap();
         let first = of("public.t1");
-        assert_eq!((first.compiled.judged.allowed, first.compiled.micros), (2, 3));
-        assert_eq!((first.postgres.judged.allowed, first.postgres.micros), (1, 1000));
+        assert_eq!(
+            (first.compiled.judged.allowed, first.compiled.micros),
+            (2, 3)
+        );
+        assert_eq!(
+            (first.postgres.judged.allowed, first.postgres.micros),
+            (1, 1000)
+        );
         assert_eq!(of("other").compiled.judged.allowed, 4);
     }
 }

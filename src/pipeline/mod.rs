@@ -114,7 +114,10 @@ impl Handle {
     pub async fn policy_state(&self) -> Option<PolicyState> {
         let (reply, answer) = oneshot::channel();
         self.inquiries.try_send(reply).ok()?;
-        tokio::time::timeout(INQUIRY_TIMEOUT, answer).await.ok()?.ok()
+        tokio::time::timeout(INQUIRY_TIMEOUT, answer)
+            .await
+            .ok()?
+            .ok()
     }
 }
 

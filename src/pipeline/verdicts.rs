@@ -544,3 +544,6 @@ impl Tables for Watched<'_> {
         self.tables.scan(table, keys, visit);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,13 +134,20 @@ pub(super) fn refresh_tables(metrics: &Metrics, state: &PolicyState) {
                 ("undecided", judged.undecided),
             ] {
                 let table = work.table.to_string();
-                let label = TableVerdict { table, source, result };
+                let label = TableVerdict {
+                    table,
+                    source,
+                    result,
+                };
                 raise(&metrics.table_verdicts.get_or_create(&label), count);
             }
             let table = work.table.to_string();
             let seconds = std::time::Duration::from_micros(work_of.micros).as_secs_f64();
             let label = TableSource { table, source };
-            raise_seconds(&metrics.table_verdict_seconds.get_or_create(&label), seconds);
+            raise_seconds(
+                &metrics.table_verdict_seconds.get_or_create(&label),
+                seconds,
+            );
         }
     }
     // Tables come and go.

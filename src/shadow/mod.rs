@@ -23,7 +23,7 @@ mod store;
 mod unseen;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -270,9 +270,10 @@ impl Shadow {
             let now = prints.get(oid).cloned().unwrap_or_default();
             let stays = match &table.stage {
                 Stage::Wanted(_) => true,
-                Stage::Loading { .. } | Stage::Trusted(_) | Stage::TooLarge(_) | Stage::Unfit(_) => {
-                    table.print.as_ref() == Some(&now)
-                }
+                Stage::Loading { .. }
+                | Stage::Trusted(_)
+                | Stage::TooLarge(_)
+                | Stage::Unfit(_) => table.print.as_ref() == Some(&now),
             };
             if !stays {
                 table.invalidate("the table, a type of its columns or its publication was altered");
@@ -311,17 +312,7 @@ impl Shadow {
                     });
                     table
                 }
-                other => Table {
-                    spec: Arc::new(spec),
-                    stage: Stage::Wanted(None),
-                    print: None,
-                    oversized: 0,
-                    overruns: 0,
-                    attempts: 0,
-                    loads: 0,
-                    why: None,
-                    leaves: other.map(|table| table.leaves).unwrap_or_default(),
-                },
+                known => Table::new(Arc::new(spec), known),
             };
             self.tables.insert(oid, table);
         }
@@ -346,8 +337,8 @@ impl Shadow {
             };
             table.why = why.take();
             table.loads = table.loads.saturating_add(1);
-            table.print = (self.prints.as_ref())
-                .map(|prints| prints.get(oid).cloned().unwrap_or_default());
+            table.print =
+                (self.prints.as_ref()).map(|prints| prints.get(oid).cloned().unwrap_or_default());
             self.generation = self.generation.saturating_add(1);
             table.stage = Stage::Loading {
                 generation: self.generation,
@@ -676,6 +667,36 @@ impl Tables for Shadow {
 }
 
 impl Table {
+    /// To be loaded; in place of one that served another spec, if there was one.
+    fn new(spec: Arc<Spec>, before: Option<Self>) -> Self {
+        let loads = before.as_ref().map_or(0, |before| before.loads);
+        let (why, leaves) = match before {
+            None => (None, BTreeSet::new()),
+            Some(Self { stage, leaves, .. }) => match stage {
+                Stage::Wanted(Some(why)) => (Some(why), leaves),
+                Stage::Wanted(None) => (None, leaves),
+                Stage::Loading { .. }
+                | Stage::Trusted(_)
+                | Stage::TooLarge(_)
+                | Stage::Unfit(_) => {
+                    let why = "policies look into other columns of it";
+                    (Some(why.into()), leaves)
+                }
+            },
+        };
+        Self {
+            spec,
+            stage: Stage::Wanted(why),
+            print: None,
+            oversized: 0,
+            overruns: 0,
+            attempts: 0,
+            loads,
+            why: None,
+            leaves,
+        }
+    }
+
     fn invalidate(&mut self, reason: &str) {
         (self.overruns, self.oversized) = (0, 0);
         self.stage = Stage::Wanted(Some(reason.into()));

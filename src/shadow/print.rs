@@ -1,9 +1,10 @@
 //! What tells whether a table was altered (*io*): one text per table that changes with every DDL on it, on its
 //! partitions, on the types of its columns, and with what the publications say of it.
 //!
-//! It never takes a former value again, for it is made of `xmin`s, OIDs and file numbers: two equal texts mean that
-//! nothing of the kind happened between them. Whatever the stream tells by itself (rows, TRUNCATE) may change it as well;
-//! what concerns other tables, policies, functions and roles does not.
+//! Two equal texts mean that nothing of the kind happened between them: all that may change rows or their form without an
+//! event counts by `xmin`s, OIDs and file numbers, which never come back. (Names and the replica identity may; the stream
+//! tells of a relation under another one.) TRUNCATE changes the text as well; what concerns other tables, grants, policies,
+//! functions and roles does not.
 
 use std::collections::HashMap;
 
