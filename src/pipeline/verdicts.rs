@@ -546,4 +546,4 @@ impl Tables for Watched<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

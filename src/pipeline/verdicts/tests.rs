@@ -70,9 +70,23 @@ fn table(oid: Oid, name: &str, columns: Arc<[Column]>, qual: Option<&str>) -> Ar
 
 /// A database with this policy on memos.
 fn knowledge(fingerprint: &str, qual: &str, print: &str) -> Box<Knowledge> {
-    let column = |name: &str, number, type_oid| Column {
+    described(fingerprint, (MEMO, "reader"), qual, print)
+}
+
+/// A database in which a role reads a table whose policy looks into another one.
+pub(in crate::pipeline) fn looking(fingerprint: &str, table: Oid, role: &str) -> Box<Knowledge> {
+    described(fingerprint, (table, role), LOOKS, "1")
+}
+
+fn described(
+    fingerprint: &str,
+    (number, role): (Oid, &str),
+    qual: &str,
+    print: &str,
+) -> Box<Knowledge> {
+    let column = |name: &str, place, type_oid| Column {
         name: name.into(),
-        number,
+        number: place,
         type_oid,
         typmod: -1,
         collation: 0,
@@ -81,7 +95,7 @@ fn knowledge(fingerprint: &str, qual: &str, print: &str) -> Box<Knowledge> {
     };
     let memo = [column("id", 1, oid::INT8), column("open", 2, oid::BOOL)];
     let tables = [
-        table(MEMO, "memo", memo.into(), Some(qual)),
+        table(number, "memo", memo.into(), Some(qual)),
         table(LOOKED, "t", columns(), None),
     ];
     let mut schema = Schema {
@@ -90,7 +104,7 @@ fn knowledge(fingerprint: &str, qual: &str, print: &str) -> Box<Knowledge> {
         roles: HashMap::from([(
             READER,
             Role {
-                name: "reader".into(),
+                name: role.into(),
                 superuser: false,
                 bypasses: false,
                 privileges_of: HashSet::from([READER]),
