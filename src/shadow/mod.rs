@@ -198,7 +198,7 @@ pub struct Sizes {
     pub bytes: usize,
 }
 
-/// A table to be loaded, by [`load`].
+/// A table to be loaded, by [`load`](load()).
 #[derive(Clone, Debug)]
 pub struct LoadRequest {
     /// What is wanted.
