@@ -141,7 +141,7 @@ pub const FINGERPRINT_SQL: &str = "
             from pg_catalog.pg_opclass o where o.oid >= 16384
             union all
             select pg_catalog.hash_record_extended(row(c.oid, c.xmin), 22)
-            from pg_catalog.pg_constraint c where c.contypid <> 0 and c.oid >= 16384
+            from pg_catalog.pg_constraint c where c.contypid >= 16384
             union all
             select pg_catalog.hash_record_extended(row(s.setdatabase, s.setrole, s.xmin), 23)
             from pg_catalog.pg_db_role_setting s
@@ -224,7 +224,7 @@ pub(super) const MARK: &str = "
         (select pg_catalog.hash_array_extended(pg_catalog.array_agg(o.xmin), 18) from pg_catalog.pg_opclass o
             where o.oid >= 16384),
         (select pg_catalog.hash_array_extended(pg_catalog.array_agg(c.xmin), 19) from pg_catalog.pg_constraint c
-            where c.oid >= 16384 and c.contypid <> 0),
+            where c.contypid >= 16384),
         (select pg_catalog.hash_array_extended(pg_catalog.array_agg(s.xmin), 20) from pg_catalog.pg_db_role_setting s)
     )::pg_catalog.text";
 

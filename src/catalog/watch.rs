@@ -42,7 +42,7 @@ const MOMENT: &str =
     "pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_insert_lsn()::text";
 
 impl Watch {
-    /// Prepares a connection, which is to be used for nothing else. `for_plans` as in [`load`](super::load).
+    /// Prepares a connection, which is to be used for nothing else. `for_plans` as in [`load`](super::load()).
     ///
     /// # Errors
     /// The connection broke.

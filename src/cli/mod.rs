@@ -17,7 +17,7 @@ mod token;
 mod verifier;
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -123,6 +123,9 @@ enum PolicyCommand {
         /// Prints JSON
         #[arg(long)]
         json: bool,
+        /// Also asks the walcast that runs at this address [default: the one that the settings name]
+        #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1)]
+        live: Option<Option<SocketAddr>>,
         #[command(flatten)]
         options: Options,
     },
@@ -312,11 +315,20 @@ async fn look_into_policies(command: PolicyCommand) -> Result<ExitCode, Failure>
         PolicyCommand::List {
             roles,
             json,
+            live,
             options,
         } => {
             let config = settings(options)?;
             let database = database(&config)?;
-            let text = policy::list(&database, &config.publications, &roles, json)
+            let listing = policy::Listing {
+                publications: &config.publications,
+                roles: &roles,
+                as_json: json,
+                shadow_bytes_max: config.shadow_bytes_max,
+                live: live.map(|address| address.unwrap_or_else(|| reachable(config.listen))),
+                metrics_secret: config.metrics_secret.as_ref().map(Secret::expose),
+            };
+            let text = policy::list(&database, listing)
                 .await
                 .map_err(|error| Failure::work(&error))?;
             say(&text);
@@ -362,6 +374,17 @@ async fn look_into_policies(command: PolicyCommand) -> Result<ExitCode, Failure>
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Where a server on this machine is reached that listens here.
+fn reachable(mut listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(match listen {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    listen
 }
 
 async fn check_all(config: &Config) -> Result<ExitCode, Failure> {

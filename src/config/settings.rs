@@ -66,7 +66,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     secret(
         "metrics_secret",
-        "The shared secret of the tokens that may read `/metrics`; open to everybody without it.",
+        "The shared secret of the tokens that may read `/metrics` and `/policy`; open to everybody without it.",
     ),
     open(
         "deletes",

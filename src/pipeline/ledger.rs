@@ -2,7 +2,7 @@
 //!
 //! Plain counts, read when somebody asks. Of a bounded number of tables; what is beyond counts together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -71,16 +71,21 @@ impl Ledger {
             Source::Compiled => &mut entry.compiled,
             Source::Postgres => &mut entry.postgres,
         };
-        work.judged.add(more);
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        work.nanos = work.nanos.saturating_add(nanos);
-        work.micros = work.nanos / 1000;
+        work.add(more, nanos);
     }
 
-    /// By name. A table that was dropped and made again stands there twice.
+    /// By name.
     pub(super) fn tables(&self) -> Vec<TableWork> {
-        let mut tables: Vec<TableWork> = self.tables.values().cloned().collect();
-        tables.sort_by(|a, b| a.table.cmp(&b.table));
+        // A table that was dropped and made again counts on.
+        let mut named: BTreeMap<&str, TableWork> = BTreeMap::new();
+        for work in self.tables.values() {
+            let sum = named.entry(&work.table).or_default();
+            sum.table.clone_from(&work.table);
+            sum.compiled.add(work.compiled.judged, work.compiled.nanos);
+            sum.postgres.add(work.postgres.judged, work.postgres.nanos);
+        }
+        let mut tables: Vec<TableWork> = named.into_values().collect();
         if self.other != TableWork::default() {
             tables.push(TableWork {
                 table: OTHER.into(),
@@ -88,6 +93,14 @@ impl Ledger {
             });
         }
         tables
+    }
+}
+
+impl Work {
+    fn add(&mut self, more: Judged, nanos: u64) {
+        self.judged.add(more);
+        self.nanos = self.nanos.saturating_add(nanos);
+        self.micros = self.nanos / 1000;
     }
 }
 
@@ -126,7 +139,7 @@ mod tests {
             identity: ReplicaIdentity::Default,
             row_security: true,
             published: crate::catalog::Published::default(),
-            access: std::collections::BTreeMap::new(),
+            access: BTreeMap::new(),
         }
     }
 

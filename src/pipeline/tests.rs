@@ -970,3 +970,36 @@ fn what_concerns_nobody_but_plans_waits_for_what_is_before_it_and_for_no_snapsho
     bench.see_all();
     assert_eq!(bench.read(1), ["INSERT 2 b."]);
 }
+
+#[test]
+fn tables_that_nobody_needs_any_more_leave_the_memory_in_time() {
+    let mut bench = Bench::compiling(true);
+    let known = super::verdicts::tests::looking("a", MESSAGES, "authenticated");
+    bench.conductor.expect_knowledge(Some(known));
+    bench
+        .conductor
+        .handle_catalog(bench.now, Some(catalog("a")));
+    bench.subscribe(1, claims("authenticated", "alice"), false);
+    let sizes = |bench: &Bench| {
+        let state = bench.conductor.policy_state();
+        (state.plans.len(), state.shadows.len())
+    };
+    assert_eq!(sizes(&bench), (1, 1));
+    bench.conductor.handle_command(
+        bench.now,
+        Command::Unsubscribe {
+            connection: 1,
+            membership: 1,
+        },
+    );
+    let mut steps = 0;
+    let left = bench.now;
+    while sizes(&bench) != (0, 0) {
+        bench.now = bench.conductor.next_timeout().unwrap().max(bench.now);
+        bench.conductor.handle_timeout(bench.now);
+        steps += 1;
+        assert!(steps < 100);
+    }
+    let took = bench.now.duration_since(left);
+    assert!(took > Duration::from_secs(20) && took < Duration::from_secs(120));
+}

@@ -778,3 +778,6 @@ impl Tables for Watched<'_> {
         self.tables.scan(table, keys, visit);
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

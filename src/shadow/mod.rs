@@ -24,7 +24,7 @@ mod undo;
 mod unseen;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -208,7 +208,7 @@ pub struct Sizes {
     pub bytes: usize,
 }
 
-/// A table to be loaded, by [`load`].
+/// A table to be loaded, by [`load`](load()).
 #[derive(Clone, Debug)]
 pub struct LoadRequest {
     /// What is wanted.
@@ -330,17 +330,7 @@ impl Shadow {
                     });
                     table
                 }
-                other => Table {
-                    spec: Arc::new(spec),
-                    stage: Stage::Wanted(None),
-                    print: None,
-                    oversized: 0,
-                    overruns: 0,
-                    attempts: 0,
-                    loads: 0,
-                    why: None,
-                    leaves: other.map(|table| table.leaves).unwrap_or_default(),
-                },
+                known => Table::new(Arc::new(spec), known),
             };
             self.tables.insert(oid, table);
         }
@@ -767,6 +757,36 @@ impl Tables for Before<'_> {
 }
 
 impl Table {
+    /// To be loaded; in place of one that served another spec, if there was one.
+    fn new(spec: Arc<Spec>, before: Option<Self>) -> Self {
+        let loads = before.as_ref().map_or(0, |before| before.loads);
+        let (why, leaves) = match before {
+            None => (None, BTreeSet::new()),
+            Some(Self { stage, leaves, .. }) => match stage {
+                Stage::Wanted(Some(why)) => (Some(why), leaves),
+                Stage::Wanted(None) => (None, leaves),
+                Stage::Loading { .. }
+                | Stage::Trusted(_)
+                | Stage::TooLarge(_)
+                | Stage::Unfit(_) => {
+                    let why = "policies look into other columns of it";
+                    (Some(why.into()), leaves)
+                }
+            },
+        };
+        Self {
+            spec,
+            stage: Stage::Wanted(why),
+            print: None,
+            oversized: 0,
+            overruns: 0,
+            attempts: 0,
+            loads,
+            why: None,
+            leaves,
+        }
+    }
+
     fn invalidate(&mut self, reason: &str) {
         (self.overruns, self.oversized) = (0, 0);
         self.stage = Stage::Wanted(Some(reason.into()));

@@ -1,9 +1,10 @@
 //! What tells whether a table was altered (*io*): one text per table that changes with every DDL on it, on its
 //! partitions, on the types of its columns, and with what the publications say of it.
 //!
-//! It never takes a former value again, for it is made of `xmin`s, OIDs and file numbers: two equal texts mean that
-//! nothing of the kind happened between them. Whatever the stream tells by itself (rows, TRUNCATE) may change it as well;
-//! what concerns other tables, policies, functions and roles does not.
+//! Two equal texts mean that nothing of the kind happened between them: all that may change rows or their form without an
+//! event counts by `xmin`s, OIDs and file numbers, which never come back. (Names and the replica identity may; the stream
+//! tells of a relation under another one.) TRUNCATE changes the text as well; what concerns other tables, grants, policies,
+//! functions and roles does not.
 
 use std::collections::HashMap;
 
@@ -58,30 +59,39 @@ const PRINTS: &str = "
                 join pg_catalog.pg_type e on e.oid = case when t.typelem <> 0 then t.typelem else t.oid end
                 where u.attrelid in (select tree.relid from tree) and u.atttypid >= 16384 and e.typrelid <> 0))) as print
     )
-    select r.oid, pg_catalog.concat_ws('.', everywhere.print,
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(pg_catalog.hash_record_extended(
+    select found.root, pg_catalog.concat_ws('.', (select everywhere.print from everywhere),
+        pg_catalog.string_agg(found.print, '.' order by found.kind))
+    from (
+        select t.root, 7 as kind, pg_catalog.hash_array_extended(pg_catalog.array_agg(pg_catalog.hash_record_extended(
             row(c.oid, c.relfilenode, c.relname, c.relnamespace, c.relkind, c.relpersistence, c.relreplident,
-                c.relispartition), 7) order by c.oid), 7)
-        from tree t join pg_catalog.pg_class c on c.oid = t.relid where t.root = r.oid),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(a.xmin order by a.attrelid, a.attnum), 8)
-        from tree t join pg_catalog.pg_attribute a on a.attrelid = t.relid and a.attnum > 0 where t.root = r.oid),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(i.xmin order by i.indexrelid), 9)
+                c.relispartition), 7) order by c.oid), 7)::pg_catalog.text as print
+        from tree t join pg_catalog.pg_class c on c.oid = t.relid group by t.root
+        union all
+        select t.root, 8, pg_catalog.hash_array_extended(
+            pg_catalog.array_agg(a.xmin order by a.attrelid, a.attnum), 8)::pg_catalog.text
+        from tree t join pg_catalog.pg_attribute a on a.attrelid = t.relid and a.attnum > 0 group by t.root
+        union all
+        select t.root, 9, pg_catalog.hash_array_extended(
+            pg_catalog.array_agg(i.xmin order by i.indexrelid), 9)::pg_catalog.text
         from tree t join pg_catalog.pg_index i on i.indrelid = t.relid and (i.indisprimary or i.indisreplident)
-        where t.root = r.oid),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(
-            pg_catalog.hash_record_extended(row(i.inhrelid, i.inhparent, i.xmin), 10) order by i.inhrelid, i.inhparent), 10)
-        from tree t join pg_catalog.pg_inherits i on i.inhrelid = t.relid where t.root = r.oid),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(
-            pg_catalog.hash_record_extended(row(m.oid, m.xmin), 11) order by m.oid), 11)
+        group by t.root
+        union all
+        select t.root, 10, pg_catalog.hash_array_extended(pg_catalog.array_agg(pg_catalog.hash_record_extended(
+            row(i.inhrelid, i.inhparent, i.xmin), 10) order by i.inhrelid, i.inhparent), 10)::pg_catalog.text
+        from tree t join pg_catalog.pg_inherits i on i.inhrelid = t.relid group by t.root
+        union all
+        select t.root, 11, pg_catalog.hash_array_extended(pg_catalog.array_agg(pg_catalog.hash_record_extended(
+            row(m.oid, m.xmin), 11) order by m.oid), 11)::pg_catalog.text
         from tree t
         join pg_catalog.pg_publication_rel m on m.prrelid = t.relid
-        join published p on p.oid = m.prpubid where t.root = r.oid),
-        (select types.print from types where exists (
-            select from tree t join pg_catalog.pg_attribute a on a.attrelid = t.relid
-            where t.root = r.oid and a.attnum > 0 and a.atttypid >= 16384)))
-    from pg_catalog.unnest($2::pg_catalog.oid[]) r (oid) cross join everywhere";
+        join published p on p.oid = m.prpubid group by t.root
+        union all
+        select distinct t.root, 12, (select types.print from types)
+        from tree t join pg_catalog.pg_attribute a on a.attrelid = t.relid and a.attnum > 0 and a.atttypid >= 16384
+    ) found
+    group by found.root";
 
-/// Reads them in the transaction at hand. A table that does not exist has one as well.
+/// Reads them in the transaction at hand. A table that does not exist has none.
 ///
 /// # Errors
 /// The query failed.

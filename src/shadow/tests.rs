@@ -1,5 +1,6 @@
 //! Shadows against models: changes of all kinds, and loading while the world goes on.
 
+mod altered;
 mod changes;
 mod loading;
 
@@ -19,7 +20,7 @@ use crate::policy::schema::Column;
 use crate::policy::value::{Kind, Oid, Type, Types, Value, oid};
 
 /// The table: `id int8 primary key, room int8, name text, extra text`.
-const TABLE: Oid = 20_000;
+pub(crate) const TABLE: Oid = 20_000;
 const COLUMNS: [(&str, Oid); 4] = [
     ("id", oid::INT8),
     ("room", oid::INT8),
@@ -273,4 +274,35 @@ fn shown(spec: &Spec, id: i64, (room, name): &Content) -> Arc<[Value]> {
         }
     };
     all.into_iter().enumerate().map(show).collect()
+}
+
+/// A loaded table for those who look into one: rows with these ids, read when every transaction of the tests was visible.
+pub(crate) fn loaded(request: &LoadRequest, lsn: u64, ids: &[i64], print: &str) -> LoadResult {
+    let facts = facts(&request.spec, b'd', &[1]);
+    let content = (Some(1), None);
+    let texts = ids.iter().map(|id| texts(*id, &content).to_vec());
+    let snapshot = "1000:1000:".parse().unwrap();
+    let mut result = rows(request, &facts, &snapshot, lsn, texts);
+    if let Outcome::Rows(loaded) = &mut result.outcome {
+        loaded.print = print.into();
+    }
+    result
+}
+
+/// The columns of the table, as a schema describes them.
+pub(crate) fn columns() -> Arc<[Column]> {
+    spec(&[]).columns
+}
+
+/// A part of one transaction that changes the table.
+pub(crate) fn insertion(lsn: u64, xid: u32, id: i64) -> TransactionPart {
+    let new = tuple(id, &(Some(1), None));
+    let relation = relation(ReplicaIdentity::Default);
+    part(
+        &commit(lsn, xid),
+        &relation,
+        0,
+        vec![ChangeKind::Insert { new }],
+        true,
+    )
 }

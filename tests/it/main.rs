@@ -20,6 +20,7 @@ mod harness;
 mod http_broadcast;
 mod isolation;
 mod limits;
+mod limits_and_change;
 mod messages;
 mod old_tuples;
 mod operations;

@@ -98,9 +98,13 @@ fn list_tells_what_becomes_of_the_policies_of_each_published_table() {
     for (table, expected) in [
         (
             "public.messages",
-            "  authenticated  compiled\n      reads     public.conversations (id, participant_ids); can be followed\n",
+            "  authenticated  compiled, evaluated for each identity\n      reads     public.conversations (id, participant_ids); can be followed: 2 rows, ",
         ),
         ("public.messages", "      claims    sub"),
+        (
+            "public.messages",
+            " µs per verdict, measured here over one row",
+        ),
         ("public.messages", "  service_role   all rows"),
         (
             "public.memo",
@@ -155,15 +159,30 @@ fn list_prints_the_same_as_json_and_for_further_roles() {
     assert_eq!(find("memo", "clerk")["result"], "always_error");
     assert_eq!(find("random", "anon")["result"], "postgres_is_asked");
     let messages = find("messages", "authenticated");
+    let mut reads = messages["reads"].clone();
+    let bytes = reads[0]["bytes"].take();
+    assert!(bytes.as_u64().unwrap() > 0);
     assert_eq!(
-        messages["reads"],
+        reads,
         json!([{"schema": "public", "table": "conversations", "columns": ["id", "participant_ids"], "followed": true,
-          "reason": null}])
+          "reason": null, "rows": 2, "bytes": null}])
     );
+    assert!(messages["verdict_micros"].as_f64().unwrap() > 0.0);
     place.fails(
         &["policy", "list", "--role", "nobody"],
         "there is no role \"nobody\"",
     );
+}
+
+#[test]
+fn list_says_which_table_is_over_the_limit() {
+    let place = Place::start();
+    let (printed, problem, succeeded) =
+        place.walcast(&["policy", "list", "--shadow-bytes-max", "64B"]);
+    assert!(succeeded, "{problem}");
+    let expected = "public.conversations (id, participant_ids); cannot be followed: over the limit: it does not fit into shadow_bytes_max = 64 beside the others";
+    assert!(printed.contains(expected), "{printed}");
+    assert!(printed.contains("looked into: 0 of 64 bytes"), "{printed}");
 }
 
 #[test]
@@ -198,7 +217,8 @@ fn explain_gives_the_verdict_beside_that_of_postgres_and_names_the_policy() {
     );
 
     // Parts that decide, and no others.
-    let expected = [&allow, "permissive policy \"owners\": true\n"];
+    let values = format!("row       owner = {ALICE}, open = f, word = x\n");
+    let expected = [&allow, &values, "permissive policy \"owners\": true\n"];
     place.explains("public.memo", "1", ALICE, &[], &expected);
     let (printed, _, _) = place.walcast(&[
         "policy",

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::memory::{CLAIMS, Memory, literal, qualified, session_of};
 use crate::database::{ConnectError, Database, quote_identifier};
 use crate::policy::schema::{self, Policy, Schema, Table};
-use crate::policy::value::{Oid, SqlError};
+use crate::policy::value::{Oid, SqlError, Value, output};
 use crate::policy::{
     Parts, Plan, Refusal, Tuple, Verdict, World, compile, compile_condition, parts,
 };
@@ -33,6 +33,9 @@ const KEY: &str = "
     join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
     where i.indrelid = $1 and i.indisprimary and k.position <= i.indnkeyatts
     order by k.position";
+
+/// Characters of a value that are shown.
+const VALUE_CHARS_MAX: usize = 60;
 
 /// The question, as it was written.
 pub(in crate::cli) struct Wanted {
@@ -225,6 +228,14 @@ async fn key(
     Ok(columns.into_iter().zip(values).collect())
 }
 
+/// Enough of a value to tell it from others.
+fn shortened(value: String) -> String {
+    match value.char_indices().nth(VALUE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", value.get(..end).unwrap_or_default()),
+        None => value,
+    }
+}
+
 fn shown(table: &Table) -> String {
     format!("{}.{}", table.schema, table.name)
 }
@@ -282,6 +293,7 @@ impl Asked<'_> {
             self.role,
             self.claims
         );
+        text.push_str(&self.read_values(row, &columns));
         let agrees = match &plan {
             Err(refusal) => {
                 let _infallible = write!(
@@ -302,6 +314,23 @@ impl Asked<'_> {
         }
         let text = text.trim_end().to_owned();
         Ok(Explained { text, agrees })
+    }
+
+    /// The row, as far as plans read it.
+    fn read_values(&self, row: &Tuple, columns: &BTreeSet<usize>) -> String {
+        let shown = |index: &usize| {
+            let column = self.table.columns.get(*index)?;
+            let value = match row.get(*index)? {
+                Value::Null => "null".to_owned(),
+                value => output(&self.schema.types, column.type_oid, value).ok()?,
+            };
+            Some(format!("{} = {}", column.name, shortened(value)))
+        };
+        let shown: Vec<String> = columns.iter().filter_map(shown).collect();
+        if shown.is_empty() {
+            return String::new();
+        }
+        format!("row       {}\n", shown.join(", "))
     }
 
     /// The tables that plans look into, of the columns that they read.

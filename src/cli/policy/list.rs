@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
+use super::live::{self, LiveError};
+use super::measure::Loaded;
 use super::memory::CLAIMS;
 use crate::catalog;
 use crate::database::{ConnectError, Database};
@@ -32,6 +35,22 @@ pub(in crate::cli) enum ListError {
     Query(#[from] tokio_postgres::Error),
     #[error("there is no role {0:?}")]
     Role(String),
+    #[error(transparent)]
+    Live(#[from] LiveError),
+}
+
+/// What is to be listed.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cli) struct Listing<'a> {
+    pub(in crate::cli) publications: &'a [String],
+    /// Besides the usual ones.
+    pub(in crate::cli) roles: &'a [String],
+    pub(in crate::cli) as_json: bool,
+    /// The limit of the tables that are looked into.
+    pub(in crate::cli) shadow_bytes_max: usize,
+    /// A running server that is asked as well, and the secret of those who may.
+    pub(in crate::cli) live: Option<SocketAddr>,
+    pub(in crate::cli) metrics_secret: Option<&'a str>,
 }
 
 /// One published table.
@@ -54,11 +73,16 @@ struct Line {
 #[serde(tag = "result", rename_all = "snake_case")]
 enum Outcome {
     Compiled {
+        /// How verdicts are taken.
+        form: &'static str,
         reads: Vec<Looked>,
         /// `None`: all of them.
         claims: Option<Vec<Box<str>>>,
         settings: Vec<Setting>,
         time: bool,
+        /// Microseconds per verdict, measured over so many rows.
+        verdict_micros: Option<f64>,
+        verdict_rows: usize,
     },
     AlwaysError {
         sqlstate: Box<str>,
@@ -80,6 +104,9 @@ struct Looked {
     followed: bool,
     /// Why it cannot be followed.
     reason: Option<Box<str>>,
+    /// What it takes in memory, if it fits.
+    rows: Option<usize>,
+    bytes: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -91,10 +118,15 @@ struct Setting {
 /// Compiles for every published table and role, and prints the outcomes as text or as JSON.
 pub(in crate::cli) async fn list(
     database: &Database,
-    publications: &[String],
-    more: &[String],
-    as_json: bool,
+    listing: Listing<'_>,
 ) -> Result<String, ListError> {
+    let Listing {
+        publications,
+        roles: more,
+        as_json,
+        shadow_bytes_max,
+        ..
+    } = listing;
     let tasks = TaskTracker::new();
     let client = database.connect(&tasks, "walcast policy").await?;
     let path = super::search_path(&client).await?;
@@ -116,13 +148,33 @@ pub(in crate::cli) async fn list(
         .filter_map(|oid| schema.tables.get(oid).map(|table| &**table))
         .collect();
     tables.sort_by_key(|table| (&table.schema, &table.name));
-    let mut listed = Vec::new();
+    let mut planned = Vec::new();
     for table in tables {
+        let plans: Vec<_> = (roles.iter())
+            .map(|(name, role)| (*name, compile(&schema, table.oid, *role)))
+            .collect();
+        planned.push((table, plans));
+    }
+    let plans = planned.iter().flat_map(|(_, plans)| plans);
+    let reads = plans.filter_map(|(_, plan)| Some(&plan.as_ref().ok()?.reads));
+    let loaded = Loaded::load(&client, publications, &schema, reads, shadow_bytes_max).await;
+    let view = Viewed {
+        client: &client,
+        publications,
+        schema: &schema,
+        login,
+        loaded: &loaded,
+        shadow_bytes_max,
+    };
+    let mut listed = Vec::new();
+    for (table, plans) in &planned {
         let mut lines = Vec::new();
-        for (name, role) in &roles {
-            let outcome = match compile(&schema, table.oid, *role) {
-                Err(Refusal { reason }) => Outcome::PostgresIsAsked { reason },
-                Ok(plan) => outcome(&client, publications, &schema, login, &plan).await?,
+        for (name, plan) in plans {
+            let outcome = match plan {
+                Err(Refusal { reason }) => Outcome::PostgresIsAsked {
+                    reason: reason.clone(),
+                },
+                Ok(plan) => view.outcome(table, name, plan).await?,
             };
             lines.push(Line {
                 role: (*name).to_owned(),
@@ -135,18 +187,39 @@ pub(in crate::cli) async fn list(
             roles: lines,
         });
     }
+    let live = match listing.live {
+        Some(address) => Some(live::ask(address, listing.metrics_secret).await?),
+        None => None,
+    };
     if as_json {
         let tables: Value = json!(listed);
-        return Ok(format!("{tables:#}"));
+        return Ok(match live {
+            Some(live) => format!("{:#}", json!({"tables": tables, "running": live})),
+            None => format!("{tables:#}"),
+        });
     }
+    let mut texts: Vec<String> = listed.iter().map(Listed::print).collect();
     if listed.is_empty() {
-        return Ok(format!(
-            "no table is published by {}",
-            publications.join(", ")
+        let names = publications.join(", ");
+        texts.push(format!("no table is published by {names}\n"));
+    } else {
+        let bytes = loaded.bytes();
+        texts.push(format!(
+            "memory of the tables that are looked into: {bytes} of {shadow_bytes_max} bytes (shadow_bytes_max)\n"
         ));
     }
-    let texts: Vec<String> = listed.iter().map(Listed::print).collect();
+    texts.extend(live.as_ref().map(live::print));
     Ok(texts.join("\n").trim_end().to_owned())
+}
+
+/// What outcomes are made from.
+struct Viewed<'a> {
+    client: &'a Client,
+    publications: &'a [String],
+    schema: &'a Schema,
+    login: Option<Oid>,
+    loaded: &'a Loaded,
+    shadow_bytes_max: usize,
 }
 
 async fn login(client: &Client, schema: &Schema) -> Result<Option<Oid>, tokio_postgres::Error> {
@@ -156,55 +229,74 @@ async fn login(client: &Client, schema: &Schema) -> Result<Option<Oid>, tokio_po
     Ok(schema.role(row.try_get(0)?))
 }
 
-async fn outcome(
-    client: &Client,
-    publications: &[String],
-    schema: &Schema,
-    login: Option<Oid>,
-    plan: &Plan,
-) -> Result<Outcome, tokio_postgres::Error> {
-    match plan.constant() {
-        Some(Ok(true)) => return Ok(Outcome::AllRows),
-        Some(Ok(false)) => return Ok(Outcome::NoRows),
-        Some(Err(error)) => {
-            return Ok(Outcome::AlwaysError {
-                sqlstate: error.sqlstate.clone(),
-                message: error.message.clone(),
+impl Viewed<'_> {
+    async fn outcome(
+        &self,
+        table: &Table,
+        role: &str,
+        plan: &Plan,
+    ) -> Result<Outcome, tokio_postgres::Error> {
+        let Self {
+            client,
+            schema,
+            loaded,
+            ..
+        } = self;
+        match plan.constant() {
+            Some(Ok(true)) => return Ok(Outcome::AllRows),
+            Some(Ok(false)) => return Ok(Outcome::NoRows),
+            Some(Err(error)) => {
+                return Ok(Outcome::AlwaysError {
+                    sqlstate: error.sqlstate.clone(),
+                    message: error.message.clone(),
+                });
+            }
+            None => {}
+        }
+        let mut reads = Vec::new();
+        for spec in Spec::all(schema, [&plan.reads]) {
+            let reason = match unreadable(schema, self.login, &spec) {
+                Some(reason) => Some(reason),
+                None => misfit(client, self.publications, &spec).await?,
+            };
+            let over = || -> Box<str> {
+                let max = self.shadow_bytes_max;
+                format!("over the limit: it does not fit into shadow_bytes_max = {max} beside the others").into()
+            };
+            let reason = reason.or_else(|| loaded.is_over_the_limit(spec.table).then(over));
+            let (rows, bytes) = loaded.size(spec.table).unzip();
+            let name = |index: &usize| spec.columns.get(*index).map(|column| column.name.clone());
+            reads.push(Looked {
+                columns: spec.reads.iter().filter_map(name).collect(),
+                followed: reason.is_none(),
+                reason,
+                rows,
+                bytes,
+                schema: spec.schema,
+                table: spec.name,
             });
         }
-        None => {}
-    }
-    let mut reads = Vec::new();
-    for spec in Spec::all(schema, [&plan.reads]) {
-        let reason = match unreadable(schema, login, &spec) {
-            Some(reason) => Some(reason),
-            None => misfit(client, publications, &spec).await?,
+        let setting = |name: &str| Setting {
+            name: name.into(),
+            set: name == CLAIMS,
         };
-        let name = |index: &usize| spec.columns.get(*index).map(|column| column.name.clone());
-        reads.push(Looked {
-            columns: spec.reads.iter().filter_map(name).collect(),
-            followed: reason.is_none(),
-            reason,
-            schema: spec.schema,
-            table: spec.name,
-        });
+        let claims = plan.reads.claims.as_ref();
+        let cost = loaded.micros(client, schema, table, role, plan).await;
+        Ok(Outcome::Compiled {
+            form: "evaluated for each identity",
+            verdict_micros: cost.map(|cost| cost.micros),
+            verdict_rows: cost.map_or(0, |cost| cost.rows),
+            reads,
+            claims: claims.map(|claims| claims.iter().cloned().collect()),
+            settings: plan
+                .reads
+                .settings
+                .iter()
+                .map(|name| setting(name))
+                .collect(),
+            time: plan.reads.time,
+        })
     }
-    let setting = |name: &str| Setting {
-        name: name.into(),
-        set: name == CLAIMS,
-    };
-    let claims = plan.reads.claims.as_ref();
-    Ok(Outcome::Compiled {
-        reads,
-        claims: claims.map(|claims| claims.iter().cloned().collect()),
-        settings: plan
-            .reads
-            .settings
-            .iter()
-            .map(|name| setting(name))
-            .collect(),
-        time: plan.reads.time,
-    })
 }
 
 /// Why the login cannot read a table whole.
@@ -238,7 +330,7 @@ impl Listed {
 impl Outcome {
     fn headline(&self) -> String {
         match self {
-            Self::Compiled { .. } => "compiled".to_owned(),
+            Self::Compiled { form, .. } => format!("compiled, {form}"),
             Self::AlwaysError { sqlstate, message } => {
                 format!("always error {sqlstate}: {message}")
             }
@@ -254,6 +346,9 @@ impl Outcome {
             claims,
             settings,
             time,
+            verdict_micros,
+            verdict_rows,
+            form: _,
         } = self
         else {
             return Vec::new();
@@ -266,7 +361,12 @@ impl Outcome {
                 read.columns.join(", ")
             };
             let followed = match &read.reason {
-                None => "can be followed".to_owned(),
+                None => match (read.rows, read.bytes) {
+                    (Some(rows), Some(bytes)) => {
+                        format!("can be followed: {rows} rows, {bytes} bytes")
+                    }
+                    _ => "can be followed".to_owned(),
+                },
                 Some(reason) => format!("cannot be followed: {reason}"),
             };
             let table = format!("{}.{}", read.schema, read.table);
@@ -287,6 +387,17 @@ impl Outcome {
         }
         if *time {
             details.push(("time", "decides as well".to_owned()));
+        }
+        if let Some(micros) = verdict_micros {
+            let rows = if *verdict_rows == 1 {
+                "one row".to_owned()
+            } else {
+                format!("{verdict_rows} rows")
+            };
+            details.push((
+                "cost",
+                format!("{micros:.1} µs per verdict, measured here over {rows}"),
+            ));
         }
         details
     }

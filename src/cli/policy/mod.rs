@@ -7,6 +7,8 @@
 mod explain;
 mod generate;
 mod list;
+mod live;
+mod measure;
 mod memory;
 mod stage;
 mod verify;
@@ -23,7 +25,7 @@ use crate::database::{ConnectError, Database};
 use crate::policy::schema::{LoadError, load};
 use crate::policy::{Plan, compile};
 pub(super) use explain::{Wanted, explain};
-pub(super) use list::list;
+pub(super) use list::{Listing, list};
 use stage::Stage;
 use verify::Tally;
 
