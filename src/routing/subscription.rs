@@ -31,13 +31,20 @@ impl Subscription {
     /// Whether the subscription wants this kind of change; nobody is sent a TRUNCATE.
     #[must_use]
     pub const fn wants(&self, kind: &ChangeKind) -> bool {
-        match (self.event, kind) {
+        self.event.wants(kind)
+    }
+}
+
+impl Event {
+    /// Whether this kind of change is delivered; nobody is sent a TRUNCATE.
+    pub(super) const fn wants(self, kind: &ChangeKind) -> bool {
+        match (self, kind) {
             (_, ChangeKind::Truncate) => false,
-            (Event::All, _)
-            | (Event::Insert, ChangeKind::Insert { .. })
-            | (Event::Update, ChangeKind::Update { .. })
-            | (Event::Delete, ChangeKind::Delete { .. }) => true,
-            (Event::Insert | Event::Update | Event::Delete, _) => false,
+            (Self::All, _)
+            | (Self::Insert, ChangeKind::Insert { .. })
+            | (Self::Update, ChangeKind::Update { .. })
+            | (Self::Delete, ChangeKind::Delete { .. }) => true,
+            (Self::Insert | Self::Update | Self::Delete, _) => false,
         }
     }
 }

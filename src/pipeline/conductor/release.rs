@@ -416,7 +416,7 @@ impl Conductor {
             };
             if !unended.contains(id)
                 && !self.verdicts.may_judge(part, lane.key.identity.role())
-                && is_denied_unseen(now, lane, &self.subscribers, part)
+                && is_denied_unseen(now, lane, part)
             {
                 let denied = &mut self.counts.settled.denied.not_asked;
                 *denied = denied.saturating_add(1);
