@@ -11,6 +11,8 @@ mod locks;
 mod messages;
 mod part;
 mod settle;
+#[cfg(feature = "testing")]
+pub mod stand;
 mod standing;
 mod subscriber;
 mod verdicts;

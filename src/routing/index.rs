@@ -220,9 +220,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::change::{
-        OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleBuilder,
-    };
+    use crate::change::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleBuilder};
     use crate::routing::TableFilter;
     use crate::routing::filter::Test;
 
@@ -289,11 +287,7 @@ mod tests {
     }
 
     fn eq(number: i64) -> Test {
-        room(
-            Operator::Eq,
-            Operand::One(Value::Integer(number)),
-            false,
-        )
+        room(Operator::Eq, Operand::One(Value::Integer(number)), false)
     }
 
     fn found(index: &Index<u32>, change: &Change) -> Vec<u32> {
@@ -318,11 +312,7 @@ mod tests {
                 5,
                 wants(
                     Event::All,
-                    vec![room(
-                        Operator::Eq,
-                        Operand::One(Value::Integer(1)),
-                        true,
-                    )],
+                    vec![room(Operator::Eq, Operand::One(Value::Integer(1)), true)],
                 ),
             ),
             (6, wants(Event::Delete, vec![eq(1)])),
@@ -375,7 +365,10 @@ mod tests {
             vec![eq(1)],
             vec![eq(2)],
             vec![room(Operator::Neq, Operand::One(Value::Integer(1)), false)],
-            vec![room(Operator::Gt, Operand::One(Value::Integer(0)), false), eq(1)],
+            vec![
+                room(Operator::Gt, Operand::One(Value::Integer(0)), false),
+                eq(1),
+            ],
             vec![room(Operator::In, Operand::Any([None].into()), false)],
             vec![room(Operator::In, Operand::Any([].into()), true)],
         ];

@@ -61,10 +61,7 @@ pub(super) fn routed_rows(
             .collect()
     };
     // Few enough to be gone through for each change.
-    let all = lane
-        .index
-        .is_none()
-        .then(|| receiving(&lane.subscribers));
+    let all = lane.index.is_none().then(|| receiving(&lane.subscribers));
     let mut rows = Vec::new();
     if all.as_ref().is_some_and(Vec::is_empty) {
         return rows;
