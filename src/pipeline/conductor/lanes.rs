@@ -207,7 +207,7 @@ impl Conductor {
 
     /// Settles what is decided, asks what is to be asked, and looks after the bounds.
     pub(super) fn check_lane(&mut self, now: Instant, id: LaneId) {
-        let Some(mut lane) = self.lanes.remove(&id) else {
+        let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
         let mut desk = Desk {
@@ -217,7 +217,16 @@ impl Conductor {
             settled: &mut self.counts.settled,
             withhold_deletes: self.rules.withhold_deletes,
         };
-        desk.settle(&mut lane);
+        desk.settle(lane);
+        // Nearly always, where policies are compiled.
+        if lane.queue.is_empty() && lane.pending.is_empty() {
+            self.awaiting_successor.remove(&id);
+            self.full.remove(&id);
+            return self.note_busy(id);
+        }
+        let Some(mut lane) = self.lanes.remove(&id) else {
+            return;
+        };
         let parked = self.locks.holds(id);
         if lane.has_question() && !parked {
             match lane.standing.pool(now) {
