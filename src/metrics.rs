@@ -341,7 +341,7 @@ impl Metrics {
         to.register("walcast_changes_merged", "Changes delivered as part of a later one of their row", self.changes_merged.clone());
         to.register("walcast_changes_denied", "Changes withheld from an identity, by reason", self.changes_denied.clone());
         to.register("walcast_questions", "Questions to Postgres that ended, by outcome", self.questions.clone());
-        to.register("walcast_verdicts", "Verdicts on one change for one identity, by source and result", self.verdicts.clone());
+        to.register("walcast_verdicts", "Verdicts on one change for one identity, by source and result; audience: passed over", self.verdicts.clone());
         to.register("walcast_shadow_tables", "Tables that compiled policies can look into", self.shadow_tables.clone());
         to.register("walcast_shadow_rows", "Rows of these tables in memory", self.shadow_rows.clone());
         to.register_with_unit("walcast_shadow", "Rows of these tables and their indexes", Unit::Bytes, self.shadow_bytes.clone());

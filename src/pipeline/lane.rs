@@ -4,6 +4,7 @@
 //! was superseded before Postgres could judge it is merged into its successor by the rule of net effects, so that it is
 //! never merely dropped (design: an answer describes the present).
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,13 @@ use std::time::Duration;
 use super::old::OldRow;
 use super::part::Part;
 use super::standing::{Pool, Standing};
-use super::subscriber::SubscriberId;
+use super::subscriber::{Subscriber, SubscriberId};
 use super::verdicts::Sitting;
 use super::view::{RowKey, RowKeys, View};
 use crate::change::{Change, ChangeKind, Datum, Lsn, Oid, OldTuple};
 use crate::policy::{Answer, Expected, Found, Identity, Predicate, Question, Row};
 use crate::realtime::payload::Withheld;
+use crate::routing::Index;
 
 /// Names a lane; never used twice.
 pub(super) type LaneId = u64;
@@ -29,6 +31,8 @@ const QUESTION_ROWS_FIRST: usize = 64;
 const QUESTION_TIME: Duration = Duration::from_millis(40);
 /// Bytes of tuples in one question.
 const QUESTION_BYTES_MAX: usize = 1 << 20;
+/// Subscribers beyond which filters are looked up instead of being gone through.
+const SCANNED_MAX: usize = 16;
 /// Superseded or missing rows beyond which a question also asks whether the row is there at all.
 const CONFIRM_FROM: usize = 1000;
 
@@ -46,6 +50,10 @@ pub(super) struct LaneKey {
 pub(super) struct Lane {
     pub(super) key: LaneKey,
     pub(super) subscribers: Vec<SubscriberId>,
+    /// The same by what they ask for, once they are many.
+    pub(super) index: Option<Index<SubscriberId>>,
+    /// Those that hold their last change back until the transaction ends.
+    pub(super) holding: Vec<SubscriberId>,
     pub(super) queue: VecDeque<Item>,
     /// Rows in `queue`.
     pub(super) queued_rows: usize,
@@ -176,6 +184,8 @@ impl Lane {
         Self {
             key,
             subscribers: Vec::new(),
+            index: None,
+            holding: Vec::new(),
             queue: VecDeque::new(),
             queued_rows: 0,
             queued_bytes: 0,
@@ -209,7 +219,64 @@ impl Lane {
             || !self.open.is_empty()
             || !self.pending.is_empty()
             || !self.troubles.is_empty()
+            || !self.holding.is_empty()
             || self.keeping > 0
+    }
+
+    /// Adds a subscriber.
+    pub(super) fn enter(
+        &mut self,
+        id: SubscriberId,
+        subscribers: &HashMap<SubscriberId, Subscriber>,
+    ) {
+        self.subscribers.push(id);
+        let asks = |id: &SubscriberId| Some((*id, &*subscribers.get(id)?.subscriptions));
+        match &mut self.index {
+            Some(index) => {
+                if let Some((id, subscriptions)) = asks(&id) {
+                    index.insert(id, subscriptions);
+                }
+            }
+            None if self.subscribers.len() > SCANNED_MAX => {
+                let mut index = Index::default();
+                for (id, subscriptions) in self.subscribers.iter().filter_map(asks) {
+                    index.insert(id, subscriptions);
+                }
+                self.index = Some(index);
+            }
+            None => {}
+        }
+        if let Some(subscriber) = subscribers.get(&id) {
+            if subscriber.holds() {
+                self.holding.push(id);
+            }
+            if subscriber.grace.is_some() {
+                self.keeping = self.keeping.saturating_add(1);
+            }
+        }
+    }
+
+    /// Removes a subscriber, which still asks for what it asked for when it came.
+    pub(super) fn leave(&mut self, subscriber: &Subscriber) {
+        self.subscribers.retain(|member| *member != subscriber.id);
+        self.holding.retain(|member| *member != subscriber.id);
+        if let Some(index) = &mut self.index {
+            index.remove(subscriber.id, &subscriber.subscriptions);
+        }
+        if self.subscribers.len() <= SCANNED_MAX / 2 {
+            self.index = None;
+        }
+        if subscriber.grace.is_some() {
+            self.keeping = self.keeping.saturating_sub(1);
+        }
+    }
+
+    /// Those of its subscribers whose filters a change may pass.
+    pub(super) fn interested(&self, change: &Change, any_event: bool) -> Cow<'_, [SubscriberId]> {
+        match &self.index {
+            Some(index) => index.candidates(change, any_event).into_iter().collect(),
+            None => Cow::Borrowed(&self.subscribers),
+        }
     }
 
     /// Whether a verdict on an earlier version of one of the change's rows is outstanding.

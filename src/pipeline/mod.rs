@@ -13,6 +13,8 @@ mod messages;
 mod old;
 mod part;
 mod settle;
+#[cfg(feature = "testing")]
+pub mod stand;
 mod standing;
 mod state;
 mod subscriber;

@@ -61,8 +61,8 @@ impl Desk<'_> {
                 }
             }
             if item.ends {
-                for id in &lane.subscribers {
-                    if let Some(subscriber) = self.subscribers.get_mut(id) {
+                for id in lane.holding.drain(..) {
+                    if let Some(subscriber) = self.subscribers.get_mut(&id) {
                         subscriber.end_transaction();
                     }
                 }
@@ -139,7 +139,7 @@ impl Desk<'_> {
 
     fn deliver(
         &mut self,
-        lane: &Lane,
+        lane: &mut Lane,
         item: &Item,
         row: &ItemRow,
         change: &Change,
@@ -195,12 +195,22 @@ impl Desk<'_> {
         };
         let leaves = saw_old && !is_delete;
         let mut frames = 0_usize;
-        for_receivers(lane, item, self.subscribers, |subscriber| {
-            frames = frames.saturating_add(subscriber.post(&post));
-            if leaves {
-                frames = frames.saturating_add(subscriber.post_left(&post, false));
-            }
+        let holding = std::mem::take(&mut lane.holding);
+        let what = post.merged.unwrap_or(change);
+        let interested = lane.interested(what, render_as == RenderAs::Insert);
+        let mut holding = Holding(holding);
+        for_receivers(&interested, item, self.subscribers, |subscriber| {
+            let posted = holding.note(subscriber, |subscriber| {
+                let frames = subscriber.post(&post);
+                if leaves {
+                    frames.saturating_add(subscriber.post_left(&post, false))
+                } else {
+                    frames
+                }
+            });
+            frames = frames.saturating_add(posted);
         });
+        lane.holding = holding.0;
         self.settled.delivered = self
             .settled
             .delivered
@@ -211,19 +221,19 @@ impl Desk<'_> {
     /// is not known whether they saw it.
     fn leave(
         &mut self,
-        lane: &Lane,
+        lane: &mut Lane,
         item: &Item,
         row: &ItemRow,
         view: &View,
         earlier: Option<&Pending>,
     ) {
-        let is_update = matches!(
-            item.part.change(row.change),
-            Some((change, _)) if matches!(change.kind, ChangeKind::Update { .. })
-        );
+        let Some((change, _)) = item.part.change(row.change) else {
+            return;
+        };
         let Some(access) = view.table.access.get(lane.key.identity.role()) else {
             return;
         };
+        let is_update = matches!(change.kind, ChangeKind::Update { .. });
         if !is_update || row.old != OldRow::Seen || earlier.is_some() {
             return;
         }
@@ -242,28 +252,47 @@ impl Desk<'_> {
         // Only what was judged as of the commit is known to be out of sight.
         let hidden = row.state == RowState::Hidden;
         let mut frames = 0_usize;
-        for_receivers(lane, item, self.subscribers, |subscriber| {
-            frames = frames.saturating_add(subscriber.post_left(&post, hidden));
+        let holding = std::mem::take(&mut lane.holding);
+        let interested = lane.interested(change, false);
+        let mut holding = Holding(holding);
+        for_receivers(&interested, item, self.subscribers, |subscriber| {
+            let posted = holding.note(subscriber, |subscriber| subscriber.post_left(&post, hidden));
+            frames = frames.saturating_add(posted);
         });
+        lane.holding = holding.0;
         self.settled.delivered = self
             .settled
             .delivered
             .saturating_add(u64::try_from(frames).unwrap_or(u64::MAX));
     }
 
-    fn withhold(&mut self, lane: &Lane, item: &Item, row: &ItemRow, view: &View, variant: Variant) {
+    fn withhold(
+        &mut self,
+        lane: &mut Lane,
+        item: &Item,
+        row: &ItemRow,
+        view: &View,
+        variant: Variant,
+    ) {
         let log = self.log;
-        for_receivers(lane, item, self.subscribers, |subscriber| {
+        let mut holding = Holding(std::mem::take(&mut lane.holding));
+        for_receivers(&lane.subscribers, item, self.subscribers, |subscriber| {
             if subscriber.grace.is_some() {
                 subscriber.keep(&item.part, row.change);
             } else {
-                subscriber.post_withheld(log, &item.part, row.change, view, variant.clone());
+                holding.note(subscriber, |subscriber| {
+                    subscriber.post_withheld(log, &item.part, row.change, view, variant.clone());
+                });
             }
         });
+        lane.holding = holding.0;
     }
 
     fn deny(&mut self, lane: &Lane, item: &Item, row: &ItemRow) {
-        for_receivers(lane, item, self.subscribers, |subscriber| {
+        if lane.keeping == 0 {
+            return;
+        }
+        for_receivers(&lane.subscribers, item, self.subscribers, |subscriber| {
             subscriber.keep(&item.part, row.change)
         });
     }
@@ -273,14 +302,33 @@ fn count(counter: &mut u64) {
     *counter = counter.saturating_add(1);
 }
 
-/// Those in the lane that the item was routed for.
+/// Members of a lane that hold their last change back.
+struct Holding(Vec<SubscriberId>);
+
+impl Holding {
+    /// Notes whether the subscriber has begun to.
+    fn note<T>(
+        &mut self,
+        subscriber: &mut Subscriber,
+        act: impl FnOnce(&mut Subscriber) -> T,
+    ) -> T {
+        let before = subscriber.holds();
+        let done = act(subscriber);
+        if !before && subscriber.holds() {
+            self.0.push(subscriber.id);
+        }
+        done
+    }
+}
+
+/// Those of some members of the lane that the item was routed for.
 fn for_receivers(
-    lane: &Lane,
+    members: &[SubscriberId],
     item: &Item,
     subscribers: &mut HashMap<SubscriberId, Subscriber>,
     mut act: impl FnMut(&mut Subscriber),
 ) {
-    for id in &lane.subscribers {
+    for id in members {
         if item.only.is_some_and(|only| only != *id) {
             continue;
         }

@@ -306,6 +306,11 @@ impl Subscriber {
         }
     }
 
+    /// Whether a change is held back.
+    pub(super) const fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// No further change of the transaction comes: what is held was the last one.
     pub(super) fn end_transaction(&mut self) {
         if let Some(run) = self.held.take() {

@@ -119,6 +119,11 @@ impl Filter {
         }
     }
 
+    /// All that must hold.
+    pub(super) fn tests(&self) -> &[Test] {
+        &self.tests
+    }
+
     /// Whether every row passes.
     #[must_use]
     pub fn is_empty(&self) -> bool {

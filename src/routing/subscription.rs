@@ -33,20 +33,27 @@ impl Subscription {
     /// Whether the subscription wants this kind of change; nobody is sent a TRUNCATE.
     #[must_use]
     pub const fn wants(&self, kind: &ChangeKind) -> bool {
-        match (self.event, kind) {
-            (_, ChangeKind::Truncate) => false,
-            (Event::All, _)
-            | (Event::Insert, ChangeKind::Insert { .. })
-            | (Event::Update, ChangeKind::Update { .. })
-            | (Event::Delete, ChangeKind::Delete { .. }) => true,
-            (Event::Insert | Event::Update | Event::Delete, _) => false,
-        }
+        self.event.wants(kind)
     }
 
     /// Whether the subscription wants to hear of rows that leave. Clients give a DELETE to no other bindings.
     #[must_use]
     pub const fn wants_left(&self) -> bool {
         self.left && matches!(self.event, Event::All | Event::Delete)
+    }
+}
+
+impl Event {
+    /// Whether this kind of change is delivered; nobody is sent a TRUNCATE.
+    pub(super) const fn wants(self, kind: &ChangeKind) -> bool {
+        match (self, kind) {
+            (_, ChangeKind::Truncate) => false,
+            (Self::All, _)
+            | (Self::Insert, ChangeKind::Insert { .. })
+            | (Self::Update, ChangeKind::Update { .. })
+            | (Self::Delete, ChangeKind::Delete { .. }) => true,
+            (Self::Insert | Self::Update | Self::Delete, _) => false,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
     reason = "clippy.toml allows these in #[test] functions; this covers their helpers"
 )]
 
+mod audience;
 mod broadcast;
 mod catalog;
 mod clients;

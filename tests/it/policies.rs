@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::json;
 use walcast::testing::Cluster;
 
+mod audiences;
 mod refusals;
 
 /// The schema, then policies behind `-- policy: name` lines.
@@ -52,6 +53,17 @@ fn compiled_policies_answer_as_postgres_does() {
         printed.contains(" comparisons, 0 differences ("),
         "{printed}"
     );
+    // None of those whom an audience leaves out sees the row or is told of an error; that would be a difference.
+    let left_out = printed.lines().find_map(|line| {
+        line.split_once(" of them by audience, which left ")?
+            .1
+            .strip_suffix(" out")
+    });
+    let left_out: u64 = left_out
+        .unwrap_or_else(|| panic!("{printed}"))
+        .parse()
+        .unwrap();
+    assert!(left_out > 1000, "{printed}");
 }
 
 #[test]
@@ -126,7 +138,8 @@ async fn a_plan_tells_what_it_reads() {
     );
     assert_eq!(
         reads.lookups.iter().collect::<Vec<_>>(),
-        [&(member, vec![0, 1])]
+        // From the row to whoever may see it, and for one of them.
+        [&(member, vec![0]), &(member, vec![0, 1])]
     );
     assert_eq!(reads.columns.iter().collect::<Vec<_>>(), [&1, &2]);
     assert_eq!(reads.claims, Some([Box::from("sub")].into()));

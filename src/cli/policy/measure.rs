@@ -41,6 +41,7 @@ impl Loaded {
         let mut shadow = Shadow::new(Limits {
             bytes_max,
             retained_bytes_max: bytes_max,
+            undo_bytes_max: 0,
         });
         shadow.want(Spec::all(schema, reads));
         for _ in 0..LOADS_MAX {

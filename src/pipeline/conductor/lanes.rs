@@ -9,7 +9,7 @@ use crate::pipeline::old::OldRow;
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::{Desk, receives};
 use crate::pipeline::standing::Pool;
-use crate::pipeline::subscriber::{Grace, SubscriberId};
+use crate::pipeline::subscriber::{Grace, Subscriber, SubscriberId};
 use crate::policy::Identity;
 use crate::realtime::ResyncReason;
 use crate::routing::Binding;
@@ -53,8 +53,12 @@ impl Conductor {
         self.lanes
             .entry(lane)
             .or_insert_with(|| Lane::new(key.clone()))
-            .subscribers
-            .push(id);
+            .enter(id, &self.subscribers);
+        let holds = self.subscribers.get(&id).is_some_and(Subscriber::holds);
+        if holds && self.unfinished.is_some() {
+            // What it holds back may have been the last of that transaction.
+            self.unended.insert(lane);
+        }
         self.check_lane(now, lane);
     }
 
@@ -83,10 +87,7 @@ impl Conductor {
                     .remove(*oid, lane.key.identity.role(), lane_id);
             }
         }
-        if subscriber.grace.is_some() {
-            lane.keeping = lane.keeping.saturating_sub(1);
-        }
-        lane.subscribers.retain(|member| *member != id);
+        lane.leave(subscriber);
         let mut owed = Vec::new();
         for item in &lane.queue {
             let for_me = item.only.map_or_else(
@@ -136,6 +137,7 @@ impl Conductor {
         };
         if let Some(Grace { until, .. }) = &grace {
             self.grace_ends.remove(&(*until, id));
+            self.end_grace(id);
         }
         if grace.as_ref().is_some_and(|grace| grace.overflowed) {
             return self.resync(id, ResyncReason::IdentityChanged);
@@ -222,7 +224,7 @@ impl Conductor {
 
     /// Settles what is decided, asks what is to be asked, and looks after the bounds.
     pub(super) fn check_lane(&mut self, now: Instant, id: LaneId) {
-        let Some(mut lane) = self.lanes.remove(&id) else {
+        let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
         let mut desk = Desk {
@@ -232,7 +234,16 @@ impl Conductor {
             settled: &mut self.counts.settled,
             withhold_deletes: self.rules.withhold_deletes,
         };
-        desk.settle(&mut lane);
+        desk.settle(lane);
+        // Nearly always, where policies are compiled.
+        if lane.queue.is_empty() && lane.pending.is_empty() {
+            self.awaiting_successor.remove(&id);
+            self.full.remove(&id);
+            return self.note_busy(id);
+        }
+        let Some(mut lane) = self.lanes.remove(&id) else {
+            return;
+        };
         let parked = self.locks.holds(id);
         if lane.has_question() && !parked {
             match lane.standing.pool(now) {
@@ -278,22 +289,7 @@ impl Conductor {
         }
     }
 
-    /// A member of a lane waits for a token.
-    pub(super) fn begin_grace(&mut self, id: SubscriberId) {
-        let lane = self
-            .subscribers
-            .get(&id)
-            .filter(|subscriber| subscriber.grace.is_some())
-            .and_then(|subscriber| subscriber.lane);
-        if let Some(lane_id) = lane
-            && let Some(lane) = self.lanes.get_mut(&lane_id)
-        {
-            lane.keeping = lane.keeping.saturating_add(1);
-            self.note_busy(lane_id);
-        }
-    }
-
-    /// It no longer does, and is still there.
+    /// A member of a lane no longer waits for a token, and is still there.
     pub(super) fn end_grace(&mut self, id: SubscriberId) {
         let lane = self
             .subscribers

@@ -160,7 +160,6 @@ impl Conductor {
         }
         self.enter_lane(now, id);
         self.pay(now, id, owed, new_token);
-        self.begin_grace(id);
     }
 
     pub(super) fn refuse(&mut self, id: SubscriberId, text: String) {

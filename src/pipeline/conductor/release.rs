@@ -15,7 +15,7 @@ use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
 use crate::pipeline::view::View;
 use crate::realtime::{Notice, ResyncReason};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -366,17 +366,25 @@ impl Conductor {
     /// The lanes that a part concerns, and by which changes.
     fn concerned(&mut self, part: &Part, number: u64) -> BTreeMap<LaneId, Visit> {
         let mut visits: BTreeMap<LaneId, Visit> = BTreeMap::new();
-        // Tables and roles all of whose lanes are visited, or those of them that must be in any case.
-        let mut whole: HashSet<(Oid, Box<str>)> = HashSet::new();
-        let mut narrowed: HashMap<(Oid, Box<str>), BTreeSet<LaneId>> = HashMap::new();
+        // By table and role: those lanes that must be visited in any case, or `None` once all are.
+        let mut known: Vec<(Oid, Box<str>, Option<BTreeSet<LaneId>>)> = Vec::new();
         for (index, (change, view)) in (0_u32..).zip(part.changes.iter().zip(&part.views)) {
             let Some(view) = view else { continue };
             let oid = change.relation.oid;
             for (role, group) in self.addressees.of(oid) {
-                let key = (oid, Box::from(role));
-                if whole.contains(&key) {
+                let place = known
+                    .iter()
+                    .position(|(table, of, _)| *table == oid && **of == *role)
+                    .unwrap_or_else(|| {
+                        let busy = self.busy.iter().copied();
+                        let busy = busy.filter(|lane| group.contains(*lane)).collect();
+                        known.push((oid, role.into(), Some(busy)));
+                        known.len().saturating_sub(1)
+                    });
+                let Some((_, _, visited)) = known.get_mut(place) else {
                     continue;
-                }
+                };
+                let Some(busy) = visited else { continue };
                 // Who may not read the key is told so whatever the row holds.
                 let narrows = (view.table.access.get(role))
                     .is_some_and(|access| access.policies_apply && view.key_granted(access));
@@ -388,13 +396,9 @@ impl Conductor {
                     .flatten();
                 let Some(found) = found else {
                     visits.extend(group.lanes().map(|lane| (lane, Visit::All)));
-                    whole.insert(key);
+                    *visited = None;
                     continue;
                 };
-                let busy = narrowed.entry(key).or_insert_with(|| {
-                    let busy = self.busy.iter().copied();
-                    busy.filter(|lane| group.contains(*lane)).collect()
-                });
                 let seen = found.union(busy).count();
                 self.verdicts.pass_over(group.len().saturating_sub(seen));
                 for lane in found {
@@ -402,7 +406,7 @@ impl Conductor {
                 }
             }
         }
-        let busy = narrowed.into_values().flatten();
+        let busy = known.into_iter().filter_map(|(.., busy)| busy).flatten();
         visits.extend(busy.map(|lane| (lane, Visit::All)));
         visits
     }
@@ -420,7 +424,7 @@ impl Conductor {
             };
             if !unended.contains(id)
                 && !self.verdicts.may_judge(part, lane.key.identity.role())
-                && is_denied_unseen(now, lane, &self.subscribers, part)
+                && is_denied_unseen(now, lane, part)
             {
                 let denied = &mut self.counts.settled.denied.not_asked;
                 *denied = denied.saturating_add(1);

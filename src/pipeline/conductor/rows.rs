@@ -58,12 +58,16 @@ pub(super) fn routed_rows(
     visit: &Visit,
     past: &mut Past<'_>,
 ) -> Vec<ItemRow> {
-    let members: Vec<&Subscriber> = (lane.subscribers.iter())
-        .filter_map(|id| subscribers.get(id))
-        .filter(|subscriber| receives(subscriber, number, false, part))
-        .collect();
+    let receiving = |ids: &[SubscriberId]| -> Vec<&Subscriber> {
+        ids.iter()
+            .filter_map(|id| subscribers.get(id))
+            .filter(|subscriber| receives(subscriber, number, false, part))
+            .collect()
+    };
+    // Few enough to be gone through for each change.
+    let all = lane.index.is_none().then(|| receiving(&lane.subscribers));
     let mut rows = Vec::new();
-    if members.is_empty() {
+    if all.as_ref().is_some_and(Vec::is_empty) {
         return rows;
     }
     // Rows of this very part count as open for later rows of it only once pushed; a net effect has one row per key.
@@ -72,15 +76,21 @@ pub(super) fn routed_rows(
             continue;
         };
         let follows = lane.follows_open_row(keys, part, index);
+        let some;
+        let members = match &all {
+            Some(all) => all,
+            None => {
+                let access = view.table.access.get(lane.key.identity.role());
+                some = if withheld(change, view, access).is_some() {
+                    receiving(&lane.subscribers)
+                } else {
+                    receiving(&lane.interested(change, follows))
+                };
+                &some
+            }
+        };
         let mut saw = || past.saw(part, index);
-        let row = routed_row(
-            now,
-            lane,
-            &members,
-            (change, view, index),
-            follows,
-            &mut saw,
-        );
+        let row = routed_row(now, lane, members, (change, view, index), follows, &mut saw);
         if let Some(row) = row {
             rows.push(row);
         } else if follows {
@@ -93,24 +103,14 @@ pub(super) fn routed_rows(
 /// Whether the part is denied to the whole lane without a look at it: the identity must not be asked for the moment, or
 /// times out and waits for its turn with another row, and nothing in the part goes without asking. A thousand such lanes
 /// should cost next to nothing.
-pub(super) fn is_denied_unseen(
-    now: Instant,
-    lane: &Lane,
-    subscribers: &HashMap<SubscriberId, Subscriber>,
-    part: &Part,
-) -> bool {
+pub(super) fn is_denied_unseen(now: Instant, lane: &Lane, part: &Part) -> bool {
     let role = lane.key.identity.role();
-    let keeps = |id: &SubscriberId| {
-        subscribers
-            .get(id)
-            .is_some_and(|member| member.grace.is_some())
-    };
     let is_paused = lane.standing.pool(now).is_none() && lane.queue.is_empty();
     let waits = !lane.standing.is_sound() && !lane.queue.is_empty();
     (is_paused || waits)
         && lane.pending.is_empty()
         && part.changes.len() <= FEW_CHANGES
-        && !lane.subscribers.iter().any(keeps)
+        && lane.keeping == 0
         && (part.changes.iter().zip(&part.views)).all(|(change, view)| {
             view.as_ref().is_some_and(|view| {
                 policies_ask(change, view, role) && (is_paused || lane.times_out(view.table.oid))

@@ -12,7 +12,7 @@ mod traits;
 
 use std::fmt::Write as _;
 
-use super::ir::Expr;
+use super::ir::{Expr, Node};
 use super::value::Oid;
 pub(super) use derive::derive;
 
@@ -128,6 +128,8 @@ impl Form {
         match self {
             Self::Nobody => 0,
             Self::If(_) => 1,
+            // The same claims whatever the row.
+            Self::Equal { value, .. } if matches!(value.node, Node::Const(_)) => 100,
             Self::Equal { .. } => 2,
             Self::Member { .. } => 3,
             Self::Policy { inner, .. } | Self::Routine { inner, .. } => inner.rank(),

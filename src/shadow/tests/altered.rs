@@ -65,6 +65,7 @@ fn a_table_over_the_limit_is_tried_again_less_and_less_often_and_at_once_when_em
     let limits = Limits {
         bytes_max: 100,
         retained_bytes_max: 1 << 20,
+        undo_bytes_max: 1 << 20,
     };
     let mut shadow = small(limits);
     let mut pauses = Vec::new();
