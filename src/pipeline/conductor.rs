@@ -9,6 +9,7 @@
 
 mod lanes;
 mod membership;
+mod permissions;
 mod questions;
 mod release;
 mod rows;
@@ -102,6 +103,8 @@ pub(super) enum Output {
     LoadShadow(LoadRequest),
     /// Ask the stream for its position.
     Poke,
+    /// Something has committed that may decide who may read private topics.
+    Doubt,
     /// Say something in a room, for the database.
     Say {
         /// Where.
@@ -266,6 +269,8 @@ pub(super) struct Conductor {
     outputs: VecDeque<Output>,
     counts: Counts,
     verdicts: Verdicts,
+    /// When something was last released that may decide who may read private topics.
+    doubt: Option<Instant>,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
 }
@@ -322,6 +327,7 @@ impl Conductor {
             outputs: VecDeque::new(),
             counts: Counts::default(),
             verdicts,
+            doubt: None,
             learn_at: None,
         }
     }

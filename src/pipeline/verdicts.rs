@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 
 use super::knowledge::Knowledge;
 use super::part::Part;
+use super::permissions::{Permissions, Permitted, Reader};
 use super::view::View;
 use crate::catalog::Catalog;
 use crate::change::{
@@ -105,6 +106,7 @@ pub(super) struct Verdicts {
     /// By table and role.
     plans: HashMap<Oid, HashMap<Box<str>, Planned>>,
     next_number: u64,
+    permissions: Permissions,
     shadow: Shadow,
     loads: VecDeque<LoadRequest>,
     loading: usize,
@@ -123,6 +125,7 @@ impl Verdicts {
             next_is_void: false,
             plans: HashMap::new(),
             next_number: 1,
+            permissions: Permissions::default(),
             shadow: Shadow::new(Limits {
                 bytes_max: shadow_bytes_max,
                 retained_bytes_max: shadow_bytes_max / 4,
@@ -189,6 +192,7 @@ impl Verdicts {
     fn forget(&mut self) {
         self.knowledge = None;
         self.plans.clear();
+        self.permissions.forget_plans();
         self.rows.clear();
         self.shadow.remember(false);
     }
@@ -205,7 +209,52 @@ impl Verdicts {
         self.shadow.invalidate_all("the catalog has changed");
         self.knowledge =
             next.filter(|knowledge| !is_void && knowledge.fingerprint == catalog.fingerprint);
-        self.knowledge.is_some()
+        let Some(knowledge) = &self.knowledge else {
+            return false;
+        };
+        self.permissions = Permissions::of(knowledge, catalog);
+        self.want();
+        true
+    }
+
+    /// Wants the tables that plans look into.
+    fn want(&mut self) {
+        let Some(knowledge) = &self.knowledge else {
+            return;
+        };
+        let plans = self.plans.values().flat_map(HashMap::values);
+        let reads = plans.filter_map(|planned| Some(&planned.as_ref().ok()?.plan.reads));
+        let specs = Spec::all(&knowledge.schema, reads.chain(self.permissions.reads()));
+        self.shadow.want(specs);
+    }
+
+    /// Whether a change of this table may decide who may read a private topic.
+    pub(super) fn decides_permissions(&self, oid: Oid) -> bool {
+        self.permissions.reads_table(self.shadow.root_of(oid))
+    }
+
+    /// Whether there is any such table.
+    pub(super) fn knows_permissions(&self) -> bool {
+        self.permissions.reads_tables()
+    }
+
+    /// Whether this part, applied last, may have changed who may read a private topic.
+    pub(super) fn may_change_permissions(&self, part: &TransactionPart) -> bool {
+        let mut known = None;
+        part.changes.iter().any(|change| {
+            let oid = change.relation.oid;
+            known.replace(oid) != Some(oid)
+                && self.decides_permissions(oid)
+                && self.shadow.may_be_altered(oid, part.commit.lsn)
+        })
+    }
+
+    /// Whether somebody may read a private topic, as of what was applied last; `None`: Postgres must be asked.
+    pub(super) fn permit(&self, reader: &Reader) -> Option<Permitted> {
+        let knowledge = self.knowledge.as_ref()?;
+        let is_current = |tables: &[Oid]| self.shadow.is_current(tables);
+        self.permissions
+            .judge(knowledge, &self.shadow, is_current, reader)
     }
 
     /// Whether nothing can be compiled although it should be.
@@ -254,9 +303,7 @@ impl Verdicts {
             self.shadow.remember(true);
         }
         if looks_further {
-            let plans = self.plans.values().flat_map(HashMap::values);
-            let reads = plans.filter_map(|planned| Some(&planned.as_ref().ok()?.plan.reads));
-            self.shadow.want(Spec::all(&knowledge.schema, reads));
+            self.want();
         }
     }
 

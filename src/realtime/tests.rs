@@ -209,7 +209,7 @@ impl Conversation {
     #[track_caller]
     fn recheck(&mut self, second: u64, expected: &[&str]) -> &mut Self {
         self.at(second)
-            .notice(1, Notice::Recheck, &[])
+            .notice(1, Notice::Recheck(Duration::from_secs(1)), &[])
             .at(second + 1)
             .timeout(expected)
     }
@@ -273,6 +273,8 @@ fn show_ask(ask: &Ask) -> String {
     match ask {
         Ask::Read { presence: false } => "read".into(),
         Ask::Read { presence: true } => "read with presence".into(),
+        Ask::Reread { presence: false } => "reread".into(),
+        Ask::Reread { presence: true } => "reread with presence".into(),
         Ask::Write(extension) => format!("write {}", extension.as_str()),
         Ask::Replay { since, limit } => format!("replay {limit} since {since}"),
         Ask::Persist {

@@ -137,7 +137,7 @@ impl World {
         let refs: Vec<Box<str>> = (0..20).map(|_| refs.next()).collect();
         let tell = |notice: Notice| match notice {
             Notice::Broadcast(message) => message.id().unwrap().to_owned(),
-            Notice::Recheck => "recheck".to_owned(),
+            Notice::Recheck(within) => format!("recheck within {within:?}"),
             Notice::PresenceState(state) => format!("state {}", state.0),
             Notice::PresenceDiff(diff) => format!("{} {}", diff.events(), payload(&diff)),
             other => panic!("no notice of a room: {other:?}"),

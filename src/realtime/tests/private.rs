@@ -703,7 +703,7 @@ fn channels_ask_within_a_second_and_not_all_at_once() {
                 Notice::Answered { ticket: 1, answer },
                 &[&rename(OK)],
             )
-            .notice(number, Notice::Recheck, &[]);
+            .notice(number, Notice::Recheck(Duration::from_secs(1)), &[]);
     }
     let mut moments = Vec::new();
     let mut asked = 0;
