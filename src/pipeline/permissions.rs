@@ -169,7 +169,8 @@ impl Planned {
         };
         let (topic, extension) = (place("topic")?, place("extension")?);
         let is_known = |name: &str| SETTINGS.contains(&name) || knowledge.unset.contains(name);
-        let is_sound = !(knowledge.searches_user && schema.namespaces.contains_key(role))
+        let is_odd = knowledge.searches_user && schema.namespaces.contains_key(role);
+        let is_sound = !is_odd
             && !plan.reads.time
             && plan.reads.settings.iter().all(|name| is_known(name))
             && plan
@@ -327,7 +328,11 @@ mod tests {
             table(6, "member", &[]),
         ];
         let functions = [
-            function(20_000, "may", "begin return exists (select from MEMBERS); end"),
+            function(
+                20_000,
+                "may",
+                "begin return exists (select from MEMBERS); end",
+            ),
             function(20_001, "is_fine", "select not is_bad()"),
             function(20_002, "is_bad", "select exists (table banned)"),
             function(20_003, "uncalled", "select exists (table unrelated)"),

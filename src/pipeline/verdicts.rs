@@ -394,7 +394,10 @@ impl Verdicts {
     }
 
     /// `None`: there is no plan; inside: there is no row, or a table is not at hand.
-    #[allow(clippy::option_option)]
+    #[allow(
+        clippy::option_option,
+        reason = "that there is no plan is not counted; that a row is missing is"
+    )]
     fn verdict(
         &mut self,
         sitting: &mut Sitting,

@@ -223,6 +223,21 @@ impl Conversation {
         self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
     }
 
+    /// Hears a row that committed after permissions had been called into question at this second.
+    #[track_caller]
+    fn hear_in_doubt(&mut self, second: u64, id: &str, expected: &[&str]) -> &mut Self {
+        let doubt = self.begin + Duration::from_secs(second);
+        self.hear_since(Some(doubt), id, expected)
+    }
+
+    #[track_caller]
+    fn hear_since(&mut self, doubt: Option<Instant>, id: &str, expected: &[&str]) -> &mut Self {
+        let topic = Topic::parse("realtime:a").unwrap();
+        let message = Broadcast::new(topic, json("e", "{}"), Some(id.into()));
+        let message = message.committed_by(Xid(1)).in_doubt_since(doubt);
+        self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
+    }
+
     #[track_caller]
     fn changes(&mut self, membership: u32, payloads: &[&'static str], expected: &[&str]) {
         let payloads: Vec<Bytes> = payloads.iter().map(|text| Bytes::from(*text)).collect();

@@ -133,9 +133,7 @@ impl Channel {
 
     /// Passes on what is certain now, and asks about the rest.
     pub(super) fn release(&mut self, wire: &mut Wire<'_>) -> Fate {
-        while let Some(message) =
-            (self.private.as_mut()).and_then(|private| private.doubt.take())
-        {
+        while let Some(message) = (self.private.as_mut()).and_then(|private| private.doubt.take()) {
             if self.pass_on(wire, &message) == Fate::Ended {
                 return Fate::Ended;
             }
