@@ -168,7 +168,9 @@ impl Asker {
 
     async fn answer(&mut self, request: &Request) -> Result<Answer, Failed> {
         match &request.ask {
-            Ask::Read { presence } => self.read(request, *presence).await,
+            Ask::Read { presence } | Ask::Reread { presence } => {
+                self.read(request, *presence).await
+            }
             Ask::Write(extension) => {
                 let may = self.may_insert(request, extension.as_str()).await?;
                 Ok(Answer::Write(may))

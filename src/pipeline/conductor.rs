@@ -9,6 +9,7 @@
 
 mod lanes;
 mod membership;
+mod permissions;
 mod questions;
 mod release;
 mod rows;
@@ -107,6 +108,8 @@ pub(super) enum Output {
     LoadShadow(LoadRequest),
     /// Ask the stream for its position.
     Poke,
+    /// Something has committed that may decide who may read private topics.
+    Doubt,
     /// Say something in a room, for the database.
     Say {
         /// Where.
@@ -275,6 +278,8 @@ pub(super) struct Conductor {
     counts: Counts,
     verdicts: Verdicts,
     ledger: Ledger,
+    /// When something was last released that may decide who may read private topics.
+    doubt: Option<Instant>,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
     /// When plans that nobody needs are looked for.
@@ -335,6 +340,7 @@ impl Conductor {
             counts: Counts::default(),
             verdicts,
             ledger: Ledger::default(),
+            doubt: None,
             learn_at: None,
             sweep_at: None,
         }

@@ -12,6 +12,7 @@ mod locks;
 mod messages;
 mod old;
 mod part;
+mod permissions;
 mod settle;
 #[cfg(feature = "testing")]
 pub mod stand;
@@ -51,6 +52,7 @@ use crate::routing::RequestedBinding;
 use crate::shadow::Sizes;
 pub use ledger::{TableWork, Work};
 pub use messages::Unsendable;
+pub use permissions::Reader;
 pub use settle::Denied;
 pub use state::{PlanState, PolicyState, ShadowState};
 pub use verdicts::Judged;
@@ -86,6 +88,17 @@ pub enum Command {
         membership: u32,
         /// What the new token claims.
         claims: Arc<Claims>,
+    },
+    /// May a private topic be read? Answered by [`Notice::Answered`] or [`Notice::Undecided`].
+    Permit {
+        /// Where the answer goes.
+        outbox: Arc<Outbox<Notice>>,
+        /// The membership's number.
+        membership: u32,
+        /// Comes back with the answer.
+        ticket: u32,
+        /// By whom, and which.
+        reader: Reader,
     },
     /// The channel was left.
     Unsubscribe {
@@ -504,6 +517,7 @@ impl Driver {
                 Output::Ask(ask) => self.workers.ask(ask),
                 Output::LoadShadow(request) => self.workers.load_shadow(request),
                 Output::Poke => self.poke.notify_one(),
+                Output::Doubt => self.rooms.doubt(clock::instant()),
                 Output::Say {
                     room,
                     message,

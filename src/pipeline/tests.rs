@@ -282,6 +282,7 @@ impl Bench {
                     room.private,
                     message.id().unwrap_or("-")
                 )),
+                Output::Doubt => self.said.push("doubt".to_owned()),
                 Output::Poke | Output::Confirm(..) | Output::LoadShadow(_) => {}
             }
         }

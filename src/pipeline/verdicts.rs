@@ -14,6 +14,7 @@ use super::addressees::Group;
 use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId};
 use super::part::Part;
+use super::permissions::{Permissions, Permitted, Reader};
 use super::state::{PlanState, PolicyState, ShadowState};
 use super::view::View;
 use crate::catalog::Catalog;
@@ -116,6 +117,7 @@ pub(super) struct Verdicts {
     plans_changed: bool,
     /// Plans that nobody needed when they were last looked at.
     idle: HashSet<(Oid, Box<str>)>,
+    permissions: Permissions,
     shadow: Shadow,
     loads: VecDeque<LoadRequest>,
     loading: usize,
@@ -137,6 +139,7 @@ impl Verdicts {
             next_number: 1,
             plans_changed: false,
             idle: HashSet::new(),
+            permissions: Permissions::default(),
             shadow: Shadow::new(Limits {
                 bytes_max: shadow_bytes_max,
                 retained_bytes_max: shadow_bytes_max / 4,
@@ -249,6 +252,7 @@ impl Verdicts {
     fn forget(&mut self) {
         self.knowledge = None;
         self.plans.clear();
+        self.permissions.forget_plans();
         self.rows.clear();
     }
 
@@ -265,11 +269,42 @@ impl Verdicts {
             next.filter(|knowledge| !is_void && knowledge.fingerprint == catalog.fingerprint);
         // Without knowledge the tables go on with the stream. Nothing is judged by them until it has come, and told which
         // of them were altered.
-        if let Some(knowledge) = &self.knowledge {
-            self.shadow.describe(&knowledge.prints);
-            self.plans_changed = true;
-        }
-        self.knowledge.is_some()
+        let Some(knowledge) = &self.knowledge else {
+            return false;
+        };
+        self.permissions = Permissions::of(knowledge, catalog);
+        self.shadow.describe(&knowledge.prints);
+        self.plans_changed = true;
+        true
+    }
+
+    /// Whether a change of this table may decide who may read a private topic.
+    pub(super) fn decides_permissions(&self, oid: Oid) -> bool {
+        self.permissions.reads_table(self.shadow.root_of(oid))
+    }
+
+    /// Whether there is any such table.
+    pub(super) fn knows_permissions(&self) -> bool {
+        self.permissions.reads_tables()
+    }
+
+    /// Whether this part, applied last, may have changed who may read a private topic.
+    pub(super) fn may_change_permissions(&self, part: &TransactionPart) -> bool {
+        let mut known = None;
+        part.changes.iter().any(|change| {
+            let oid = change.relation.oid;
+            known.replace(oid) != Some(oid)
+                && self.decides_permissions(oid)
+                && self.shadow.may_be_altered(oid, part.commit.lsn)
+        })
+    }
+
+    /// Whether somebody may read a private topic, as of what was applied last; `None`: Postgres must be asked.
+    pub(super) fn permit(&self, reader: &Reader) -> Option<Permitted> {
+        let knowledge = self.knowledge.as_ref()?;
+        let is_current = |tables: &[Oid]| self.shadow.is_current(tables);
+        self.permissions
+            .judge(knowledge, &self.shadow, is_current, reader)
     }
 
     /// Whether nothing can be compiled although it should be.
@@ -350,6 +385,7 @@ impl Verdicts {
                 |compiled: &Compiled| compiled.looks_back && !compiled.tables.is_empty();
             self.shadow.remember(plans().any(looks_back));
             let reads = plans().map(|compiled| &compiled.plan.reads);
+            let reads = reads.chain(self.permissions.reads());
             self.shadow.want(Spec::all(&knowledge.schema, reads));
         }
     }
@@ -532,7 +568,10 @@ impl Verdicts {
     }
 
     /// `None`: there is no plan; inside: there is no row, or a table is not at hand.
-    #[allow(clippy::option_option)]
+    #[allow(
+        clippy::option_option,
+        reason = "that there is no plan is not counted; that a row is missing is"
+    )]
     fn verdict(
         &mut self,
         sitting: &mut Sitting,

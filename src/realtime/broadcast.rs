@@ -1,6 +1,7 @@
 //! One broadcast, encoded once per protocol version however many receive it (protocol.md §5.1).
 
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -44,6 +45,8 @@ pub struct Broadcast {
     id: Option<Box<str>>,
     /// Which committed it, if it is a row of `realtime.messages`.
     transaction: Option<Xid>,
+    /// Permissions that were asked for earlier may not hold for it.
+    doubt: Option<Instant>,
     v1: OnceLock<Option<Frame>>,
     v2: OnceLock<Option<Frame>>,
 }
@@ -58,6 +61,7 @@ impl Broadcast {
             content,
             id,
             transaction: None,
+            doubt: None,
             v1: OnceLock::new(),
             v2: OnceLock::new(),
         }
@@ -76,6 +80,18 @@ impl Broadcast {
     #[must_use]
     pub fn transaction(&self) -> Option<Xid> {
         self.transaction
+    }
+
+    /// The same, with the time at which permissions to read were last called into question before it was committed.
+    #[must_use]
+    pub fn in_doubt_since(self, doubt: Option<Instant>) -> Self {
+        Self { doubt, ..self }
+    }
+
+    /// Who receives it must have been allowed to read by an answer to a question that was put at or after this time.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Instant> {
+        self.doubt
     }
 
     /// The id by which a replayed copy is recognised.

@@ -6,6 +6,7 @@
 
 mod bindings;
 mod broadcasts;
+mod doubt;
 mod permission;
 mod presence;
 
@@ -231,8 +232,12 @@ impl Channel {
             Notice::PresenceDiff(diff) => self.deliver_diff(wire, &diff),
             Notice::PresenceState(state) => self.deliver_state(wire, &state),
             Notice::Answered { ticket, answer } => self.answered(wire, ticket, answer),
-            Notice::Recheck => {
-                self.recheck_soon(wire);
+            Notice::Undecided { ticket } => {
+                self.undecided(wire, ticket);
+                Fate::Lives
+            }
+            Notice::Recheck(within) => {
+                self.recheck_soon(wire, within);
                 Fate::Lives
             }
             Notice::ReplicationReady(ready) => self.tell_replication(wire, ready),
@@ -276,6 +281,7 @@ impl Channel {
         if self.recheck_is_due(now) {
             self.recheck(wire);
         }
+        self.doubt_is_due(wire);
         Fate::Lives
     }
 
@@ -285,7 +291,7 @@ impl Channel {
             Phase::Joining { until, .. } => Some(until),
             Phase::Joined => None,
         };
-        let recheck = self.private.as_ref().map(|private| private.recheck_at());
+        let recheck = self.private.as_ref().map(|private| private.next_timeout());
         [until, recheck, self.credentials.next_timeout()]
             .into_iter()
             .flatten()
@@ -368,6 +374,7 @@ impl Channel {
         self.replay(wire);
         let receives = self.due();
         self.enter(wire, receives);
+        self.ask_in_doubt(wire);
         true
     }
 

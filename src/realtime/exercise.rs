@@ -130,7 +130,7 @@ fn answer(ask: &Ask, which: u64) -> Result<Answer, AskError> {
     match (which % 5, ask) {
         (0, _) => Err(AskError::Cancelled),
         (1, _) => Err(AskError::Policy("no".into())),
-        (_, Ask::Read { presence }) => Ok(Answer::Read {
+        (_, Ask::Read { presence } | Ask::Reread { presence }) => Ok(Answer::Read {
             broadcast: !which.is_multiple_of(7),
             presence: *presence && !which.is_multiple_of(3),
         }),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::broadcast::Broadcast;
 use super::frame::{QuotedTopic, Version};
@@ -25,8 +26,13 @@ pub enum Notice {
         /// What the database said.
         answer: Result<Answer, AskError>,
     },
-    /// Policies or grants may have changed: permissions are to be looked at again, within a second.
-    Recheck,
+    /// Who may read may have changed: permissions are to be looked at again, within this time.
+    Recheck(Duration),
+    /// The [`Ask::Reread`](super::Ask::Reread) with this ticket can be answered by the database only.
+    Undecided {
+        /// Of the question.
+        ticket: u32,
+    },
     /// Broadcasts from the database flow, or (false) did not begin to in time.
     ReplicationReady(bool),
     /// The bindings are in force: every change that commits after this was sent arrives. Comes once per subscribe,

@@ -32,6 +32,11 @@ pub enum Ask {
         /// Whether presence is wanted.
         presence: bool,
     },
+    /// May it still receive, as [`Ask::Read`]? What walcast knows itself will do.
+    Reread {
+        /// Whether presence is wanted.
+        presence: bool,
+    },
     /// May it send?
     Write(Extension),
     /// The newest stored broadcasts.
@@ -55,7 +60,7 @@ pub enum Ask {
 /// The answer to an [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`Ask::Read`].
+    /// To [`Ask::Read`] and [`Ask::Reread`].
     Read {
         /// Broadcasts may be received.
         broadcast: bool,

@@ -209,7 +209,7 @@ impl Conversation {
     #[track_caller]
     fn recheck(&mut self, second: u64, expected: &[&str]) -> &mut Self {
         self.at(second)
-            .notice(1, Notice::Recheck, &[])
+            .notice(1, Notice::Recheck(Duration::from_secs(1)), &[])
             .at(second + 1)
             .timeout(expected)
     }
@@ -220,6 +220,21 @@ impl Conversation {
         let topic = Topic::parse("realtime:a").unwrap();
         let message = Broadcast::new(topic, json("e", "{}"), Some(id.into()));
         let message = message.committed_by(Xid(transaction));
+        self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
+    }
+
+    /// Hears a row that committed after permissions had been called into question at this second.
+    #[track_caller]
+    fn hear_in_doubt(&mut self, second: u64, id: &str, expected: &[&str]) -> &mut Self {
+        let doubt = self.begin + Duration::from_secs(second);
+        self.hear_since(Some(doubt), id, expected)
+    }
+
+    #[track_caller]
+    fn hear_since(&mut self, doubt: Option<Instant>, id: &str, expected: &[&str]) -> &mut Self {
+        let topic = Topic::parse("realtime:a").unwrap();
+        let message = Broadcast::new(topic, json("e", "{}"), Some(id.into()));
+        let message = message.committed_by(Xid(1)).in_doubt_since(doubt);
         self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
     }
 
@@ -273,6 +288,8 @@ fn show_ask(ask: &Ask) -> String {
     match ask {
         Ask::Read { presence: false } => "read".into(),
         Ask::Read { presence: true } => "read with presence".into(),
+        Ask::Reread { presence: false } => "reread".into(),
+        Ask::Reread { presence: true } => "reread with presence".into(),
         Ask::Write(extension) => format!("write {}", extension.as_str()),
         Ask::Replay { since, limit } => format!("replay {limit} since {since}"),
         Ask::Persist {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::meta::Meta;
 use super::presence::{Due, Presence, window};
@@ -127,10 +127,10 @@ impl Members {
         }
     }
 
-    pub(super) fn recheck(&self) {
+    pub(super) fn recheck(&self, within: Duration) {
         for (id, member) in &self.members {
             let outbox = &member.outbox;
-            outbox.offer(id.membership, Notice::Recheck, NOTICE_BYTES);
+            outbox.offer(id.membership, Notice::Recheck(within), NOTICE_BYTES);
         }
     }
 

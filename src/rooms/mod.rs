@@ -6,6 +6,7 @@
 //! (`bus.rs`), so that nothing else knows whether this node is alone.
 
 mod bus;
+mod doubt;
 mod members;
 mod meta;
 mod presence;
@@ -18,12 +19,13 @@ mod tests;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::log::Outbox;
 use crate::realtime::{Broadcast, Notice, RoomRequest};
 use crate::topic::Room;
 use bus::{Bus, Said};
+use doubt::{Telling, Tellings};
 use meta::{Meta, Refs};
 use registry::Registry;
 
@@ -52,7 +54,11 @@ struct Shared {
     registry: Registry,
     bus: Bus,
     refs: Refs,
+    tellings: Tellings,
 }
+
+/// Over which private memberships ask again once policies have changed.
+const SPREAD: Duration = Duration::from_secs(1);
 
 impl Rooms {
     /// No rooms yet.
@@ -110,14 +116,31 @@ impl Rooms {
 
     /// Tells every private membership to look at its permissions again; they spread that over a second.
     pub fn recheck(&self) {
-        self.shared.registry.recheck();
+        self.shared.registry.recheck(SPREAD);
     }
 
-    /// Sends the presence diffs whose time has come, of a few rooms at most, and says when to call again: at once if more
-    /// are due. Calling early is harmless.
+    /// Something has committed that may decide who may read private topics: all private memberships are told to look at
+    /// their permissions again, at once unless they are many or were told just now.
+    pub fn doubt(&self, now: Instant) {
+        let registry = &self.shared.registry;
+        match self.shared.tellings.doubt(now, registry.sizes().members) {
+            Telling::Now(within) => registry.recheck(within),
+            Telling::Later => registry.wake(),
+        }
+    }
+
+    /// Sends the presence diffs whose time has come, of a few rooms at most, tells what [`Self::doubt`] has put off, and
+    /// says when to call again: at once if more is due. Calling early is harmless.
     #[must_use]
     pub fn flush_due(&self, now: Instant) -> Option<Instant> {
-        self.shared.registry.flush_due(now)
+        let Shared {
+            registry, tellings, ..
+        } = &*self.shared;
+        if let Some(Telling::Now(within)) = tellings.take(now, registry.sizes().members) {
+            registry.recheck(within);
+        }
+        let next = registry.flush_due(now);
+        next.into_iter().chain(tellings.next()).min()
     }
 
     /// How much there is.

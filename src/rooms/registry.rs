@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bus::Said;
 use super::members::{Members, Tracking};
@@ -157,7 +157,8 @@ impl Registry {
         }
     }
 
-    pub(super) fn recheck(&self) {
+    /// Tells all members of private rooms to look at their permissions again within this time.
+    pub(super) fn recheck(&self, within: Duration) {
         for shard in self.beside.iter().chain([&self.first]) {
             let places: Vec<Place> = lock(shard)
                 .iter()
@@ -165,7 +166,7 @@ impl Registry {
                 .map(|(_, place)| Arc::clone(place))
                 .collect();
             for place in places {
-                lock(&place).recheck();
+                lock(&place).recheck(within);
             }
         }
     }
@@ -181,6 +182,11 @@ impl Registry {
             }
         }
         self.schedule.next()
+    }
+
+    /// Something else is due that [`Self::wait`] is to be woken for.
+    pub(super) fn wake(&self) {
+        self.schedule.wake();
     }
 
     /// Waits until something is due earlier than was known. Cancel safe.

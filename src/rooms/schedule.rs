@@ -74,13 +74,18 @@ impl<T> Schedule<T> {
         due.things.first_key_value().map(|((at, _), _)| *at)
     }
 
+    /// Wakes [`Self::wait`].
+    pub(super) fn wake(&self) {
+        self.earlier.notify_one();
+    }
+
     /// Waits until something was added that is due before everything else. Cancel safe.
     pub(super) async fn wait(&self) {
         self.earlier.notified().await;
     }
 }
 
-/// Sends presence diffs when their time has come, until `stop` is cancelled.
+/// Sends presence diffs, and tells members to ask again, when the time has come, until `stop` is cancelled.
 ///
 /// Cancel safe: whoever runs it again continues.
 pub async fn run(rooms: Rooms, stop: CancellationToken) {

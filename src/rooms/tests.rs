@@ -137,7 +137,7 @@ impl World {
         let refs: Vec<Box<str>> = (0..20).map(|_| refs.next()).collect();
         let tell = |notice: Notice| match notice {
             Notice::Broadcast(message) => message.id().unwrap().to_owned(),
-            Notice::Recheck => "recheck".to_owned(),
+            Notice::Recheck(within) => format!("recheck within {within:?}"),
             Notice::PresenceState(state) => format!("state {}", state.0),
             Notice::PresenceDiff(diff) => format!("{} {}", diff.events(), payload(&diff)),
             other => panic!("no notice of a room: {other:?}"),
@@ -273,8 +273,40 @@ fn private_members_are_told_to_look_at_their_permissions() {
     world.rooms.recheck();
     world.check(1, &[]);
     for member in 2..10 {
-        world.check(member, &["recheck"]);
+        world.check(member, &["recheck within 1s"]);
     }
+}
+
+#[test]
+fn a_doubt_is_told_at_once_and_several_together() {
+    let mut world = World::new();
+    world.enter(&room("a", true), &[1]);
+    world.enter(&room("a", false), &[2]);
+    world.rooms.doubt(world.now);
+    world.check(1, &["recheck within 0ns"]);
+    world.rooms.doubt(world.now);
+    world.rooms.doubt(world.now + Duration::from_millis(50));
+    world.check(1, &[]);
+    let begin = world.now;
+    assert_eq!(world.pass(99), Some(begin + Duration::from_millis(100)));
+    world.check(1, &[]);
+    assert_eq!(world.pass(1), None);
+    world.check(1, &["recheck within 0ns"]);
+    world.check(2, &[]);
+}
+
+#[test]
+fn many_members_ask_one_after_the_other() {
+    let mut world = World::new();
+    let members: Vec<u64> = (1..=2000).collect();
+    world.enter(&room("a", true), &members);
+    world.rooms.doubt(world.now);
+    world.check(2000, &["recheck within 2s"]);
+    world.rooms.doubt(world.now);
+    assert!(world.pass(1999).is_some());
+    world.check(2000, &[]);
+    assert_eq!(world.pass(1), None);
+    world.check(2000, &["recheck within 2s"]);
 }
 
 #[test]

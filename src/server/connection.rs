@@ -26,8 +26,8 @@ use crate::auth::Claims;
 use crate::clock;
 use crate::log::{Outbox, Posting, Run};
 use crate::messages::{Reply, Request};
-use crate::pipeline::Command;
-use crate::realtime::{Frame, Input, Notice, Now, Opening, Output, Socket, Version};
+use crate::pipeline::{Command, Reader};
+use crate::realtime::{Ask, Frame, Input, Notice, Now, Opening, Output, Socket, Version};
 use crate::rooms::MemberId;
 use crate::websocket::{DecodeError, Message};
 
@@ -313,6 +313,23 @@ impl Connection {
                     let rooms = &self.server.services.rooms;
                     rooms.handle(clock::instant(), member, &self.outbox, &room, request);
                 }
+                Output::Ask {
+                    membership,
+                    ticket,
+                    claims,
+                    room,
+                    ask: Ask::Reread { presence },
+                } => self.commands.push(Command::Permit {
+                    outbox: Arc::clone(&self.outbox),
+                    membership,
+                    ticket,
+                    reader: Reader {
+                        claims,
+                        headers: Arc::clone(&self.headers),
+                        sub_topic: room.topic.sub_topic().into(),
+                        presence,
+                    },
+                }),
                 Output::Ask {
                     membership,
                     ticket,

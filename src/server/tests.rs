@@ -146,6 +146,12 @@ impl Fixture {
             } => (format!("subscribe {membership}"), Some(outbox)),
             Command::Identify { membership, .. } => (format!("identify {membership}"), None),
             Command::Unsubscribe { membership, .. } => (format!("unsubscribe {membership}"), None),
+            Command::Permit {
+                membership,
+                ticket,
+                outbox,
+                ..
+            } => (format!("permit {membership}.{ticket}"), Some(outbox)),
         }
     }
 

@@ -144,6 +144,8 @@ struct Followed {
     snapshot: Snapshot,
     /// The last commit that changed it.
     changed: Lsn,
+    /// The last that changed anything which is kept of it.
+    altered: Lsn,
     store: Store,
     mappings: HashMap<Oid, (Arc<Relation>, Mapping)>,
 }
@@ -610,6 +612,28 @@ impl Shadow {
                 })
     }
 
+    /// Whether these tables are exact as of the last transaction that was consumed.
+    #[must_use]
+    pub fn is_current(&self, tables: &[Oid]) -> bool {
+        tables.is_empty()
+            || self
+                .last
+                .is_some_and(|last| self.is_trusted(tables, last.commit))
+    }
+
+    /// The table that a relation's changes are of: its root, for a partition that is known as one.
+    #[must_use]
+    pub fn root_of(&self, relation: Oid) -> Oid {
+        self.routes.get(&relation).copied().unwrap_or(relation)
+    }
+
+    /// Whether a commit that was consumed may have changed what is kept of a relation's table; true where nobody knows.
+    #[must_use]
+    pub fn may_be_altered(&self, relation: Oid, commit: Lsn) -> bool {
+        let followed = self.followed(self.root_of(relation));
+        followed.is_none_or(|followed| followed.altered >= commit)
+    }
+
     /// Whether [`Shadow::before`] gives these tables exactly as of right before a commit: it was the last one that was
     /// consumed, wholly and while the tables were followed, and what it changed is remembered.
     #[must_use]
@@ -864,6 +888,7 @@ impl Followed {
             from: loaded.lsn,
             snapshot: loaded.snapshot,
             changed: Lsn::ZERO,
+            altered: Lsn::ZERO,
             store: loaded.store,
             mappings: HashMap::new(),
         };
@@ -903,6 +928,7 @@ impl Followed {
             if relation.oid != table {
                 return Err("a partition was truncated".into());
             }
+            self.altered = commit.lsn;
             self.store.clear();
             if let Some(undo) = undo {
                 *undo = Undo::Unknown;
@@ -928,6 +954,7 @@ impl Followed {
                 if row::columns(&new).any(row::Stored::is_unchanged) {
                     return Err("a row was inserted in part".into());
                 }
+                self.altered = commit.lsn;
                 if let Some(undo) = undo {
                     undo.came(&new);
                 }
@@ -935,7 +962,7 @@ impl Followed {
             }
             ChangeKind::Update { old: None, new } => {
                 let new = row(new)?;
-                self.update(&new, &new, undo)
+                self.update(commit, (&new, &new), undo)
             }
             ChangeKind::Update {
                 old: Some(old),
@@ -950,10 +977,11 @@ impl Followed {
                 {
                     return Err("rows exchanged their keys".into());
                 }
-                self.update(&old, &new, undo)
+                self.update(commit, (&old, &new), undo)
             }
             ChangeKind::Delete { old } => {
                 let gone = self.store.delete(&row(&old.tuple)?)?;
+                self.altered = commit.lsn;
                 if let Some(undo) = undo {
                     undo.went(&gone);
                 }
@@ -963,13 +991,19 @@ impl Followed {
         }
     }
 
-    fn update(&mut self, old: &[u8], new: &[u8], undo: Option<&mut Undo>) -> Result<(), Trouble> {
+    fn update(
+        &mut self,
+        commit: &Commit,
+        (old, new): (&[u8], &[u8]),
+        undo: Option<&mut Undo>,
+    ) -> Result<(), Trouble> {
         let (before, after) = self.store.update(old, new)?;
-        if let Some(undo) = undo
-            && *before != *after
-        {
-            undo.went(&before);
-            undo.came(after);
+        if *before != *after {
+            self.altered = commit.lsn;
+            if let Some(undo) = undo {
+                undo.went(&before);
+                undo.came(after);
+            }
         }
         Ok(())
     }

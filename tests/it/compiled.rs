@@ -162,6 +162,50 @@ async fn a_verdict_is_as_of_the_commit_however_late_it_is_taken() {
     assert_eq!(verdicts(&app, "postgres").await, 0.0);
 }
 
+#[tokio::test]
+async fn after_a_membership_is_gone_nothing_later_arrives_whoever_judges() {
+    for source in ["compiled", "postgres"] {
+        let options = AppOptions {
+            schema: SCHEMA,
+            environment: &[("WALCAST_VERDICTS", source)],
+            private: Some(&["fsync=off"]),
+        };
+        let app = App::start_with(env!("CARGO_BIN_EXE_walcast"), &options).await;
+        let mut alice = subscribe(&app, ALICE, "messages").await;
+        let mut bob = subscribe(&app, BOB, "messages").await;
+        if source == "compiled" {
+            shadowed(&app, 1.0).await;
+        }
+        app.sql(&say(TALK, "before")).await;
+        assert_eq!(contents(&app.settled(&mut bob).await), ["before"]);
+        let writer = app.session().await;
+        writer
+            .run(&format!(
+                "{} {}",
+                say(TALK, "just before"),
+                participants(TALK, &[ALICE])
+            ))
+            .await;
+        for _ in 0..20 {
+            writer.run(&say(TALK, "after")).await;
+            writer
+                .run("update messages set content = 'changed after' where content like '%before'")
+                .await;
+        }
+        let fence = app.fence().await;
+        let changes = bob.until(fence).await;
+        let got = contents(&changes);
+        // Postgres answers for the moment when it is asked, which may be later than the commit, never earlier.
+        assert!(got.iter().all(|got| *got == "just before"), "{got:?}");
+        // The last version of what Postgres was asked about too late stands for those before.
+        let expected = 1 + 20 + 1;
+        let changes = alice.until(fence).await;
+        assert!(changes.len() >= expected, "{}", changes.len());
+        let asked = verdicts(&app, "postgres").await;
+        assert_eq!(asked > 0.0, source == "postgres");
+    }
+}
+
 /// What a person sees of these messages now, by asking Postgres; nothing if that raises.
 async fn seen(app: &App, person: &str, contents: &[String]) -> Vec<String> {
     let (client, connection) =

@@ -492,3 +492,114 @@ async fn a_member_admitted_late_joins_like_any_other() {
     app.sql("select realtime.send('{}', 'hello', 'club')").await;
     assert_eq!(member.heard_briefly().await.0, "hello");
 }
+
+/// Rooms of `members`, by policies that are understood; written often enough to be in the stream.
+const PLAIN: &str = "
+    create table members (person uuid, room text, may text, primary key (person, room, may));
+    insert into members values ('a0000000-0000-4000-8000-000000000001', 'club', 'read'),
+      ('a0000000-0000-4000-8000-000000000001', 'club', 'write'), ('b0000000-0000-4000-8000-000000000002', 'club', 'read');
+    grant select on members to authenticated;
+    create policy receive on realtime.messages for select to authenticated using (
+      extension = 'broadcast' and exists (select from members where person = (select auth.uid())
+        and room = (select realtime.topic()) and may = 'read'));
+    create policy send on realtime.messages for insert to authenticated with check (
+      exists (select from members where person = (select auth.uid()) and room = realtime.topic() and may = 'write'));
+";
+const PUBLISHED: &str = "alter publication supabase_realtime add table members;";
+/// Nothing is looked at for the passing of time.
+const SELDOM: &[(&str, &str)] = &[
+    ("WALCAST_VERDICTS", "compiled"),
+    ("WALCAST_PERMISSION_RECHECK_INTERVAL", "1h"),
+];
+
+/// A broadcast from the database to the club.
+fn tell(event: &str) -> String {
+    format!("select realtime.send('{{}}', '{event}', 'club');")
+}
+
+/// Alice loses and regains the club while things are said there; what is said after she lost it never reaches her.
+async fn check_revoked_in_order(policies: &str) {
+    let app = start_with_environment(&format!("{policies}{PUBLISHED}"), SELDOM).await;
+    let mut bob = join(&app, Version::V2, "club", BOB).await;
+    let writer = app.session().await;
+    let lose = format!("delete from members where person = '{ALICE}';");
+    let regain = format!("insert into members values ('{ALICE}', 'club', 'read');");
+    for (round, in_one) in [false, true, false, true, false].into_iter().enumerate() {
+        let mut alice = eventually("the member to be admitted", || async {
+            try_join(&app, "club", false, Some(&user(ALICE))).await.ok()
+        })
+        .await;
+        writer.run(&tell("before")).await;
+        assert_eq!(alice.heard_briefly().await.0, "before");
+        if in_one {
+            writer
+                .run(&format!("begin; {} {lose} commit", tell("after")))
+                .await;
+        } else {
+            writer.run(&lose).await;
+            writer.run(&tell("after")).await;
+        }
+        writer.run(&tell("long after")).await;
+        alice.next("phx_close").await;
+        let told = alice.socket.settle().await;
+        assert!(
+            told.iter().all(|frame| frame.event != "broadcast"),
+            "round {round}: {told:#?}"
+        );
+        for expected in ["before", "after", "long after"] {
+            assert_eq!(bob.heard_briefly().await.0, expected, "round {round}");
+        }
+        writer.run(&regain).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_after_a_revocation_never_arrives() {
+    check_revoked_in_order(PLAIN).await;
+}
+
+#[tokio::test]
+async fn nor_does_it_where_policies_are_not_understood() {
+    let odd = PLAIN.replace(
+        "extension = 'broadcast' and",
+        "extension = 'broadcast' and random() >= 0 and",
+    );
+    check_revoked_in_order(&odd).await;
+}
+
+#[tokio::test]
+async fn a_revoked_membership_ends_at_once_though_nothing_is_said() {
+    for policies in [POLICIES, PLAIN] {
+        let app = start_with_environment(&format!("{policies}{PUBLISHED}"), SELDOM).await;
+        let mut alice = join(&app, Version::V2, "club", ALICE).await;
+        let mut bob = join(&app, Version::V2, "club", BOB).await;
+        app.sql(&format!("delete from members where person = '{ALICE}'"))
+            .await;
+        assert_eq!(alice.removed().await, format!("{NO_MORE}club"));
+        app.sql(&tell("still here")).await;
+        assert_eq!(bob.heard_briefly().await.0, "still here");
+    }
+}
+
+#[tokio::test]
+async fn memberships_that_are_written_all_the_time_delay_and_lose_nothing() {
+    let app = start_with_environment(&format!("{PLAIN}{PUBLISHED}"), SELDOM).await;
+    let mut bob = join(&app, Version::V2, "club", BOB).await;
+    let writer = app.session().await;
+    let writing = async {
+        for number in 0..200 {
+            writer
+                .run(&format!(
+                    "insert into members values ('{CAROL}', 'room {number}', 'read'); {}",
+                    tell(&number.to_string())
+                ))
+                .await;
+        }
+    };
+    let hearing = async {
+        for number in 0..200 {
+            assert_eq!(bob.heard_briefly().await.0, number.to_string());
+        }
+    };
+    tokio::join!(writing, hearing);
+}

@@ -67,6 +67,12 @@ impl Conductor {
                     self.resolve(id, claims);
                 }
             }
+            Command::Permit {
+                outbox,
+                membership,
+                ticket,
+                reader,
+            } => outbox.push(self.permit(&reader, ticket, membership)),
             Command::Unsubscribe {
                 connection,
                 membership,

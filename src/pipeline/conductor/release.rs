@@ -200,6 +200,7 @@ impl Conductor {
                 Waiting::Silent(part) => self.verdicts.apply(&part),
                 Waiting::Part { part, is_whole } => {
                     self.verdicts.apply(&part);
+                    self.look_at_permissions(now, &part);
                     let part = self.view_part(part, is_whole);
                     // Before the lanes, which are none of their business.
                     let saying = Saying {
@@ -211,6 +212,7 @@ impl Conductor {
                 }
                 Waiting::Skipped { commit, relations } => {
                     self.verdicts.skipped(&commit, &relations);
+                    self.look_at_skipped(now, &relations);
                     self.skip(&relations);
                 }
             }
@@ -311,9 +313,10 @@ impl Conductor {
                     Ok(None) => {}
                     Ok(Some((room, message))) => {
                         self.counts.broadcasts = self.counts.broadcasts.saturating_add(1);
+                        let message = message.committed_by(part.commit.xid);
                         self.outputs.push_back(Output::Say {
                             room,
-                            message: Arc::new(message.committed_by(part.commit.xid)),
+                            message: Arc::new(message.in_doubt_since(self.doubt)),
                             committed: part.commit.time,
                         });
                     }

@@ -99,7 +99,7 @@ impl Conductor {
     }
 
     /// Whether anybody may be concerned. Tables that the catalog does not know yet may be anybody's, or new partitions of
-    /// `realtime.messages`, whose rows concern rooms that are not known here.
+    /// `realtime.messages`, whose rows concern rooms that are not known here; as do tables that decide who may read them.
     pub(super) fn is_interesting(&self, part: &TransactionPart) -> bool {
         let mut known = None;
         part.changes.iter().any(|change| {
@@ -110,6 +110,7 @@ impl Conductor {
             known = Some(oid);
             self.addressees.concerns(oid)
                 || self.catalog.messages.contains(&oid)
+                || self.verdicts.decides_permissions(oid)
                 || !self.catalog.tables.contains_key(&oid)
                 || !self.resolving.is_empty()
                 || !self.resolve_queue.is_empty()

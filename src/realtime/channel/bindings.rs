@@ -53,15 +53,7 @@ impl Channel {
             Notice::Refused(text) => self.refused(wire, text),
             Notice::Resync(reason) => {
                 self.subscription = Subscription::None;
-                self.depart(wire);
-                if !self.is_joined() {
-                    return self.refuse(wire, &Refusal::Initializing);
-                }
-                wire.push(Output::Record(Tally::Resync(reason)));
-                let message = format!("Resync required: {reason}");
-                self.system(wire, POSTGRES, Status::Error, &message);
-                wire.end(&self.join_ref, &self.quoted, End::Error);
-                Fate::Ended
+                self.resync(wire, POSTGRES, reason)
             }
             Notice::PolicyTrouble(state) => {
                 if self.is_joined() {
@@ -75,9 +67,28 @@ impl Channel {
             | Notice::PresenceDiff(_)
             | Notice::PresenceState(_)
             | Notice::Answered { .. }
-            | Notice::Recheck
+            | Notice::Recheck(_)
+            | Notice::Undecided { .. }
             | Notice::ReplicationReady(_) => Fate::Lives,
         }
+    }
+
+    /// Something is lost: the client is told to join again.
+    pub(super) fn resync(
+        &mut self,
+        wire: &mut Wire<'_>,
+        extension: &'static str,
+        reason: ResyncReason,
+    ) -> Fate {
+        self.depart(wire);
+        if !self.is_joined() {
+            return self.refuse(wire, &Refusal::Initializing);
+        }
+        wire.push(Output::Record(Tally::Resync(reason)));
+        let message = format!("Resync required: {reason}");
+        self.system(wire, extension, Status::Error, &message);
+        wire.end(&self.join_ref, &self.quoted, End::Error);
+        Fate::Ended
     }
 
     /// Changes, in order. `last`: the last of them is the last of its transaction for this channel.

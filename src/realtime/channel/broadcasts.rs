@@ -16,9 +16,9 @@ use crate::realtime::request::{Answer, Ask, AskError, Extension, Stored, StoredD
 use crate::realtime::wire::Wire;
 
 /// Most pushes of a channel that wait for their permission, and most broadcasts that wait for a replay.
-const WAITING_MAX: usize = 1024;
+pub(super) const WAITING_MAX: usize = 1024;
 /// Most bytes of them, unless one alone has more.
-const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(super) const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most broadcasts of a channel that are being stored; further ones are not.
 const PERSISTING_MAX: usize = 256;
 /// How long the stream may lag behind a replay. Another server may take over and count its transactions anew, so that what a
@@ -269,11 +269,19 @@ impl Channel {
         if !self.is_joined() {
             return self.keep(wire, message);
         }
+        if self.is_in_doubt(&message) {
+            return self.hold(wire, message);
+        }
+        self.pass_on(wire, &message)
+    }
+
+    /// Sends a broadcast that the channel may read.
+    pub(super) fn pass_on(&mut self, wire: &mut Wire<'_>, message: &Broadcast) -> Fate {
         if self.expire_late(wire) == Fate::Ended {
             return Fate::Ended;
         }
         if let Some(private) = &mut self.private
-            && private.replaying.has_passed(wire.now.instant, &message)
+            && private.replaying.has_passed(wire.now.instant, message)
         {
             return Fate::Lives;
         }
@@ -361,7 +369,13 @@ impl Channel {
             replaying.ids.push(stored.id);
         }
         replaying.live_bytes = 0;
-        for message in std::mem::take(&mut replaying.live) {
+        let mut live = std::mem::take(&mut replaying.live).into_iter();
+        while let Some(message) = live.next() {
+            if private.doubt.holds(&message) {
+                private.doubt.keep(message);
+                live.for_each(|message| private.doubt.keep(message));
+                break;
+            }
             if !replaying.has_passed(wire.now.instant, &message)
                 && let Some(frame) = message.frame(wire.version)
             {

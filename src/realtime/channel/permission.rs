@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::broadcasts::{Replaying, Waiting};
+use super::doubt::Doubt;
 use super::{Channel, Fate, Phase, Stage};
 use crate::realtime::code::ErrorCode;
 use crate::realtime::frame::Ref;
@@ -20,8 +21,6 @@ use crate::realtime::wire::Wire;
 
 /// When a question that was not answered is put again.
 const RETRY: Duration = Duration::from_secs(5);
-/// Over which all channels ask again once policies have changed: ten thousand would keep the database from everything else.
-const SPREAD: Duration = Duration::from_secs(1);
 
 /// Why the permission to read is asked for; a later one is the stricter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +74,7 @@ pub(super) struct Private {
     pub(super) persisting: BTreeMap<u32, Option<Ref>>,
     pub(super) replay: Option<ReplayRequest>,
     pub(super) replaying: Replaying,
+    pub(super) doubt: Doubt,
     recheck_at: Instant,
     /// Random, for the times of rechecks.
     jitter: u64,
@@ -95,6 +95,7 @@ impl Private {
             persisting: BTreeMap::new(),
             replay,
             replaying: Replaying::default(),
+            doubt: Doubt::default(),
             recheck_at: wire.now.instant,
             jitter: u64::from_le_bytes(*half) ^ u64::from(membership),
         };
@@ -102,8 +103,14 @@ impl Private {
         private
     }
 
-    pub(super) fn recheck_at(&self) -> Instant {
-        self.recheck_at
+    /// When something is to be asked.
+    pub(super) fn next_timeout(&self) -> Instant {
+        let doubt = self.doubt.next_timeout();
+        doubt.map_or(self.recheck_at, |at| at.min(self.recheck_at))
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
     }
 
     pub(super) fn receives(&self, presence: bool) -> Receives {
@@ -129,10 +136,10 @@ impl Private {
         self.recheck_at = self.recheck_at.min(soon);
     }
 
-    /// At a time of its own within the next [`SPREAD`].
-    fn recheck_soon(&mut self, now: Instant) {
+    /// At a time of its own within this time: ten thousand at once would keep the database from everything else.
+    fn recheck_soon(&mut self, now: Instant, within: Duration) {
         self.jitter = scramble(self.jitter);
-        let spread = u64::try_from(SPREAD.as_millis()).unwrap_or(u64::MAX);
+        let spread = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let delay = self.jitter.checked_rem(spread).unwrap_or_default();
         self.recheck_at = self.recheck_at.min(now + Duration::from_millis(delay));
     }
@@ -209,13 +216,32 @@ impl Channel {
             cause = cause.max(open.cause);
         }
         private.read_again = false;
-        let ticket = self.ask(wire, Ask::Read { presence });
+        private.doubt.ask(now);
+        let ask = if cause == Cause::Recheck {
+            Ask::Reread { presence }
+        } else {
+            Ask::Read { presence }
+        };
+        let ticket = self.ask(wire, ask);
         if let Some(private) = &mut self.private {
             private.reading = Some(Reading {
                 ticket,
                 cause,
                 since: now,
             });
+        }
+    }
+
+    /// What walcast knows does not answer the question: the database must.
+    pub(super) fn undecided(&mut self, wire: &mut Wire<'_>, ticket: u32) {
+        let presence = self.presence.is_enabled();
+        let reading = (self.private.as_ref()).and_then(|private| private.reading);
+        let Some(open) = reading.filter(|open| open.ticket == ticket) else {
+            return;
+        };
+        let ticket = self.ask(wire, Ask::Read { presence });
+        if let Some(private) = &mut self.private {
+            private.reading = Some(Reading { ticket, ..open });
         }
     }
 
@@ -252,10 +278,14 @@ impl Channel {
             .is_some_and(|private| private.recheck_at <= now)
     }
 
-    /// Policies may have changed.
-    pub(super) fn recheck_soon(&mut self, wire: &Wire<'_>) {
-        if let Some(private) = &mut self.private {
-            private.recheck_soon(wire.now.instant);
+    /// Who may read may have changed.
+    pub(super) fn recheck_soon(&mut self, wire: &mut Wire<'_>, within: Duration) {
+        let Some(private) = &mut self.private else {
+            return;
+        };
+        private.recheck_soon(wire.now.instant, within);
+        if self.recheck_is_due(wire.now.instant) {
+            self.recheck(wire);
         }
     }
 
@@ -295,7 +325,7 @@ impl Channel {
             && reading.ticket == ticket
         {
             private.reading = None;
-            return self.read_answered(wire, reading.cause, answer);
+            return self.read_answered(wire, reading, answer);
         }
         for extension in [Extension::Broadcast, Extension::Presence] {
             let write = private.write(extension);
@@ -314,7 +344,7 @@ impl Channel {
     fn read_answered(
         &mut self,
         wire: &mut Wire<'_>,
-        cause: Cause,
+        Reading { cause, since, .. }: Reading,
         answer: Result<Answer, AskError>,
     ) -> Fate {
         let Some(private) = &mut self.private else {
@@ -348,6 +378,7 @@ impl Channel {
             Ok(_) => return Fate::Lives,
         };
         let before = std::mem::replace(&mut private.read, read);
+        private.doubt.confirm(since);
         let wants_replay = matches!(
             private.replay,
             Some(ReplayRequest::Since { .. } | ReplayRequest::Invalid)
@@ -372,6 +403,9 @@ impl Channel {
             self.enter(wire, due);
             if due.presence && before.is_some_and(|before| !before.presence) {
                 self.in_room(wire, RoomRequest::State);
+            }
+            if self.release(wire) == Fate::Ended {
+                return Fate::Ended;
             }
         }
         self.reread(wire)

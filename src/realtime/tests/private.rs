@@ -599,7 +599,7 @@ fn tracking_asks_for_what_the_join_did_not() {
             &[
                 &reply("4", "ok", "{}"),
                 "private room of 1: track ann {}",
-                "ask 1.3 as anon: read with presence",
+                "ask 1.3 as anon: reread with presence",
             ],
         )
         .answer(
@@ -660,19 +660,19 @@ fn a_new_token_is_asked_about_and_its_loss_told() {
 #[test]
 fn who_lost_the_permission_is_told_when_policies_change() {
     joined("{}")
-        .recheck(0, &["ask 1.2 as anon: read"])
+        .recheck(0, &["ask 1.2 as anon: reread"])
         // Once is enough while a question is open, but its answer may be too old.
         .recheck(1, &[])
         .recheck(2, &[])
-        .answer(2, read(true, false), &["ask 1.3 as anon: read"])
+        .answer(2, read(true, false), &["ask 1.3 as anon: reread"])
         .hear(json("e", "{}"), None, &[FRAME])
         .answer(3, read(false, false), &[LEAVE, &system(DENIED), CLOSE])
         .hear(json("e", "{}"), None, &[]);
     joined("{}")
-        .recheck(0, &["ask 1.2 as anon: read"])
+        .recheck(0, &["ask 1.2 as anon: reread"])
         .answer(2, Err(AskError::Unreachable), &[])
         .hear(json("e", "{}"), None, &[FRAME])
-        .recheck(1, &["ask 1.3 as anon: read"])
+        .recheck(1, &["ask 1.3 as anon: reread"])
         .answer(
             3,
             Err(AskError::Policy("x".into())),
@@ -703,7 +703,7 @@ fn channels_ask_within_a_second_and_not_all_at_once() {
                 Notice::Answered { ticket: 1, answer },
                 &[&rename(OK)],
             )
-            .notice(number, Notice::Recheck, &[]);
+            .notice(number, Notice::Recheck(Duration::from_secs(1)), &[]);
     }
     let mut moments = Vec::new();
     let mut asked = 0;
@@ -729,14 +729,17 @@ fn the_permission_to_send_is_asked_again_as_well() {
         .answer(2, Ok(Answer::Write(true)), &[say])
         .recheck(
             0,
-            &["ask 1.3 as anon: read", "ask 1.4 as anon: write broadcast"],
+            &[
+                "ask 1.3 as anon: reread",
+                "ask 1.4 as anon: write broadcast",
+            ],
         )
         .text(push, &[say])
         .answer(4, Ok(Answer::Write(false)), &[])
         .text(push, &[])
         .answer(3, read(true, false), &[])
         // Who was denied asks when it sends.
-        .recheck(1, &["ask 1.5 as anon: read"])
+        .recheck(1, &["ask 1.5 as anon: reread"])
         .text(push, &["ask 1.6 as anon: write broadcast"]);
 }
 
@@ -752,7 +755,7 @@ fn permissions_are_looked_at_again_by_and_by() {
         if outputs.is_empty() {
             continue;
         }
-        assert_eq!(outputs, [format!("ask 1.{ticket} as anon: read")]);
+        assert_eq!(outputs, [format!("ask 1.{ticket} as anon: reread")]);
         assert!((45..=61).contains(&(second - last)), "{last} to {second}");
         conversation.answer(ticket, read(true, false), &[]);
         last = second;
@@ -764,12 +767,12 @@ fn permissions_are_looked_at_again_by_and_by() {
 #[test]
 fn a_recheck_that_fails_is_repeated_soon() {
     joined("{}")
-        .recheck(0, &["ask 1.2 as anon: read"])
+        .recheck(0, &["ask 1.2 as anon: reread"])
         .answer(2, Err(AskError::Overloaded), &[])
         .at(4)
         .timeout(&[])
         .at(6)
-        .timeout(&["ask 1.3 as anon: read"])
+        .timeout(&["ask 1.3 as anon: reread"])
         .answer(3, read(true, false), &[])
         .at(40)
         .timeout(&[]);
@@ -779,13 +782,155 @@ fn a_recheck_that_fails_is_repeated_soon() {
 fn an_unanswered_recheck_is_put_again_after_a_while() {
     let mut conversation = joined("{}");
     conversation
-        .recheck(0, &["ask 1.2 as anon: read"])
+        .recheck(0, &["ask 1.2 as anon: reread"])
         .at(50)
         .check(Input::Control, &[])
         .recheck(59, &[])
-        .recheck(61, &["ask 1.3 as anon: read"])
+        .recheck(61, &["ask 1.3 as anon: reread"])
         .answer(2, read(false, false), &[])
         .answer(3, read(true, false), &[])
         .check(Input::Control, &[])
         .hear(json("e", "{}"), None, &[FRAME]);
+}
+
+/// Rows, as frames.
+const ROW_1: &str = r#"\x04\n\x01\n\x01realtime:ae{\"id\":\"1\"}{}"#;
+const ROW_2: &str = r#"\x04\n\x01\n\x01realtime:ae{\"id\":\"2\"}{}"#;
+
+#[test]
+fn what_was_said_after_a_doubt_waits_for_an_answer_and_all_behind_it() {
+    joined("{}")
+        .at(2)
+        .hear_in_doubt(0, "1", &[ROW_1])
+        .hear_in_doubt(1, "1", &["ask 1.2 as anon: reread"])
+        .hear(json("e", "{}"), None, &[])
+        .hear_in_doubt(1, "2", &[])
+        .answer(2, read(true, false), &[ROW_1, FRAME, ROW_2])
+        // The question was put after both.
+        .hear_in_doubt(1, "1", &[ROW_1])
+        .hear_in_doubt(2, "2", &[ROW_2]);
+}
+
+#[test]
+fn who_is_denied_never_gets_what_was_said_after_the_doubt() {
+    for answer in [read(false, false), Err(AskError::Policy("x".into()))] {
+        joined("{}")
+            .at(2)
+            .hear_in_doubt(1, "1", &["ask 1.2 as anon: reread"])
+            .hear(json("e", "{}"), None, &[])
+            .answer(2, answer, &[LEAVE, &system(DENIED), CLOSE])
+            .hear_in_doubt(1, "2", &[]);
+    }
+    // Without an answer nothing goes on either.
+    joined("{}")
+        .at(2)
+        .hear_in_doubt(1, "1", &["ask 1.2 as anon: reread"])
+        .answer(2, Err(AskError::Overloaded), &[])
+        .at(3)
+        .hear(json("e", "{}"), None, &["ask 1.3 as anon: reread"])
+        .answer(3, read(true, false), &[ROW_1, FRAME]);
+}
+
+#[test]
+fn an_answer_counts_for_what_was_doubted_before_its_question() {
+    joined("{}")
+        .at(2)
+        .hear_in_doubt(1, "1", &["ask 1.2 as anon: reread"])
+        .at(4)
+        .hear_in_doubt(3, "2", &[])
+        .answer(2, read(true, false), &[ROW_1, "ask 1.3 as anon: reread"])
+        .answer(3, read(true, false), &[ROW_2]);
+}
+
+#[test]
+fn doubts_that_follow_each_other_do_not_ask_each_time() {
+    let mut conversation = joined("{}");
+    conversation
+        .at(2)
+        .hear_in_doubt(2, "1", &["ask 1.2 as anon: reread"])
+        .answer(2, read(true, false), &[ROW_1]);
+    conversation.now.instant += Duration::from_millis(10);
+    let doubt = conversation.now.instant;
+    conversation
+        .hear_since(Some(doubt), "1", &[])
+        .hear_since(Some(doubt), "2", &[]);
+    conversation.now.instant += Duration::from_millis(30);
+    conversation.timeout(&[]);
+    conversation.now.instant += Duration::from_millis(10);
+    assert_eq!(
+        conversation.socket.next_timeout(),
+        Some(conversation.now.instant)
+    );
+    conversation.timeout(&["ask 1.3 as anon: reread"]).answer(
+        3,
+        read(true, false),
+        &[ROW_1, ROW_2],
+    );
+}
+
+#[test]
+fn what_memory_cannot_answer_the_database_is_asked() {
+    joined("{}")
+        .at(2)
+        .hear_in_doubt(1, "1", &["ask 1.2 as anon: reread"])
+        .notice(
+            1,
+            Notice::Undecided { ticket: 2 },
+            &["ask 1.3 as anon: read"],
+        )
+        // Of an earlier question.
+        .notice(1, Notice::Undecided { ticket: 2 }, &[])
+        .answer(2, read(true, false), &[])
+        .answer(3, read(true, false), &[ROW_1]);
+}
+
+#[test]
+fn a_telling_without_delay_asks_at_once() {
+    joined("{}").at(2).notice(
+        1,
+        Notice::Recheck(Duration::ZERO),
+        &["ask 1.2 as anon: reread"],
+    );
+}
+
+#[test]
+fn what_waits_in_doubt_is_bounded() {
+    let mut conversation = joined("{}");
+    conversation
+        .at(2)
+        .hear_in_doubt(1, "1", &["ask 1.2 as anon: reread"]);
+    for _ in 1..1024 {
+        conversation.hear_in_doubt(1, "1", &[]);
+    }
+    let error = r#"["1","1","realtime:a","phx_error",{}]"#;
+    conversation.hear_in_doubt(
+        1,
+        "1",
+        &[
+            LEAVE,
+            &system("Resync required: verdict could not be taken"),
+            error,
+        ],
+    );
+}
+
+#[test]
+fn a_join_that_was_permitted_before_the_doubt_asks_again() {
+    let mut conversation = Conversation::in_rooms(Version::V2);
+    conversation
+        .text(&join(r#"{"replay":{}}"#, false), &["ask 1.1 as anon: read"])
+        .at(2)
+        .answer(
+            1,
+            read(true, false),
+            &[ENTER, "ask 1.2 as anon: replay 10 since 0"],
+        )
+        .hear_in_doubt(1, "1", &[]);
+    let answer = Answer::Replayed {
+        stored: Vec::new(),
+        snapshot: None,
+    };
+    conversation
+        .answer(2, Ok(answer), &[OK, "ask 1.3 as anon: reread"])
+        .answer(3, read(true, false), &[ROW_1]);
 }

@@ -116,7 +116,7 @@ fn perform(conversation: &mut Conversation, step: &Step) {
                 1 => Notice::Refused("no".into()),
                 2 => Notice::Resync(ResyncReason::PositionGone),
                 3 => Notice::PolicyTrouble("57014".into()),
-                4 => Notice::Recheck,
+                4 => Notice::Recheck(Duration::from_secs(1)),
                 5 => Notice::ReplicationReady(false),
                 6 => Notice::PresenceState(PresenceState("{}".into())),
                 7 => {
@@ -207,7 +207,7 @@ impl Questions {
         let answer = match ask {
             _ if *which % 16 == 5 => Err(AskError::Unreachable),
             _ if *which % 16 == 9 => Err(AskError::Policy("x".into())),
-            Ask::Read { presence } => Ok(Answer::Read {
+            Ask::Read { presence } | Ask::Reread { presence } => Ok(Answer::Read {
                 broadcast: yes,
                 presence: presence && which % 3 > 0,
             }),
