@@ -27,6 +27,8 @@ pub(super) struct Tally {
     /// Time spent waiting for plans and tables.
     pub(super) settling: Duration,
     pub(super) differences: Vec<String>,
+    /// Verdicts that were stricter, for people to look at.
+    pub(super) samples: Vec<String>,
 }
 
 impl Tally {
@@ -61,6 +63,7 @@ impl Tally {
         self.late += other.late;
         self.settling += other.settling;
         self.differences.extend(other.differences);
+        self.samples.extend(other.samples);
     }
 }
 
