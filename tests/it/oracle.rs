@@ -62,6 +62,7 @@ async fn verdicts_in_the_stream_are_those_of_postgres() {
         tally.add(std::mem::take(&mut one.tally));
         seed += 1;
     }
+    println!("left to Postgres:\n{}", tally.refusals());
     println!("all: {tally}");
     assert!(tally.differences.is_empty(), "Postgres says otherwise");
     assert!(

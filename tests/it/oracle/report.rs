@@ -1,9 +1,12 @@
 //! What a run has come to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use super::judge::Answer;
+
+const REFUSALS_SHOWN: usize = 25;
 
 /// Counts of one world or of several.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub(super) struct Tally {
     pub(super) late: u64,
     /// Time spent waiting for plans and tables.
     pub(super) settling: Duration,
+    /// Why tables were left to Postgres, and how often.
+    pub(super) refusals: BTreeMap<String, u64>,
     pub(super) differences: Vec<String>,
     /// Verdicts that were stricter, for people to look at.
     pub(super) samples: Vec<String>,
@@ -49,6 +54,17 @@ impl Tally {
         self.compiled * 100 / (self.compiled + self.asked).max(1)
     }
 
+    /// The refusals, most frequent first.
+    pub(super) fn refusals(&self) -> String {
+        let mut list: Vec<_> = self.refusals.iter().collect();
+        list.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let lines = list
+            .iter()
+            .take(REFUSALS_SHOWN)
+            .map(|(reason, count)| format!("  {count} {reason}"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     pub(super) fn add(&mut self, other: Self) {
         self.transactions += other.transactions;
         self.schema_changes += other.schema_changes;
@@ -62,6 +78,9 @@ impl Tally {
         self.plan_dependent += other.plan_dependent;
         self.late += other.late;
         self.settling += other.settling;
+        for (reason, count) in other.refusals {
+            *self.refusals.entry(reason).or_default() += count;
+        }
         self.differences.extend(other.differences);
         self.samples.extend(other.samples);
     }

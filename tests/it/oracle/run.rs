@@ -58,7 +58,7 @@ impl World {
             environment: &[
                 ("WALCAST_VERDICTS", "compiled"),
                 ("WALCAST_QUESTION_TIMEOUT", "20s"),
-                ("WALCAST_LOG_LEVEL", "warn"),
+                ("WALCAST_LOG_LEVEL", "warn,walcast::pipeline::verdicts=info"),
             ],
             private: Some(&["fsync=off", "autovacuum=off"]),
         };
@@ -168,6 +168,9 @@ impl World {
         let compiled = self.verdicts("compiled").await;
         self.tally.compiled = compiled.iter().sum();
         self.tally.asked = self.verdicts("postgres").await.iter().sum();
+        for reason in self.app.server.log().lines().filter_map(refusal) {
+            *self.tally.refusals.entry(reason).or_default() += 1;
+        }
     }
 
     /// Rows only, perhaps after a TRUNCATE.
@@ -205,6 +208,7 @@ impl World {
 
     /// One transaction, and all verdicts on it.
     async fn transaction(&mut self, mut script: Script) {
+        let raised_before = self.verdicts("compiled").await[2];
         let with_rows = !script.changes_schema() || self.dice.chance(60);
         let Some((before, scripted)) = self.write(&mut script, with_rows).await else {
             self.tally.refused += 1;
@@ -216,7 +220,6 @@ impl World {
         self.tally.transactions += 1;
         let after = rows::read(&self.writer, &self.model).await;
         let changes = rows::changes(&before, &after);
-        let raised_before = self.verdicts("compiled").await[2];
         let number = self.app.fence().await;
         let numbered: Vec<(usize, &Change)> = changes.iter().enumerate().collect();
         let people: Vec<&Identity> = self
@@ -500,6 +503,19 @@ fn figure(metrics: &str, name: &str) -> u64 {
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
         .unwrap_or_else(|| panic!("{name} is missing in:\n{metrics}"))
+}
+
+/// Why a table's policies are not compiled for a role, from a line of the server's log.
+fn refusal(line: &str) -> Option<String> {
+    let reason = line.split_once("reason=")?.1;
+    Some(
+        reason
+            .split(" role=")
+            .next()?
+            .split(" table=")
+            .next()?
+            .to_owned(),
+    )
 }
 
 /// SQLSTATE of a statement that its timeout ended.
