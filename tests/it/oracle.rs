@@ -10,6 +10,7 @@
 mod claims;
 mod conditions;
 mod dice;
+mod forms;
 mod judge;
 mod listener;
 mod model;

@@ -2,6 +2,7 @@
 //! left to Postgres. What Postgres does not take is thrown away by those who try it.
 
 use super::dice::{Dice, Kind};
+use super::forms::{LOOKUPS, PLACES, PLAIN};
 use super::model::Table;
 
 /// What a condition may name: expressions with their kinds.
@@ -87,10 +88,24 @@ impl<'a> Conditions<'a> {
             55..58 => self.bits(scope),
             58..61 => self.session(),
             61..72 if self.calls => self.call(scope),
-            72..97 if depth > 0 && !self.tables.is_empty() => self.lookup(scope, depth - 1),
+            72..78 => self.form(scope, PLAIN),
+            78..83 if !self.tables.is_empty() => self.form(scope, LOOKUPS),
+            83..97 if depth > 0 && !self.tables.is_empty() => self.lookup(scope, depth - 1),
             97 => Some(self.odd(scope)?),
             _ => self.comparison(scope),
         }
+    }
+
+    /// One of a list of forms, with columns.
+    fn form(&mut self, scope: &Scope, forms: &[&str]) -> Option<String> {
+        let mut text = (*self.dice.pick(forms)).to_owned();
+        for (place, kind) in PLACES {
+            while text.contains(place) {
+                let column = self.column(scope, kind)?;
+                text = text.replacen(place, &column, 1);
+            }
+        }
+        Some(format!("({text})"))
     }
 
     fn column(&mut self, scope: &Scope, kind: Kind) -> Option<String> {

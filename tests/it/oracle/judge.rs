@@ -291,3 +291,120 @@ fn check_old(
         Err(format!("the old record should be {wanted}"))
     }
 }
+
+mod tests {
+    use super::*;
+    use crate::oracle::model::Column;
+    use crate::oracle::rows::Row;
+
+    fn model(columns: &[&str]) -> Model {
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            type_name: "int4".to_owned(),
+            kind: None,
+            generated: false,
+            not_null: false,
+        };
+        let table = Table {
+            oid: 1,
+            name: "items".to_owned(),
+            is_root: false,
+            is_partition: false,
+            is_published: true,
+            row_security: true,
+            identity_full: false,
+            columns: vec![column("id"), column("n")],
+            key: vec!["id".to_owned()],
+            policies: Vec::new(),
+        };
+        let access = Access {
+            columns: columns.iter().map(|&name| name.to_owned()).collect(),
+            policies_apply: true,
+        };
+        Model {
+            tables: vec![table],
+            access: [((1, "anon".to_owned()), access)].into(),
+        }
+    }
+
+    fn row(id: i64, n: i64) -> Option<Row> {
+        Some(Row::new(&format!("[{id}]"), json!({"id": id, "n": n})))
+    }
+
+    fn heard(kind: &str, record: Value, old: Value) -> Value {
+        let columns = json!([{"name": "id", "type": "int4"}, {"name": "n", "type": "int4"}]);
+        json!({"table": "items", "type": kind, "columns": columns, "record": record, "old_record": old, "errors": null})
+    }
+
+    #[track_caller]
+    fn check(change: &Change, answer: Option<Answer>, heard: &[Value], expected: &[&str]) {
+        let model = model(&["id", "n"]);
+        let answers: HashMap<usize, Answer> =
+            answer.map(|answer| (0, answer)).into_iter().collect();
+        let comparison = Comparison {
+            model: &model,
+            role: "anon",
+            changes: std::slice::from_ref(change),
+            answers: &answers,
+        };
+        let heard = Heard {
+            changes: heard.to_vec(),
+            ..Heard::default()
+        };
+        let faults: Vec<String> = comparison
+            .faults(&heard)
+            .into_iter()
+            .map(|fault| match fault {
+                Fault::Missed(_) => "missed".to_owned(),
+                Fault::Leaked(_) => "leaked".to_owned(),
+                Fault::Wrong(number, _) => format!("wrong {number:?}"),
+            })
+            .collect();
+        assert_eq!(faults, expected);
+    }
+
+    #[test]
+    fn whatever_differs_is_noticed() {
+        let inserted = Change::new(1, None, row(5, 1));
+        let right = heard("INSERT", json!({"id": 5, "n": 1}), Value::Null);
+        let visible = || Some(Answer::Visible);
+        let raises = || Some(Answer::Raises("22P02".to_owned()));
+        check(&inserted, visible(), std::slice::from_ref(&right), &[]);
+        check(&inserted, visible(), &[], &["missed"]);
+        check(&inserted, Some(Answer::Hidden), &[], &[]);
+        check(&inserted, raises(), &[], &[]);
+        check(
+            &inserted,
+            Some(Answer::Hidden),
+            std::slice::from_ref(&right),
+            &["leaked"],
+        );
+        check(
+            &inserted,
+            raises(),
+            std::slice::from_ref(&right),
+            &["leaked"],
+        );
+        check(
+            &inserted,
+            visible(),
+            &[right.clone(), right],
+            &["wrong None"],
+        );
+        let other = heard("INSERT", json!({"id": 5, "n": 2}), Value::Null);
+        check(&inserted, visible(), &[other], &["wrong Some(0)"]);
+        let updated = Change::new(1, row(5, 1), row(6, 1));
+        let key = heard("UPDATE", json!({"id": 6, "n": 1}), json!({"id": 5}));
+        check(&updated, visible(), &[key], &[]);
+        let whole = heard("UPDATE", json!({"id": 6, "n": 1}), json!({"id": 5, "n": 1}));
+        check(&updated, visible(), &[whole], &["wrong Some(0)"]);
+        let deleted = Change::new(1, row(5, 1), None);
+        check(
+            &deleted,
+            None,
+            &[heard("DELETE", Value::Null, json!({"id": 5}))],
+            &[],
+        );
+        check(&deleted, None, &[], &["missed"]);
+    }
+}

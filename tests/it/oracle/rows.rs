@@ -30,7 +30,22 @@ pub(super) struct Change {
     pub(super) new: Option<Row>,
 }
 
+impl Row {
+    /// A row that lies nowhere.
+    pub(super) fn new(key: &str, content: Value) -> Self {
+        Self {
+            place: String::new(),
+            key: key.to_owned(),
+            content,
+        }
+    }
+}
+
 impl Change {
+    pub(super) const fn new(table: u32, old: Option<Row>, new: Option<Row>) -> Self {
+        Self { table, old, new }
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         match (&self.old, &self.new) {
             (None, _) => "INSERT",
@@ -100,11 +115,7 @@ pub(super) fn changes(before: &Rows, after: &Rows) -> Vec<Change> {
         {
             continue;
         }
-        changes.push(Change {
-            table: id.0,
-            old: old.cloned(),
-            new: new.cloned(),
-        });
+        changes.push(Change::new(id.0, old.cloned(), new.cloned()));
     }
     let mut merged: Vec<Change> = Vec::new();
     for change in changes {

@@ -128,6 +128,11 @@ pub(super) fn tables(dice: &mut Dice) -> Vec<String> {
          create table app.logs_b partition of app.logs for values in ('b', 'c')"
             .to_owned(),
     );
+    made.push(
+        "create view app.active as select m.who, m.team from app.member m where m.active;
+         create view app.seen with (security_invoker = true) as select m.who, m.team from app.member m"
+            .to_owned(),
+    );
     for name in ["member", "items", "docs", "team", "entries"] {
         if dice.chance(30) {
             made.push(format!("alter table app.{name} replica identity full"));
@@ -323,6 +328,8 @@ impl Helper {
         } else {
             ("plpgsql", self.plpgsql(dice, &tables, &scope))
         };
+        // Bodies that are bound when they are made.
+        let is_bound = language == "sql" && !self.is_set && dice.chance(20);
         let volatility = dice.pick(&["stable", "stable", "stable", "", "volatile"]);
         let definer = if dice.chance(55) {
             "security definer set search_path = ''"
@@ -330,6 +337,12 @@ impl Helper {
             ""
         };
         let strict = if dice.chance(10) { "strict" } else { "" };
+        if is_bound {
+            return format!(
+                "create or replace function app.{}({}) returns {} language sql {volatility} {strict} {definer} begin atomic {body}; end",
+                self.name, self.signature, self.result
+            );
+        }
         format!(
             "create or replace function app.{}({}) returns {} language {language} {volatility} {strict} {definer} as $body$ {body} $body$",
             self.name, self.signature, self.result
@@ -413,7 +426,15 @@ impl Helper {
                 let scope = if scope.names.is_empty() { who() } else { scope.clone() };
                 let first = conditions.condition(&scope, 1);
                 let second = conditions.condition(&scope, 1);
-                match conditions.dice.below(3) {
+                match conditions.dice.below(5) {
+                    3 => format!(
+                        "declare m record; begin for m in select x.team, x.active from app.member x where x.who = auth.uid() order by x.team loop if m.active then return {first}; end if; end loop; return {second}; {} end",
+                        handler("false")
+                    ),
+                    4 => format!(
+                        "declare p app.profile; begin select * into p from app.profile x where x.id = auth.uid(); if not found then return {second}; end if; return p.team > 2 or {first}; {} end",
+                        handler("null")
+                    ),
                     0 => format!("begin if {first} then return {second}; end if; return {}; {} end", conditions.dice.chance(40), handler("false")),
                     1 => format!("declare ok boolean; begin ok := {first}; if ok is null then return {second}; end if; return ok; {} end", handler("false")),
                     _ => format!("declare ok boolean := false; begin select true into ok where {first}; if not coalesce(ok, false) then return false; end if; return {second}; {} end", handler("null")),
