@@ -22,8 +22,8 @@ for patch in tests/oracle/planted/*.patch; do
         cargo test --locked --test it oracle:: -- --nocapture) >"target/planted/$name.log" 2>&1; then
         echo "NOT SEEN: $name (target/planted/$name.log)"
         failed=1
-    elif grep -q 'differences$' "target/planted/$name.log" && grep -q '^seed .* differences' "target/planted/$name.log"; then
-        echo "seen: $name: $(grep -m 1 -E '^seed [0-9]+, transaction' "target/planted/$name.log")"
+    elif grep -q '^seed [0-9]*, transaction' "target/planted/$name.log"; then
+        echo "seen: $name: $(grep -m 1 '^seed [0-9]*, transaction' "target/planted/$name.log")"
     else
         echo "FAILED FOR ANOTHER REASON: $name (target/planted/$name.log)"
         failed=1

@@ -23,6 +23,13 @@ pub(super) struct Heard {
     pub(super) ended: Option<String>,
 }
 
+impl Heard {
+    /// Whether a question was not answered in time (SQLSTATE of a statement that its timeout ended).
+    pub(super) fn is_late(&self) -> bool {
+        self.raised.iter().any(|state| state == "57014")
+    }
+}
+
 impl Listener {
     pub(super) async fn join(port: u16, identity: Identity, schema: &str) -> Self {
         let mut socket = Socket::connect(port, PUBLISHABLE_KEY, Version::V2).await;

@@ -25,6 +25,8 @@ pub(super) struct Tally {
     pub(super) stricter: u64,
     /// Rows that Postgres shows under one plan and raises for under another.
     pub(super) plan_dependent: u64,
+    /// Transactions at once that were not compared, because Postgres was asked about some of them.
+    pub(super) merged: u64,
     /// Listeners whose question Postgres did not answer in time.
     pub(super) late: u64,
     /// Time spent waiting for plans and tables.
@@ -76,6 +78,7 @@ impl Tally {
         self.asked += other.asked;
         self.stricter += other.stricter;
         self.plan_dependent += other.plan_dependent;
+        self.merged += other.merged;
         self.late += other.late;
         self.settling += other.settling;
         for (reason, count) in other.refusals {
@@ -91,7 +94,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} transactions ({} changed the schema, {} more were refused), {} verdicts ({} allowed, {} hidden, {} raised), \
-             {} % of them compiled ({} of {}), {} stricter, {} depend on the plan, {} too late, {} s waited; {} differences",
+             {} % of them compiled ({} of {}), {} stricter, {} depend on the plan, {} bursts not compared, {} too late, {} s waited; {} differences",
             self.transactions,
             self.schema_changes,
             self.refused,
@@ -104,6 +107,7 @@ impl fmt::Display for Tally {
             self.compiled + self.asked,
             self.stricter,
             self.plan_dependent,
+            self.merged,
             self.late,
             self.settling.as_secs(),
             self.differences.len()

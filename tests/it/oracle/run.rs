@@ -1,10 +1,11 @@
 //! One world: a database from a seed, a server before it, listeners, and transactions one at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use rustix::process::Signal;
 use serde_json::json;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
@@ -14,7 +15,7 @@ use walcast::testing::{App, AppOptions};
 use super::claims::{Identity, ROLES};
 use super::dice::Dice;
 use super::judge::{self, Answer, Comparison, Fault};
-use super::listener::{Heard, Listener};
+use super::listener::Listener;
 use super::model::Model;
 use super::report::Tally;
 use super::rows::{self, Change};
@@ -29,6 +30,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SAMPLES_MAX: usize = 2;
 /// Differences that are shown of one transaction.
 const SHOWN_MAX: usize = 4;
+
+/// Transactions of which the listeners have not been asked yet.
+struct Committed {
+    scripts: Vec<Script>,
+    /// Of all of them, in order.
+    changes: Vec<Change>,
+    answers: judge::Answers,
+}
+
+impl Committed {
+    fn new(listeners: usize) -> Self {
+        Self {
+            scripts: Vec::new(),
+            changes: Vec::new(),
+            answers: vec![HashMap::new(); listeners],
+        }
+    }
+}
 
 pub(super) struct World {
     app: App,
@@ -152,17 +171,23 @@ impl World {
         self.settle().await;
         while Instant::now() < end && self.tally.differences.is_empty() {
             let script = self.schema_script();
-            self.transaction(script).await;
-            // The first one comes while the server reads the schema anew.
+            self.transactions(vec![script]).await;
+            // The first ones come while the server reads the schema anew.
+            let settled = if self.dice.chance(75) { 1 } else { 4 };
             for number in 0..2 + self.dice.below(7) {
                 if Instant::now() >= end || !self.tally.differences.is_empty() {
                     break;
                 }
-                if number == 1 {
+                if number == settled {
                     self.settle().await;
                 }
-                let script = self.rows_script();
-                self.transaction(script).await;
+                let count = if self.dice.chance(25) {
+                    2 + self.dice.below(3)
+                } else {
+                    1
+                };
+                let scripts = (0..count).map(|_| self.rows_script()).collect();
+                self.transactions(scripts).await;
             }
         }
         let compiled = self.verdicts("compiled").await;
@@ -206,28 +231,25 @@ impl World {
         script
     }
 
-    /// One transaction, and all verdicts on it.
-    async fn transaction(&mut self, mut script: Script) {
-        let raised_before = self.verdicts("compiled").await[2];
-        let with_rows = !script.changes_schema() || self.dice.chance(60);
-        let Some((before, scripted)) = self.write(&mut script, with_rows).await else {
-            self.tally.refused += 1;
-            return;
-        };
-        if scripted.changes_schema() {
-            self.tally.schema_changes += 1;
+    /// Transactions, each with all verdicts on it. Of several the server hears only when all of them have committed.
+    async fn transactions(&mut self, scripts: Vec<Script>) {
+        let compiled = self.verdicts("compiled").await[2];
+        let asked = self.asked().await;
+        let is_burst = scripts.len() > 1;
+        if is_burst {
+            self.app.server.signal(Signal::STOP);
         }
-        self.tally.transactions += 1;
-        let after = rows::read(&self.writer, &self.model).await;
-        let changes = rows::changes(&before, &after);
+        let mut committed = Committed::new(self.listeners.len());
+        for script in scripts {
+            self.commit(script, &mut committed).await;
+        }
+        if is_burst {
+            self.app.server.signal(Signal::CONT);
+        }
         let number = self.app.fence().await;
-        let numbered: Vec<(usize, &Change)> = changes.iter().enumerate().collect();
-        let people: Vec<&Identity> = self
-            .listeners
-            .iter()
-            .map(|listener| &listener.identity)
-            .collect();
-        let answers = judge::ask(&self.asker, &self.model, &people, &numbered).await;
+        let Committed {
+            changes, answers, ..
+        } = &committed;
         let mut faults: Vec<(usize, Fault)> = Vec::new();
         let mut away = Vec::new();
         for (place, listener) in self.listeners.iter_mut().enumerate() {
@@ -235,7 +257,7 @@ impl World {
             let comparison = Comparison {
                 model: &self.model,
                 role: listener.identity.role,
-                changes: &changes,
+                changes,
                 answers: &answers[place],
             };
             for (number, change) in changes.iter().enumerate() {
@@ -243,35 +265,35 @@ impl World {
                     self.tally.count(&answers[place][&number]);
                 }
             }
-            if is_late(&heard) {
+            if heard.is_late() {
                 // Postgres did not answer in time: denied, and to be told so. Nothing can be compared.
                 self.tally.late += 1;
                 away.push(place);
                 continue;
             }
             if let Some(reason) = &heard.ended {
-                faults.push((
-                    place,
-                    Fault::Wrong(None, format!("the channel has ended: {reason}")),
-                ));
+                let reason = format!("the channel has ended: {reason}");
+                faults.push((place, Fault::Wrong(None, reason)));
                 away.push(place);
             }
-            faults.extend(
-                comparison
-                    .faults(&heard)
-                    .into_iter()
-                    .map(|fault| (place, fault)),
-            );
+            let found = comparison.faults(&heard);
+            faults.extend(found.into_iter().map(|fault| (place, fault)));
         }
-        let stricter = self.excuse(&changes, &mut faults, raised_before).await;
+        if is_burst && self.asked().await > asked {
+            // Postgres answers for the present: versions that were superseded meanwhile are merged, and nothing can be
+            // compared one by one.
+            self.tally.merged += 1;
+            faults.clear();
+        }
+        let stricter = self.excuse(changes, &mut faults, compiled).await;
         if let Some(sample) = stricter
             && self.tally.samples.len() < SAMPLES_MAX
         {
-            let sample = self.report(&scripted, &changes, &answers, &[sample]).await;
+            let sample = self.report(&committed, &[sample]).await;
             self.tally.samples.push(sample);
         }
         if !faults.is_empty() {
-            let report = self.report(&scripted, &changes, &answers, &faults).await;
+            let report = self.report(&committed, &faults).await;
             self.tally.differences.push(report);
         }
         for place in away {
@@ -283,12 +305,31 @@ impl World {
         }
     }
 
+    /// One transaction; Postgres is asked what everybody sees right after it.
+    async fn commit(&mut self, mut script: Script, committed: &mut Committed) {
+        let with_rows = !script.changes_schema() || self.dice.chance(60);
+        let Some(before) = self.write(&mut script, with_rows).await else {
+            self.tally.refused += 1;
+            return;
+        };
+        self.tally.schema_changes += u64::from(script.changes_schema());
+        self.tally.transactions += 1;
+        let after = rows::read(&self.writer, &self.model).await;
+        let changes = rows::changes(&before, &after);
+        let first = committed.changes.len();
+        let numbered: Vec<(usize, &Change)> = (first..).zip(&changes).collect();
+        let listeners = self.listeners.iter();
+        let people: Vec<&Identity> = listeners.map(|listener| &listener.identity).collect();
+        let answers = judge::ask(&self.asker, &self.model, &people, &numbered).await;
+        for (known, more) in committed.answers.iter_mut().zip(answers) {
+            known.extend(more);
+        }
+        committed.changes.extend(changes);
+        committed.scripts.push(script);
+    }
+
     /// Runs a script; gives the rows as they were before its own changes of rows, and what ran. Nothing if Postgres refused.
-    async fn write(
-        &mut self,
-        script: &mut Script,
-        with_rows: bool,
-    ) -> Option<(rows::Rows, Script)> {
+    async fn write(&mut self, script: &mut Script, with_rows: bool) -> Option<rows::Rows> {
         self.writer.batch_execute("begin").await.unwrap();
         for statement in &script.first {
             if self.writer.batch_execute(statement).await.is_err() {
@@ -321,7 +362,7 @@ impl World {
             self.history
                 .extend(script.first.iter().chain(&script.last).cloned());
         }
-        Some((before, script.clone()))
+        Some(before)
     }
 
     /// Takes away, and gives one of, what Postgres itself does not decide one way: where it depends on the plan whether a row raises, and where
@@ -390,13 +431,7 @@ impl World {
         None
     }
 
-    async fn report(
-        &self,
-        script: &Script,
-        changes: &[Change],
-        answers: &judge::Answers,
-        faults: &[(usize, Fault)],
-    ) -> String {
+    async fn report(&self, committed: &Committed, faults: &[(usize, Fault)]) -> String {
         let mut text = format!(
             "seed {}, transaction {}: {} differences\n",
             self.seed,
@@ -412,7 +447,7 @@ impl World {
                 }
                 Fault::Wrong(None, _) => continue,
             };
-            let change = &changes[number];
+            let change = &committed.changes[number];
             let table = self
                 .model
                 .tables
@@ -420,7 +455,12 @@ impl World {
                 .find(|table| table.oid == change.table)
                 .unwrap();
             writeln!(text, "{} of {}: {:?}", change.kind(), table.name, change).unwrap();
-            writeln!(text, "Postgres: {:?}", answers[*place].get(&number)).unwrap();
+            writeln!(
+                text,
+                "Postgres: {:?}",
+                committed.answers[*place].get(&number)
+            )
+            .unwrap();
             let sql = format!(
                 "select string_agg(format('  %s %s %s to %s using (%s)', policyname, permissive, cmd, roles, qual), e'\\n')
                  from pg_policies where schemaname = 'app' and tablename = '{}'",
@@ -435,9 +475,11 @@ impl World {
             )
             .unwrap();
         }
-        writeln!(text, "\nthe transaction:").unwrap();
-        for statement in script.first.iter().chain(&script.rows).chain(&script.last) {
-            writeln!(text, "  {statement};").unwrap();
+        for script in &committed.scripts {
+            writeln!(text, "\ntransaction:").unwrap();
+            for statement in script.first.iter().chain(&script.rows).chain(&script.last) {
+                writeln!(text, "  {statement};").unwrap();
+            }
         }
         if let Ok(path) = std::env::var("WALCAST_ORACLE_HISTORY") {
             std::fs::write(path, self.history.join(";\n")).unwrap();
@@ -481,6 +523,13 @@ impl World {
         self.tally.settling += started.elapsed();
     }
 
+    /// Verdicts that were asked of Postgres.
+    async fn asked(&self) -> u64 {
+        let asked: u64 = self.verdicts("postgres").await.iter().sum();
+        let merged = self.figure("walcast_changes_merged_total").await;
+        asked + merged
+    }
+
     async fn figure(&self, name: &str) -> u64 {
         let metrics = self.app.server.get("/metrics").await.unwrap().body;
         figure(&metrics, name)
@@ -516,11 +565,6 @@ fn refusal(line: &str) -> Option<String> {
             .next()?
             .to_owned(),
     )
-}
-
-/// SQLSTATE of a statement that its timeout ended.
-fn is_late(heard: &Heard) -> bool {
-    heard.raised.iter().any(|state| state == "57014")
 }
 
 /// Tries until Postgres takes one.

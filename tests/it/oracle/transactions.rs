@@ -213,12 +213,11 @@ pub(super) fn rows(
     let mut made = Vec::new();
     let count = 3 + dice.below(6);
     for number in 0..count {
-        let table = if dice.chance(65) {
-            let main: Vec<&&Table> = tables.iter().filter(|table| !table.is_base()).collect();
-            **dice.pick(&main)
-        } else {
-            *dice.pick(&tables)
-        };
+        let is_base = dice.chance(30);
+        let chosen: Vec<&&Table> = (tables.iter())
+            .filter(|table| table.is_base() == is_base && table.name != "hidden")
+            .collect();
+        let table = **dice.pick(&chosen);
         let rids = known.entry(table.name.clone()).or_default();
         let crowded = rids.len() > 25;
         let roll = dice.below(100);
