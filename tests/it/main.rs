@@ -25,6 +25,7 @@ mod limits_and_change;
 mod messages;
 mod old_tuples;
 mod operations;
+mod oracle;
 mod policies;
 mod policy_commands;
 mod policy_values;
