@@ -281,7 +281,11 @@ impl Bench {
                     room.private,
                     message.id().unwrap_or("-")
                 )),
-                Output::Poke | Output::Confirm(..) | Output::LoadShadow(_) => {}
+                Output::Poke
+                | Output::Stored { .. }
+                | Output::Torn
+                | Output::Confirm(..)
+                | Output::LoadShadow(_) => {}
             }
         }
     }
