@@ -96,8 +96,10 @@ comment on function walcast.probe_messages(text, uuid, uuid) is
   'Inserts the rows by which a subscriber''s right to read a private channel is asked for; to be rolled back.';
 revoke execute on function walcast.probe_messages(text, uuid, uuid) from public;
 
--- Who may read a channel is asked before. Columns that a table from elsewhere may lack are looked for.
-create or replace function walcast.replay_messages(topic text, since bigint, count integer)
+-- Who may read a channel is asked before. Columns that a table from elsewhere may lack are looked for. The order is that of
+-- the transactions' beginnings, which is all that the table knows; the server knows more of the newest.
+drop function if exists walcast.replay_messages(text, bigint, integer);
+create or replace function walcast.replay_messages(topic text, since bigint, count integer, these uuid[])
   returns table (id uuid, event text, payload text, binary_payload bytea)
   language plpgsql stable security definer
   set search_path = ''
@@ -115,7 +117,7 @@ begin
        where m.topic = $1 and m.private and m.extension = ''broadcast''
          and m.inserted_at >= pg_catalog.to_timestamp($2 / 1000.0) at time zone ''utc''
          and m.inserted_at < (pg_catalog.now() + interval ''1 minute'') at time zone ''utc''
-         and m.event is not null and %s
+         and m.event is not null and %s and %s
        order by m.inserted_at desc, number desc
        limit $3
      ) as n
@@ -125,17 +127,19 @@ begin
     case when 'binary_payload' = any (columns) then '(m.payload is not null or m.binary_payload is not null)'
       else 'm.payload is not null' end
       || case when 'expires_at' = any (columns)
-        then ' and (m.expires_at is null or m.expires_at > pg_catalog.now() at time zone ''utc'')' else '' end
-  ) using replay_messages.topic, replay_messages.since, replay_messages.count;
+        then ' and (m.expires_at is null or m.expires_at > pg_catalog.now() at time zone ''utc'')' else '' end,
+    case when these is null then 'true' else 'm.id = any ($4)' end
+  ) using replay_messages.topic, replay_messages.since, replay_messages.count, these;
 end
 $$;
-comment on function walcast.replay_messages(text, bigint, integer) is
-  'The newest broadcasts of a private channel since a time in milliseconds since 1970; the oldest first.';
-revoke execute on function walcast.replay_messages(text, bigint, integer) from public;
+comment on function walcast.replay_messages(text, bigint, integer, uuid[]) is
+  'The newest broadcasts of a private channel since a time in milliseconds since 1970, or the newest of these; the oldest first.';
+revoke execute on function walcast.replay_messages(text, bigint, integer, uuid[]) from public;
 
--- Whether somebody may store is asked before.
+-- Whether somebody may store is asked before. The id was chosen when the broadcast was delivered.
+drop function if exists walcast.store_message(text, text, text, bytea, integer);
 create or replace function walcast.store_message(
-  topic text, event text, payload text, binary_payload bytea, seconds integer
+  id uuid, topic text, event text, payload text, binary_payload bytea, seconds integer
 ) returns uuid
   language plpgsql security definer
   set search_path = ''
@@ -143,18 +147,18 @@ as $$
 declare
   stored uuid;
 begin
-  insert into realtime.messages (topic, extension, event, payload, binary_payload, private, skip_broadcast, inserted_at,
+  insert into realtime.messages (id, topic, extension, event, payload, binary_payload, private, skip_broadcast, inserted_at,
     updated_at, expires_at)
-  select store_message.topic, 'broadcast', store_message.event, store_message.payload::jsonb,
+  select store_message.id, store_message.topic, 'broadcast', store_message.event, store_message.payload::jsonb,
     store_message.binary_payload, true, true, moment, moment, moment + pg_catalog.make_interval(secs => seconds)
   from (select pg_catalog.now() at time zone 'utc') as t (moment)
   returning realtime.messages.id into stored;
   return stored;
 end
 $$;
-comment on function walcast.store_message(text, text, text, bytea, integer) is
+comment on function walcast.store_message(uuid, text, text, text, bytea, integer) is
   'Stores a broadcast that was delivered already, for replay within some seconds.';
-revoke execute on function walcast.store_message(text, text, text, bytea, integer) from public;
+revoke execute on function walcast.store_message(uuid, text, text, text, bytea, integer) from public;
 
 -- What it could not do is said by walcast check, and it is done by the server as well.
 do $$

@@ -106,6 +106,7 @@ pub(super) async fn run(
             database: database.clone(),
             connections: config.message_connections,
             timeout: config.message_timeout,
+            order: Arc::clone(&handle.order),
         },
         &shutdown.pipeline_tasks,
         &shutdown.pipeline,

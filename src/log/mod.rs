@@ -1,11 +1,14 @@
 //! The recent changes as they were encoded, addressed by number, and what each connection has still to read of them.
 //!
 //! The pipeline appends; connections read at the pace of their sockets. A slow connection costs its index, never the
-//! payloads: those are bounded in memory, then in a file, and what leaves the file is gone (the reader is told).
+//! payloads: those are bounded in memory, then in a file, and what leaves the file is gone (the reader is told). Of what was
+//! broadcast from the database, the order of the newest rows besides.
 
+mod order;
 mod outbox;
 mod segment;
 mod store;
 
+pub use order::{Order, ParseRowIdError, RowId};
 pub use outbox::{Outbox, Posting, Run};
 pub use store::{Gone, Limits, Log};

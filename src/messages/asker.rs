@@ -5,6 +5,7 @@
 //! rights of functions in schema `walcast` (`sql/message_functions.sql`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,9 @@ use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::Request;
+use super::{Request, replay};
+use crate::change::{Lsn, Snapshot};
+use crate::log::Order;
 use crate::realtime::{Answer, Ask, AskError, Stored, StoredData};
 
 /// A prepared statement keeps the policies with which it was rewritten, also when a role loses BYPASSRLS.
@@ -43,12 +46,18 @@ const INSERT: &str = "insert into realtime.messages (topic, extension, inserted_
      values ($1, $2, pg_catalog.now() at time zone 'utc', pg_catalog.now() at time zone 'utc')";
 
 /// One row at least, for the snapshot; the function is stable, so that it reads in that same one.
-const REPLAY: &str = "select m.id::text, m.event, m.payload, m.binary_payload, s.snapshot::text \
-     from pg_catalog.pg_current_snapshot() as s (snapshot) left join walcast.replay_messages($1, $2, $3) \
+/// What the snapshot sees committed before the position, which is read after it. Not the end of what was written: the
+/// walsender sends what was flushed.
+const REPLAY: &str = "select m.id::text, m.event, m.payload, m.binary_payload, s.snapshot::text, \
+       pg_catalog.pg_current_wal_flush_lsn()::text \
+     from pg_catalog.pg_current_snapshot() as s (snapshot) left join walcast.replay_messages($1, $2, $3, null) \
        with ordinality as m (id, event, payload, binary_payload, place) on true \
      order by m.place";
 
-const STORE: &str = "select walcast.store_message($1, $2, $3, $4, $5)::text";
+const REPLAY_THESE: &str = "select m.id::text, m.event, m.payload, m.binary_payload \
+     from walcast.replay_messages($1, $2, $3, $4::text[]::uuid[]) as m";
+
+const STORE: &str = "select walcast.store_message($1::text::uuid, $2, $3, $4, $5, $6)::text";
 
 /// What policies tell apart besides broadcast and presence (protocol.md §5.7).
 const PERSISTENCE: &str = "persistence";
@@ -65,6 +74,8 @@ pub(super) struct Asker {
     client: Client,
     /// How long a statement may take.
     timeout: Duration,
+    /// In which order rows were committed, as far as that is known.
+    order: Arc<Order>,
     statements: HashMap<&'static str, Statement>,
     /// Whether [`PROBE`] may be called; `None`: not looked for yet.
     has_probe_function: Option<bool>,
@@ -99,7 +110,11 @@ type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
 impl Asker {
     /// Takes over a connection.
-    pub(super) async fn new(client: Client, timeout: Duration) -> Result<Self, Error> {
+    pub(super) async fn new(
+        client: Client,
+        timeout: Duration,
+        order: Arc<Order>,
+    ) -> Result<Self, Error> {
         // A generic plan would move the evaluation of stable expressions, and with it which errors are raised.
         let settings = format!(
             "set plan_cache_mode = force_custom_plan; set statement_timeout = {}",
@@ -109,6 +124,7 @@ impl Asker {
         Ok(Self {
             client,
             timeout,
+            order,
             statements: HashMap::new(),
             has_probe_function: None,
         })
@@ -177,12 +193,14 @@ impl Asker {
             }
             Ask::Replay { since, limit } => self.replay(request, *since, *limit).await,
             Ask::Persist {
+                storing,
                 event,
                 data,
                 ttl_seconds,
             } => {
                 let id = if self.may_insert(request, PERSISTENCE).await? {
-                    Some(self.store(request, event, data, *ttl_seconds).await?)
+                    let row = (storing.id(), &**event, data);
+                    Some(self.store(request, row, *ttl_seconds).await?)
                 } else {
                     None
                 };
@@ -320,28 +338,44 @@ impl Asker {
     async fn replay(&mut self, request: &Request, since: i64, limit: u8) -> Result<Answer, Failed> {
         let replay = self.prepare(REPLAY).await?;
         let topic = request.room.topic.sub_topic();
-        let (since, limit) = (since.clamp(0, SINCE_MAX), i32::from(limit));
+        let (since, limit) = (since.clamp(0, SINCE_MAX), usize::from(limit));
+        let count = i32::try_from(limit).unwrap_or(i32::MAX);
         let rows = self
             .client
-            .query(&replay, &[&topic, &since, &limit])
+            .query(&replay, &[&topic, &since, &count])
             .await
             .map_err(ours)?;
-        let snapshot = match rows.first() {
-            Some(row) => row.try_get::<_, &str>(4).map_err(ours)?.parse().ok(),
-            None => None,
+        let found = stored(&rows).map_err(ours)?;
+        let Some((snapshot, position)) = rows.first().and_then(read_in) else {
+            return Ok(Answer::Replayed {
+                stored: found,
+                snapshot: None,
+            });
         };
-        let stored = rows.iter().filter_map(|row| stored(row).transpose());
+        self.order.reach(position).await;
+        let newest = self.order.newest(topic, &snapshot, limit);
+        let mut more = Vec::new();
+        // Of a transaction that began long ago the table alone does not tell that it is new.
+        let missing = replay::missing(&found, &newest, limit);
+        if !missing.is_empty() {
+            let these = self.prepare(REPLAY_THESE).await?;
+            let rows = self
+                .client
+                .query(&these, &[&topic, &since, &count, &missing])
+                .await
+                .map_err(ours)?;
+            more = stored(&rows).map_err(ours)?;
+        }
         Ok(Answer::Replayed {
-            stored: stored.collect::<Result<_, _>>().map_err(ours)?,
-            snapshot,
+            stored: replay::arrange(found, more, &newest, limit),
+            snapshot: Some(snapshot),
         })
     }
 
     async fn store(
         &mut self,
         request: &Request,
-        event: &str,
-        data: &StoredData,
+        (id, event, data): (&str, &str, &StoredData),
         ttl_seconds: u32,
     ) -> Result<Box<str>, Failed> {
         let store = self.prepare(STORE).await?;
@@ -355,7 +389,7 @@ impl Asker {
         let seconds = i32::try_from(ttl_seconds).unwrap_or(i32::MAX);
         let row = self
             .client
-            .query_one(&store, &[&topic, &event, &json, &binary, &seconds])
+            .query_one(&store, &[&id, &topic, &event, &json, &binary, &seconds])
             .await
             .map_err(ours)?;
         let id: &str = row.try_get(0).map_err(ours)?;
@@ -363,24 +397,35 @@ impl Asker {
     }
 }
 
-/// What a row replays; `None` if it only holds the snapshot.
-fn stored(row: &Row) -> Result<Option<Stored>, Error> {
-    let Some(id) = row.try_get::<_, Option<&str>>(0)? else {
-        return Ok(None);
-    };
-    let text: Option<&str> = row.try_get(2)?;
-    let data = match text {
-        Some(json) => StoredData::Json(Bytes::copy_from_slice(json.as_bytes())),
-        None => {
-            let bytes: Option<&[u8]> = row.try_get(3)?;
-            StoredData::Binary(Bytes::copy_from_slice(bytes.unwrap_or_default()))
-        }
-    };
-    Ok(Some(Stored {
-        id: id.into(),
-        event: row.try_get::<_, &str>(1)?.into(),
-        data,
-    }))
+/// What was stored: all rows but one that only holds the snapshot.
+fn stored(rows: &[Row]) -> Result<Vec<Stored>, Error> {
+    let mut all = Vec::with_capacity(rows.len());
+    for row in rows {
+        let Some(id) = row.try_get::<_, Option<&str>>(0)? else {
+            continue;
+        };
+        let text: Option<&str> = row.try_get(2)?;
+        let data = match text {
+            Some(json) => StoredData::Json(Bytes::copy_from_slice(json.as_bytes())),
+            None => {
+                let bytes: Option<&[u8]> = row.try_get(3)?;
+                StoredData::Binary(Bytes::copy_from_slice(bytes.unwrap_or_default()))
+            }
+        };
+        all.push(Stored {
+            id: id.into(),
+            event: row.try_get::<_, &str>(1)?.into(),
+            data,
+        });
+    }
+    Ok(all)
+}
+
+/// The snapshot of a replay, and the position before which everything committed that it sees.
+fn read_in(row: &Row) -> Option<(Snapshot, Lsn)> {
+    let snapshot = row.try_get::<_, &str>(4).ok()?.parse().ok()?;
+    let position = row.try_get::<_, &str>(5).ok()?.parse().ok()?;
+    Some((snapshot, position))
 }
 
 /// A random UUID (version 4) as 32 digits.

@@ -8,6 +8,7 @@ mod asker;
 mod desk;
 mod partitions;
 mod queue;
+mod replay;
 mod worker;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Claims;
 use crate::database::Database;
-use crate::log::Outbox;
+use crate::log::{Order, Outbox};
 use crate::realtime::{Answer, Ask, AskError, Notice};
 use crate::topic::Room;
 use desk::Desk;
@@ -72,6 +73,8 @@ pub struct Options {
     pub connections: usize,
     /// How long a policy may take; at least a millisecond.
     pub timeout: Duration,
+    /// In which order rows were committed, as far as that is known.
+    pub order: Arc<Order>,
 }
 
 /// Questions that may wait: a few seconds' work.
@@ -129,6 +132,7 @@ pub fn start(options: &Options, tasks: &TaskTracker, stop: &CancellationToken) -
         let worker = Worker {
             database: options.database.clone(),
             timeout: options.timeout,
+            order: Arc::clone(&options.order),
             desk: Arc::clone(&desk),
             tasks: tasks.clone(),
             stop: stop.clone(),

@@ -12,6 +12,7 @@ use super::desk::{Desk, Waiting};
 use super::queue::Taken;
 use crate::clock;
 use crate::database::{ConnectError, Database};
+use crate::log::Order;
 use crate::realtime::{Ask, AskError};
 
 /// How soon an idle worker notices that its connection has ended.
@@ -21,6 +22,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct Worker {
     pub(super) database: Database,
     pub(super) timeout: Duration,
+    pub(super) order: Arc<Order>,
     pub(super) desk: Arc<Desk>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -67,10 +69,12 @@ impl Worker {
                 _ => AskError::Unreachable,
             }
         })?;
-        Asker::new(client, self.timeout).await.map_err(|error| {
-            tracing::debug!(%error, "cannot set up the session for questions");
-            AskError::Unreachable
-        })
+        Asker::new(client, self.timeout, Arc::clone(&self.order))
+            .await
+            .map_err(|error| {
+                tracing::debug!(%error, "cannot set up the session for questions");
+                AskError::Unreachable
+            })
     }
 
     /// Returns when the connection is of no use any more, or the process stops.

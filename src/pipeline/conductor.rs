@@ -34,7 +34,7 @@ use super::verdicts::{Judged, Verdicts};
 use super::view::{RowKeys, View};
 use crate::catalog::Catalog;
 use crate::change::{Commit, Epoch, Lsn, Oid, PgTime, Snapshot, TransactionPart, Xid};
-use crate::log::Log;
+use crate::log::{Log, RowId};
 use crate::policy::Question;
 use crate::realtime::{Broadcast, ResyncReason};
 use crate::routing::Binding;
@@ -119,6 +119,17 @@ pub(super) enum Output {
         /// When it committed, by the database's clock.
         committed: PgTime,
     },
+    /// A row of `realtime.messages` came next that may be replayed.
+    Stored {
+        /// The channel, without "realtime:".
+        topic: Box<str>,
+        /// The row's id.
+        id: RowId,
+        /// Which committed it.
+        transaction: Xid,
+    },
+    /// Rows of `realtime.messages` may have been committed that never come.
+    Torn,
     /// Everything before this position of this epoch is done with.
     Confirm(Epoch, Lsn),
 }
@@ -554,7 +565,7 @@ impl Conductor {
     }
 
     /// Every commit that starts before this was handed to the lanes.
-    fn routed(&self) -> Lsn {
+    pub(super) fn routed(&self) -> Lsn {
         self.waiting
             .front()
             .map_or(self.received, |waiting| waiting.commit().lsn)

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::change::{Change, ChangeKind, Oid};
+use crate::log::RowId;
 use crate::realtime::{Broadcast, Content};
 use crate::topic::{Room, Topic};
 
@@ -101,6 +102,25 @@ pub(super) fn broadcast_of(
         private,
     };
     Ok(Some((room, Broadcast::new(topic, content, id))))
+}
+
+/// The topic and the id of a row that may be replayed, said or not.
+pub(super) fn replayable(change: &Change) -> Option<(&str, RowId)> {
+    let ChangeKind::Insert { new } = &change.kind else {
+        return None;
+    };
+    let (mut topic, mut id) = (None, None);
+    for (column, datum) in change.relation.columns.iter().zip(new.iter()) {
+        let value = || datum.text().and_then(|value| text(value).ok());
+        match &*column.name {
+            "topic" => topic = value(),
+            "id" => id = value(),
+            "private" if value() != Some("t") => return None,
+            "extension" if value() != Some("broadcast") => return None,
+            _ => {}
+        }
+    }
+    Some((topic?, id?.parse().ok()?))
 }
 
 fn read(change: &Change) -> Result<Option<Row<'_>>, Fault> {
@@ -253,6 +273,23 @@ mod tests {
             let mut values = without("payload");
             values.push(("binary_payload", odd));
             assert_eq!(said(&values), Err(Fault::Unreadable), "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_replayed_has_an_order() {
+        const ID: &str = "c2f10000-0000-4000-8000-000000000000";
+        let mut whole = with("id", ID);
+        whole.push(("extension", "broadcast"));
+        let change_of = |values: &[(&str, &str)]| change(COLUMNS, values);
+        let said_or_not = change_of(&[&whole[..], &[("skip_broadcast", "t")]].concat());
+        assert_eq!(replayable(&said_or_not), Some(("a:b", ID.parse().unwrap())));
+        for (column, value) in [("private", "f"), ("extension", "presence"), ("id", "c2f1")] {
+            let mut values = whole.clone();
+            values.retain(|(name, _)| *name != column);
+            assert_eq!(replayable(&change_of(&values)), None, "no {column}");
+            values.push((column, value));
+            assert_eq!(replayable(&change_of(&values)), None, "{column}");
         }
     }
 

@@ -39,7 +39,7 @@ use crate::catalog::Catalog;
 use crate::change::StreamEvent;
 use crate::clock;
 use crate::database::Database;
-use crate::log::{Limits, Log, Outbox};
+use crate::log::{Limits, Log, Order, Outbox};
 use crate::metrics::Histogram;
 use crate::realtime::Notice;
 use crate::replication::assembler::{KeyResolver, SpoolOptions};
@@ -118,6 +118,8 @@ pub struct Handle {
     pub inquiries: mpsc::Sender<oneshot::Sender<PolicyState>>,
     /// The payloads that postings refer to.
     pub log: Arc<Log>,
+    /// In which order rows of `realtime.messages` were committed.
+    pub order: Arc<Order>,
     /// Whether changes flow.
     pub status: watch::Receiver<Status>,
     /// What replication counts.
@@ -287,6 +289,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         replication_out,
         tasks.clone(),
     ));
+    let order = Arc::new(Order::new(Arc::clone(&poke)));
     let (workers, done) = Workers::start(&options, &hang_up, tasks, stop);
     let rules = Rules {
         timeouts: Timeouts {
@@ -314,6 +317,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         catalog: catalog_out,
         rooms: options.rooms,
         broadcast_latency: options.broadcast_latency,
+        order: Arc::clone(&order),
         poke,
         status: status_out,
         waits_for_catalog: true,
@@ -324,6 +328,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         commands,
         inquiries,
         log,
+        order,
         status,
         replication: counters,
     }
@@ -373,6 +378,7 @@ struct Driver {
     catalog: watch::Sender<Arc<Catalog>>,
     rooms: Rooms,
     broadcast_latency: Histogram,
+    order: Arc<Order>,
     poke: Arc<Notify>,
     status: watch::Sender<Status>,
     waits_for_catalog: bool,
@@ -529,6 +535,12 @@ impl Driver {
                     let age = Duration::from_micros(u64::try_from(age).unwrap_or(0));
                     self.broadcast_latency.observe(age.as_secs_f64() * 1000.0);
                 }
+                Output::Stored {
+                    topic,
+                    id,
+                    transaction,
+                } => self.order.record(&topic, id, transaction),
+                Output::Torn => self.order.forget(),
                 Output::Confirm(epoch, lsn) => {
                     self.confirmed.send_replace(Confirmed { epoch, lsn });
                 }
@@ -541,6 +553,7 @@ impl Driver {
         let streaming = replication.state == ReplicationState::Streaming;
         let ready = self.conductor.is_ready() && streaming;
         let broadcasts = ready && replication.messages;
+        self.order.passed(broadcasts, self.conductor.routed());
         let detail = match () {
             () if ready => replication.warning.clone().unwrap_or_default(),
             () if !streaming => replication.state.to_string(),

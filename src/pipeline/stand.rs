@@ -262,7 +262,13 @@ impl Stand {
                     self.conductor.handle_shadow(now, result);
                 }
                 Output::Ask(ask) => self.ask(ask).await,
-                Output::TakeHorizon | Output::Poke | Output::Say { .. } | Output::Confirm(..) => {}
+                Output::TakeHorizon
+                | Output::Poke
+                | Output::Say { .. }
+                | Output::Stored { .. }
+                | Output::Torn
+                | Output::Doubt
+                | Output::Confirm(..) => {}
             }
         }
     }

@@ -283,7 +283,11 @@ impl Bench {
                     message.id().unwrap_or("-")
                 )),
                 Output::Doubt => self.said.push("doubt".to_owned()),
-                Output::Poke | Output::Confirm(..) | Output::LoadShadow(_) => {}
+                Output::Poke
+                | Output::Stored { .. }
+                | Output::Torn
+                | Output::Confirm(..)
+                | Output::LoadShadow(_) => {}
             }
         }
     }

@@ -1,6 +1,7 @@
 //! One broadcast, encoded once per protocol version however many receive it (protocol.md §5.1).
 
-use std::sync::OnceLock;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -43,6 +44,8 @@ pub struct Broadcast {
     content: Content,
     /// `meta.id`: of a row of `realtime.messages`, or given by the sender over HTTP.
     id: Option<Box<str>>,
+    /// The id of the row as which it is stored besides; receivers do not see it.
+    stored_as: Option<Box<str>>,
     /// Which committed it, if it is a row of `realtime.messages`.
     transaction: Option<Xid>,
     /// Permissions that were asked for earlier may not hold for it.
@@ -60,10 +63,20 @@ impl Broadcast {
             raw_topic: topic,
             content,
             id,
+            stored_as: None,
             transaction: None,
             doubt: None,
             v1: OnceLock::new(),
             v2: OnceLock::new(),
+        }
+    }
+
+    /// The same, which is to be stored as the row of this id.
+    #[must_use]
+    pub fn stored_as(self, id: Box<str>) -> Self {
+        Self {
+            stored_as: Some(id),
+            ..self
         }
     }
 
@@ -94,10 +107,16 @@ impl Broadcast {
         self.doubt
     }
 
+    /// The id of the row as which it is stored besides, if it is.
+    #[must_use]
+    pub fn stored_id(&self) -> Option<&str> {
+        self.stored_as.as_deref()
+    }
+
     /// The id by which a replayed copy is recognised.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
-        self.id.as_deref()
+        self.stored_as.as_deref().or(self.id.as_deref())
     }
 
     /// Bytes that it keeps in memory, roughly, whatever the number of its receivers.
@@ -149,6 +168,39 @@ impl Broadcast {
         self.id
             .as_ref()
             .map(|id| format!(r#"{{"id":{}}}"#, frame::quote(id)))
+    }
+}
+
+/// A broadcast that was said and is being stored. Somebody must hold it until it is: whoever joins meanwhile may find it
+/// neither live nor among what is replayed.
+pub struct Storing {
+    message: Arc<Broadcast>,
+}
+
+impl Storing {
+    /// Of a message that has an id to be stored as.
+    #[must_use]
+    pub fn new(message: Arc<Broadcast>) -> Self {
+        Self { message }
+    }
+
+    /// What was said.
+    #[must_use]
+    pub fn message(&self) -> &Arc<Broadcast> {
+        &self.message
+    }
+
+    /// The row's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.message.id().unwrap_or_default()
+    }
+}
+
+/// Shows nothing of what was said.
+impl fmt::Debug for Storing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Storing")
     }
 }
 

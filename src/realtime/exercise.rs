@@ -153,7 +153,7 @@ fn answer(ask: &Ask, which: u64) -> Result<Answer, AskError> {
 /// What a room with only this member makes of a request, and what others may say in it.
 fn reflect(room: &Topic, request: RoomRequest) -> Vec<Notice> {
     match request {
-        RoomRequest::Enter(_) => {
+        RoomRequest::Enter(_) | RoomRequest::EnterReplaying(_) => {
             let content = Content::Json {
                 event: "e".into(),
                 data: Bytes::from_static(b"{}"),

@@ -25,7 +25,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use broadcast::{Broadcast, Content};
+pub use broadcast::{Broadcast, Content, Storing};
 pub use code::{AckError, ErrorCode, markdown as errors_markdown};
 #[cfg(any(test, feature = "testing"))]
 pub use exercise::{exercise, exercise_broadcast};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::broadcast::Broadcast;
+use super::broadcast::{Broadcast, Storing};
 use super::code::ErrorCode;
 use super::notice::ResyncReason;
 use super::request::Ask;
@@ -84,6 +84,9 @@ pub enum Output {
 pub enum RoomRequest {
     /// Become a member, or receive something else from now on. Nothing said before reaches it.
     Enter(Receives),
+    /// The same, to have replayed what was stored. What is being stored reaches it as well, some of it twice: it may come to
+    /// be stored too late for the replay.
+    EnterReplaying(Receives),
     /// Be a member no longer; what it tracks is gone.
     Leave,
     /// Say something; the sender hears it as well if it asked to.
@@ -92,6 +95,8 @@ pub enum RoomRequest {
         message: Arc<Broadcast>,
         /// Also to the sender.
         to_self: bool,
+        /// It is stored besides, and is being as long as somebody holds this.
+        storing: Option<Arc<Storing>>,
     },
     /// Be present as `key` with this JSON object, which replaces what was tracked before.
     Track {

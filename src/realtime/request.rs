@@ -1,7 +1,10 @@
 //! What a channel asks about `realtime.messages`: permissions, replay, persistence (protocol.md §5.6, §5.7, §7.5).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::broadcast::Storing;
 use crate::change::Snapshot;
 
 /// The two values of `realtime.messages.extension` that policies tell apart; storing asks for a third.
@@ -48,6 +51,8 @@ pub enum Ask {
     },
     /// Store a broadcast that was delivered already.
     Persist {
+        /// Held until it is answered; knows the row's id.
+        storing: Arc<Storing>,
         /// The event.
         event: Box<str>,
         /// The payload.

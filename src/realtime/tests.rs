@@ -205,6 +205,14 @@ impl Conversation {
         self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
     }
 
+    /// Somebody else says something that is stored as the row of this id.
+    #[track_caller]
+    fn hear_stored(&mut self, id: &str, data: &str, expected: &[&str]) -> &mut Self {
+        let topic = Topic::parse("realtime:a").unwrap();
+        let message = Broadcast::new(topic, json("e", data), None).stored_as(id.into());
+        self.notice(1, Notice::Broadcast(Arc::new(message)), expected)
+    }
+
     /// Is told in this second that policies may have changed, and has a second to ask.
     #[track_caller]
     fn recheck(&mut self, second: u64, expected: &[&str]) -> &mut Self {
@@ -269,7 +277,14 @@ fn show_request(request: &RoomRequest) -> String {
             format!("enter for{broadcasts}{presence}")
         }
         RoomRequest::Leave => "leave".into(),
-        RoomRequest::Say { message, to_self } => {
+        RoomRequest::EnterReplaying(_) => "enter to replay".into(),
+        RoomRequest::Say {
+            message,
+            to_self,
+            storing,
+        } => {
+            let stored = storing.as_ref().map(|storing| storing.id().len());
+            assert!(stored.is_none_or(|length| length == 36));
             let all = if *to_self { " to all" } else { "" };
             let frame = match message.frame(Version::V2) {
                 Some(Frame::SharedText(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
@@ -296,6 +311,7 @@ fn show_ask(ask: &Ask) -> String {
             event,
             data,
             ttl_seconds,
+            ..
         } => match data {
             StoredData::Json(data) => {
                 let data = String::from_utf8(data.to_vec()).unwrap();

@@ -12,7 +12,7 @@ use crate::realtime::{Broadcast, Notice, PresenceDiff, PresenceState, Receives};
 use crate::topic::Topic;
 
 /// What a notice costs in an outbox beside the message that it shares with others, so that small ones are bounded too.
-const NOTICE_BYTES: usize = 64;
+pub(super) const NOTICE_BYTES: usize = 64;
 
 /// The members of one room. Whoever holds it alone decides the order in which all of them hear.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ mod meta;
 mod presence;
 mod registry;
 mod schedule;
+mod underway;
 
 #[cfg(test)]
 mod tests;
@@ -22,12 +23,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::log::Outbox;
-use crate::realtime::{Broadcast, Notice, RoomRequest};
+use crate::realtime::{Broadcast, Notice, RoomRequest, Storing};
 use crate::topic::Room;
 use bus::{Bus, Said};
 use doubt::{Telling, Tellings};
+use members::NOTICE_BYTES;
 use meta::{Meta, Refs};
 use registry::Registry;
+use underway::UnderWay;
 
 pub use registry::Sizes;
 pub use schedule::run;
@@ -55,6 +58,7 @@ struct Shared {
     bus: Bus,
     refs: Refs,
     tellings: Tellings,
+    under_way: UnderWay,
 }
 
 /// Over which private memberships ask again once policies have changed.
@@ -83,12 +87,27 @@ impl Rooms {
         let registry = &self.shared.registry;
         match request {
             RoomRequest::Enter(receives) => registry.enter(member, outbox, room, receives),
+            RoomRequest::EnterReplaying(receives) => {
+                registry.enter(member, outbox, room, receives);
+                // Afterwards: what is added later is said to it as a member. Some may come both ways.
+                for message in self.shared.under_way.of(room) {
+                    let bytes = message.size().saturating_add(NOTICE_BYTES);
+                    outbox.offer(member.membership, Notice::Broadcast(message), bytes);
+                }
+            }
             RoomRequest::Leave => {
                 if registry.leave(member, room) {
                     self.tell_presence(now, room, member, None);
                 }
             }
-            RoomRequest::Say { message, to_self } => {
+            RoomRequest::Say {
+                message,
+                to_self,
+                storing,
+            } => {
+                if let Some(storing) = storing {
+                    self.shared.under_way.add(room, &storing);
+                }
                 let except = (!to_self).then_some(member);
                 self.publish(room, Said::Broadcast { message, except });
             }
@@ -112,6 +131,12 @@ impl Rooms {
         let message = Arc::clone(message);
         let except = None;
         self.publish(room, Said::Broadcast { message, except });
+    }
+
+    /// The same with a message that is being stored as long as `storing` is held.
+    pub fn say_stored(&self, room: &Room, storing: &Arc<Storing>) {
+        self.shared.under_way.add(room, storing);
+        self.say(room, storing.message());
     }
 
     /// Tells every private membership to look at its permissions again; they spread that over a second.

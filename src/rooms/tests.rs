@@ -13,7 +13,7 @@ use super::presence::window;
 use super::{MemberId, Rooms, Shared, Sizes};
 use crate::log::{Outbox, Posting};
 use crate::realtime::{
-    Broadcast, Content, Frame, Notice, PresenceDiff, Receives, RoomRequest, Version,
+    Broadcast, Content, Frame, Notice, PresenceDiff, Receives, RoomRequest, Storing, Version,
 };
 use crate::topic::{Room, Topic};
 
@@ -101,7 +101,24 @@ impl World {
 
     fn say(&mut self, member: u64, room: &Arc<Room>, id: &str, to_self: bool) {
         let message = message(id);
-        self.handle(member, room, RoomRequest::Say { message, to_self });
+        let request = RoomRequest::Say {
+            message,
+            to_self,
+            storing: None,
+        };
+        self.handle(member, room, request);
+    }
+
+    fn store(&mut self, member: u64, room: &Arc<Room>, id: &str) -> Arc<Storing> {
+        let message = message(id);
+        let storing = Arc::new(Storing::new(Arc::clone(&message)));
+        let request = RoomRequest::Say {
+            message,
+            to_self: true,
+            storing: Some(Arc::clone(&storing)),
+        };
+        self.handle(member, room, request);
+        storing
     }
 
     fn track(&mut self, member: u64, room: &Arc<Room>, key: &str, payload: &str) {
@@ -164,6 +181,38 @@ fn a_broadcast_reaches_all_others_of_its_room() {
     world.check(2, &["public"]);
     world.check(3, &[]);
     world.check(4, &["private"]);
+}
+
+#[test]
+fn who_enters_to_replay_hears_what_is_being_stored() {
+    let (mut world, a) = (World::new(), room("a", true));
+    world.enter(&a, &[1]);
+    let first = world.store(1, &a, "first");
+    let second = world.store(1, &a, "second");
+    let elsewhere = world.store(1, &room("a", false), "elsewhere");
+    drop(first);
+    world.say(1, &a, "not stored", true);
+    world.handle(2, &a, RoomRequest::EnterReplaying(BROADCASTS));
+    world.enter(&a, &[3]);
+    world.check(1, &["first", "second", "not stored"]);
+    world.check(2, &["second"]);
+    world.check(3, &[]);
+    // Nobody need be in the room; and who says it may leave.
+    let message = message("http");
+    let http = Arc::new(Storing::new(message));
+    let b = room("b", true);
+    world.rooms.say_stored(&b, &http);
+    world.handle(4, &b, RoomRequest::EnterReplaying(BROADCASTS));
+    world.handle(1, &a, RoomRequest::Leave);
+    world.handle(2, &a, RoomRequest::Leave);
+    world.handle(3, &a, RoomRequest::Leave);
+    world.handle(5, &a, RoomRequest::EnterReplaying(BROADCASTS));
+    world.check(4, &["http"]);
+    world.check(5, &["second"]);
+    drop((second, http, elsewhere));
+    world.handle(6, &a, RoomRequest::EnterReplaying(BROADCASTS));
+    world.handle(6, &b, RoomRequest::EnterReplaying(BROADCASTS));
+    world.check(6, &[]);
 }
 
 #[test]
@@ -621,6 +670,7 @@ fn members_of_many_threads_come_and_go_without_a_trace() {
                         RoomRequest::Say {
                             message: message("x"),
                             to_self: true,
+                            storing: None,
                         },
                     ] {
                         rooms.handle(now, member, &outbox, &a, request);

@@ -166,6 +166,9 @@ impl Connection {
         let outbox = Arc::clone(&self.outbox);
         let shutdown = self.server.shutdown.clone();
         let mut timer = std::pin::pin!(sleep_until(self.deadline()));
+        // For good: all sockets wait for the same two, and would stand in line to take their names in and out with every turn.
+        let mut dropping = std::pin::pin!(shutdown.dropping.cancelled());
+        let mut draining = std::pin::pin!(shutdown.draining.cancelled());
         loop {
             self.fill();
             self.count_channels();
@@ -183,11 +186,13 @@ impl Connection {
             let mut awaiting = std::mem::take(&mut self.awaiting);
             let event = select! {
                 biased;
-                () = shutdown.dropping.cancelled() => Event::End(End::Drop),
-                () = shutdown.draining.cancelled(), if !drained => Event::Drain,
+                // What woke the socket most likely, so that nothing else is looked at before it is taken. The others have
+                // their turn when no more was posted meanwhile, or there is no room for it.
+                () = outbox.wait(), if room => Event::Posted,
+                () = dropping.as_mut() => Event::End(End::Drop),
+                () = draining.as_mut(), if !drained => Event::Drain,
                 () = timer.as_mut() => Event::Timer,
                 event = poll_fn(|cx| self.poll_network(cx)) => event,
-                () = outbox.wait(), if room => Event::Posted,
                 () = outbox.wait_overflow(), if !room => Event::Posted,
                 () = awaiting.wait() => Event::Replicating,
             };

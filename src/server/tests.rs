@@ -18,7 +18,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use super::{ServerOptions, Services, serve};
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
 use crate::clock;
-use crate::log::{self, Log, Outbox, Posting, Run};
+use crate::log::{self, Log, Order, Outbox, Posting, Run};
 use crate::messages::{Messages, Request};
 use crate::metrics::{Code, Metrics};
 use crate::pipeline::{Command, Handle, Status};
@@ -88,6 +88,7 @@ pub(super) async fn start(options: ServerOptions) -> Fixture {
             bytes_max: usize::MAX,
             directory: std::env::temp_dir(),
         })),
+        order: Arc::new(Order::new(Arc::default())),
         status: receiver,
         replication: Arc::default(),
     };

@@ -11,8 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use walcast::auth::Claims;
 use walcast::database::Database;
+use walcast::log::Order;
 use walcast::messages::{self, Messages, Options, Reply, Request};
-use walcast::realtime::{Answer, Ask, AskError, Extension, StoredData};
+use walcast::realtime::{
+    Answer, Ask, AskError, Broadcast, Content, Extension, StoredData, Storing,
+};
 use walcast::testing::{App, AppOptions, Server, Session, eventually};
 use walcast::topic::{Room, Topic};
 
@@ -97,6 +100,7 @@ impl Questions {
             database: Database::parse(url).unwrap(),
             connections: 4,
             timeout: Duration::from_secs(1),
+            order: Arc::new(Order::new(Arc::default())),
         };
         Self {
             messages: messages::start(&options, &tasks, &stop),
@@ -185,7 +189,17 @@ impl Questions {
         data: StoredData,
         ttl_seconds: u32,
     ) -> Result<Option<Box<str>>, AskError> {
+        let message = Broadcast::new(
+            Topic::of_sub_topic(topic).unwrap(),
+            Content::Binary {
+                event: "said".into(),
+                data: Bytes::new(),
+            },
+            None,
+        );
+        let message = message.stored_as(format!("{:032x}", rand::random::<u128>()).into());
         let ask = Ask::Persist {
+            storing: Arc::new(Storing::new(Arc::new(message))),
             event: "said".into(),
             data,
             ttl_seconds,
@@ -595,8 +609,8 @@ async fn a_login_without_rights_of_its_own_asks_for_those_that_it_may_become() {
         .sql("grant usage on schema walcast to authenticated")
         .await;
     for call in [
-        "replay_messages('stored', 0, 1)",
-        "store_message('stored', 'e', '{}', null, 1)",
+        "replay_messages('stored', 0, 1, null)",
+        "store_message(gen_random_uuid(), 'stored', 'e', '{}', null, 1)",
         "probe_messages('stored', gen_random_uuid(), null)",
         "keep_message_partitions()",
     ] {

@@ -278,7 +278,7 @@ async fn since_is_a_moment() {
         5,
         r#"insert into realtime.messages (topic, extension, event, payload, private, inserted_at)
            select 'room', 'broadcast', 'e', jsonb_build_object('n', hours), true, now() at time zone 'utc' - make_interval(hours => hours)
-           from generate_series(0, 3) as hours;
+           from generate_series(3, 0, -1) as hours;
            insert into realtime.messages (topic, extension, event, payload, private, inserted_at)
            values ('room', 'broadcast', 'e', '{"n": -1}', true, now() at time zone 'utc' + interval '10 minutes')"#,
     )
@@ -520,6 +520,110 @@ async fn stored_broadcasts_are_heard_once_and_replayed_until_they_expire() {
     })
     .await;
     assert_eq!(events, ["default", "minute", "longest", "end"]);
+}
+
+/// The numbers that a channel hears, replayed and live, until it has heard so many and then the mark.
+async fn numbers_until_mark(mut channel: Channel) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    loop {
+        let frame = channel.heard().await.payload;
+        if frame["event"] == "mark" {
+            return numbers;
+        }
+        numbers.push(frame["payload"]["n"].as_u64().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn who_joins_while_broadcasts_are_stored_has_each_of_them_once() {
+    const MESSAGES: u64 = 20;
+    let app = start_with(POLICIES).await;
+    for round in 0..8 {
+        let room = format!("room {round}");
+        let config = json!({"private": true, "broadcast": {"ack": true}});
+        let mut alice = join_with(&app, Version::V2, &room, config, Some(&user(ALICE))).await;
+        // The permission is asked for once, so that it does not hold up what follows.
+        let first = persist(&mut alice, "count", r#"{"persist":true}"#).await;
+        assert!(first["response"]["id"].is_string(), "{first}");
+        let speaking = async {
+            let mut asked = Vec::new();
+            for n in 2..=MESSAGES {
+                let payload = format!(r#"{{"n":{n}}}"#);
+                let push = Push {
+                    event: "count",
+                    metadata: r#"{"persist":true}"#,
+                    payload: payload.as_bytes(),
+                    ..Push::default()
+                };
+                asked.push(alice.push(&push).await);
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            for reference in asked {
+                let reply = alice.socket.reply(&reference).await.payload;
+                assert!(reply["response"]["id"].is_string(), "{reply}");
+            }
+        };
+        let joining = async {
+            let mut hearers = Vec::new();
+            for number in 0..6 {
+                let replay = json!({"since": 0, "limit": 25});
+                let version = [Version::V1, Version::V2][number % 2];
+                hearers.push(join_replaying(&app, version, &room, replay).await);
+            }
+            hearers
+        };
+        let ((), hearers) = tokio::join!(speaking, joining);
+        let mark = format!("select realtime.send('{{}}', 'mark', '{room}')");
+        app.sql(&mark).await;
+        for hearer in hearers {
+            let mut numbers = numbers_until_mark(hearer).await;
+            // Several are stored at a time, so that their order is not that of their being said.
+            numbers.sort_unstable();
+            assert_eq!(numbers, (1..=MESSAGES).collect::<Vec<_>>(), "{room}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_replayed_has_the_order_of_the_commits() {
+    let app = start_with(POLICIES).await;
+    let send = |n: u64| format!(r#"select realtime.send('{{"n": {n}}}', 'e', 'room')"#);
+    let (long, short) = (app.session().await, app.session().await);
+    // It begins first, commits last but one, and has several messages.
+    long.run(&format!("begin; {}", send(101))).await;
+    for n in 1..=8 {
+        short.run(&send(n)).await;
+    }
+    long.run(&send(102)).await;
+    short.run(&format!("begin; {}", send(9))).await;
+    long.run(&format!("{}; commit", send(103))).await;
+    short.run("commit").await;
+    let check = async |limit: usize, wanted: &[u64]| {
+        let replay = json!({"since": 0, "limit": limit});
+        let mut channel = join_replaying(&app, Version::V2, "room", replay).await;
+        let mut numbers = Vec::new();
+        for _message in wanted {
+            let frame = channel.heard().await.payload;
+            assert_eq!(frame["meta"]["replayed"], true, "{frame}");
+            numbers.push(frame["payload"]["n"].as_u64().unwrap());
+        }
+        assert_eq!(numbers, wanted, "{limit}");
+    };
+    check(25, &[1, 2, 3, 4, 5, 6, 7, 8, 101, 102, 103, 9]).await;
+    // By the times of the rows these would be others.
+    check(4, &[101, 102, 103, 9]).await;
+    check(1, &[9]).await;
+    // A join that meets commits which the stream has yet to bring.
+    for round in 0..20 {
+        let (n, m) = (1000 + 2 * round, 1001 + 2 * round);
+        long.run(&format!("begin; {}", send(n))).await;
+        short.run(&format!("begin; {}; commit", send(m))).await;
+        long.run("commit").await;
+        check(2, &[m, n]).await;
+    }
+    // What was there before the server began has the order of the table.
+    let order = "select string_agg(payload ->> 'n', ' ' order by inserted_at, sequence) from realtime.messages where payload ->> 'n' in ('101', '9', '8')";
+    assert_eq!(app.admin.text(order).await.as_deref(), Some("101 8 9"));
 }
 
 #[tokio::test]

@@ -51,8 +51,8 @@ const LACKS: &[Lack] = &[
         remedy: "walcast setup",
         present: "pg_catalog.to_regprocedure('walcast.keep_message_partitions()') is not null \
                   and pg_catalog.to_regprocedure('walcast.probe_messages(text, uuid, uuid)') is not null \
-                  and pg_catalog.to_regprocedure('walcast.replay_messages(text, bigint, integer)') is not null \
-                  and pg_catalog.to_regprocedure('walcast.store_message(text, text, text, bytea, integer)') is not null",
+                  and pg_catalog.to_regprocedure('walcast.replay_messages(text, bigint, integer, uuid[])') is not null \
+                  and pg_catalog.to_regprocedure('walcast.store_message(uuid, text, text, text, bytea, integer)') is not null",
     },
     Lack {
         what: "row-level security is off on realtime.messages: everybody may use every private channel",

@@ -223,11 +223,11 @@ pub(super) const MESSAGE_FUNCTIONS: Script = Script {
         ),
         function(
             "function walcast.replay_messages()",
-            "pg_catalog.to_regprocedure('walcast.replay_messages(text, bigint, integer)') is not null",
+            "pg_catalog.to_regprocedure('walcast.replay_messages(text, bigint, integer, uuid[])') is not null",
         ),
         function(
             "function walcast.store_message()",
-            "pg_catalog.to_regprocedure('walcast.store_message(text, text, text, bytea, integer)') is not null",
+            "pg_catalog.to_regprocedure('walcast.store_message(uuid, text, text, text, bytea, integer)') is not null",
         ),
         object(
             "today's partition of realtime.messages",

@@ -9,7 +9,7 @@ use crate::auth::Claims;
 use crate::catalog::Catalog;
 use crate::change::{Oid, Relation, TransactionPart};
 use crate::pipeline::lane::{Item, Lane, LaneId};
-use crate::pipeline::messages::broadcast_of;
+use crate::pipeline::messages::{broadcast_of, replayable};
 use crate::pipeline::old::Past;
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
@@ -213,6 +213,7 @@ impl Conductor {
                 Waiting::Skipped { commit, relations } => {
                     self.verdicts.skipped(&commit, &relations);
                     self.look_at_skipped(now, &relations);
+                    self.outputs.push_back(Output::Torn);
                     self.skip(&relations);
                 }
             }
@@ -309,6 +310,13 @@ impl Conductor {
                     return Some(saying);
                 };
                 *room = left;
+                if let Some((topic, id)) = replayable(change) {
+                    self.outputs.push_back(Output::Stored {
+                        topic: topic.into(),
+                        id,
+                        transaction: part.commit.xid,
+                    });
+                }
                 match broadcast_of(change, self.rules.broadcast_bytes_max) {
                     Ok(None) => {}
                     Ok(Some((room, message))) => {

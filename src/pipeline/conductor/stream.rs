@@ -1,6 +1,6 @@
 //! The stream comes in: epochs, parts, and what of them anybody is concerned with.
 
-use super::{CLOSE_LOOK, CLOSE_LOOK_PAUSE, Conductor, UNSEEN_MAX, Waiting};
+use super::{CLOSE_LOOK, CLOSE_LOOK_PAUSE, Conductor, Output, UNSEEN_MAX, Waiting};
 use crate::change::{Epoch, Lsn, StreamEvent, TransactionPart};
 use crate::pipeline::subscriber::SubscriberId;
 use crate::realtime::ResyncReason;
@@ -10,7 +10,11 @@ impl Conductor {
     /// The stream went on.
     pub(in crate::pipeline) fn handle_stream(&mut self, now: Instant, event: StreamEvent) {
         match event {
-            StreamEvent::Started { epoch, .. } => self.start_epoch(epoch),
+            StreamEvent::Started { epoch, .. } => {
+                // The session before may not have read `realtime.messages`.
+                self.outputs.push_back(Output::Torn);
+                self.start_epoch(epoch);
+            }
             StreamEvent::Interrupted => self.streaming = false,
             // A hint only: anybody may write one. It makes us look, and the fingerprint tells.
             StreamEvent::Message { .. } => {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::presence::message_uuid;
 use super::{Channel, Fate, Phase, Stage};
 use crate::change::Snapshot;
-use crate::realtime::broadcast::{Broadcast, Content};
+use crate::realtime::broadcast::{Broadcast, Content, Storing};
 use crate::realtime::code::{AckError, ErrorCode};
 use crate::realtime::frame::{Payload, Ref, Status, quote};
 use crate::realtime::output::{Output, Receives, RoomRequest};
@@ -70,7 +71,7 @@ pub(super) struct Replaying {
     live_bytes: usize,
     /// What the rows were read in, and until when that counts.
     snapshot: Option<(Snapshot, Instant)>,
-    /// Ids that were replayed and have not come again.
+    /// Ids that were replayed and have not come again, or may once more.
     ids: Vec<Box<str>>,
 }
 
@@ -90,10 +91,21 @@ impl Replaying {
         let place = message
             .id()
             .and_then(|id| self.ids.iter().position(|shown| **shown == *id));
-        if let Some(place) = place {
+        // What was being stored when the channel joined may come twice.
+        if let Some(place) = place
+            && message.stored_id().is_none()
+        {
             let _shown = self.ids.swap_remove(place);
         }
         place.is_some()
+    }
+}
+
+impl Replaying {
+    /// Whether this came before. What was being stored when the channel joined may come twice.
+    fn is_kept(&self, message: &Broadcast) -> bool {
+        let id = message.stored_id();
+        id.is_some() && self.live.iter().any(|kept| kept.stored_id() == id)
     }
 }
 
@@ -182,50 +194,59 @@ impl Channel {
         Ok(())
     }
 
-    /// Says it in the room.
+    /// Says it in the room, and has it stored if that is wanted.
     pub(super) fn say(&mut self, wire: &mut Wire<'_>, reference: &Ref, said: Said) {
-        let stored = said
+        let wanted = said
             .ttl_seconds
             .and_then(|ttl| Some((ttl, stored(&said.content)?)));
         let message = Broadcast::new(self.room.topic.clone(), said.content, None);
-        self.in_room(
-            wire,
-            RoomRequest::Say {
-                message: Arc::new(message),
-                to_self: self.to_self,
-            },
-        );
-        match stored {
-            Some((ttl_seconds, (event, data))) => {
-                self.persist(
-                    wire,
-                    reference,
-                    Ask::Persist {
-                        event,
-                        data,
-                        ttl_seconds,
-                    },
-                );
+        let ticket = match &mut self.private {
+            Some(private) if wanted.is_some() && private.persisting.len() < PERSISTING_MAX => {
+                Some(private.ticket())
             }
-            None => self.acknowledge(wire, reference, Status::Ok, "{}"),
-        }
-    }
-
-    fn persist(&mut self, wire: &mut Wire<'_>, reference: &Ref, ask: Ask) {
-        let persisting = |channel: &Self| {
-            let private = channel.private.as_ref();
-            private.map_or(0, |private| private.persisting.len())
+            _ => None,
         };
-        if persisting(self) >= PERSISTING_MAX {
-            wire.count(ErrorCode::UnableToPersistMessage);
-            self.acknowledge(wire, reference, Status::Ok, "{}");
-            return;
-        }
-        let ticket = self.ask(wire, ask);
+        let (Some((ttl_seconds, (event, data))), Some(ticket)) = (wanted, ticket) else {
+            if said.ttl_seconds.is_some() {
+                wire.count(ErrorCode::UnableToPersistMessage);
+            }
+            self.say_in_room(wire, Arc::new(message), None);
+            return self.acknowledge(wire, reference, Status::Ok, "{}");
+        };
+        let id = message_uuid(wire.seed, self.membership, ticket);
+        let message = Arc::new(message.stored_as(id));
+        let storing = Arc::new(Storing::new(Arc::clone(&message)));
+        self.say_in_room(wire, message, Some(Arc::clone(&storing)));
         let told = self.ack.then(|| reference.clone());
         if let Some(private) = &mut self.private {
             private.persisting.insert(ticket, told);
         }
+        self.ask_as(
+            wire,
+            ticket,
+            Ask::Persist {
+                storing,
+                event,
+                data,
+                ttl_seconds,
+            },
+        );
+    }
+
+    fn say_in_room(
+        &self,
+        wire: &mut Wire<'_>,
+        message: Arc<Broadcast>,
+        storing: Option<Arc<Storing>>,
+    ) {
+        self.in_room(
+            wire,
+            RoomRequest::Say {
+                message,
+                to_self: self.to_self,
+                storing,
+            },
+        );
     }
 
     /// A broadcast was stored, or not: it was delivered all the same.
@@ -299,13 +320,14 @@ impl Channel {
     /// Asks for what was stored. The channel is in its room before, so that nothing is missed in between.
     pub(super) fn ask_replay(&mut self, wire: &mut Wire<'_>, since: i64, limit: u8) {
         self.stand_at(Stage::Replay);
-        self.enter(
-            wire,
-            Receives {
-                broadcasts: true,
-                presence: false,
-            },
-        );
+        let receives = Receives {
+            broadcasts: true,
+            presence: false,
+        };
+        if self.receives != Some(receives) {
+            self.receives = Some(receives);
+            self.in_room(wire, RoomRequest::EnterReplaying(receives));
+        }
         let ticket = self.ask(wire, Ask::Replay { since, limit });
         if let Some(private) = &mut self.private {
             private.replaying.ticket = Some(ticket);
@@ -341,7 +363,7 @@ impl Channel {
             return Fate::Lives;
         };
         let replaying = &mut private.replaying;
-        if replaying.has_passed(wire.now.instant, &message) {
+        if replaying.has_passed(wire.now.instant, &message) || replaying.is_kept(&message) {
             return Fate::Lives;
         }
         replaying.live_bytes = replaying.live_bytes.saturating_add(message.size());
@@ -381,6 +403,7 @@ impl Channel {
             {
                 wire.deliveries.broadcasts = wire.deliveries.broadcasts.saturating_add(1);
                 wire.push(Output::Send(frame));
+                replaying.ids.extend(message.stored_id().map(Box::from));
             }
         }
         debug_assert!(matches!(self.phase, Phase::Joined));

@@ -187,6 +187,12 @@ impl Channel {
             return 0;
         };
         let ticket = private.ticket();
+        self.ask_as(wire, ticket, ask);
+        ticket
+    }
+
+    /// Asks under a ticket that was taken before.
+    pub(super) fn ask_as(&self, wire: &mut Wire<'_>, ticket: u32, ask: Ask) {
         wire.push(Output::Ask {
             membership: self.membership,
             ticket,
@@ -194,7 +200,6 @@ impl Channel {
             room: Arc::clone(&self.room),
             ask,
         });
-        ticket
     }
 
     /// Asks whether the topic may be read.

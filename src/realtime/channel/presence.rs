@@ -64,10 +64,27 @@ impl Presence {
 
 /// A random UUID for a membership: the seed is random and no other socket's.
 fn uuid(seed: &[u8; 16], membership: u32) -> Arc<str> {
-    let digest = Sha256::new()
-        .chain_update(seed)
-        .chain_update(membership.to_be_bytes())
-        .finalize();
+    uuid_of(
+        Sha256::new()
+            .chain_update(seed)
+            .chain_update(membership.to_be_bytes()),
+    )
+    .into()
+}
+
+/// The same for a message of a membership, by the question that stores it.
+pub(super) fn message_uuid(seed: &[u8; 16], membership: u32, ticket: u32) -> Box<str> {
+    uuid_of(
+        Sha256::new()
+            .chain_update(seed)
+            .chain_update(membership.to_be_bytes())
+            .chain_update(ticket.to_be_bytes()),
+    )
+    .into()
+}
+
+fn uuid_of(random: Sha256) -> String {
+    let digest = random.finalize();
     let mut text = String::with_capacity(36);
     for (place, byte) in digest.iter().take(16).enumerate() {
         if matches!(place, 4 | 6 | 8 | 10) {
@@ -82,7 +99,7 @@ fn uuid(seed: &[u8; 16], membership: u32) -> Arc<str> {
         // Writing into a String cannot fail.
         let _written = write!(text, "{byte:02x}");
     }
-    text.into()
+    text
 }
 
 impl Channel {
@@ -224,6 +241,8 @@ mod tests {
         assert_eq!(one, uuid(&[7; 16], 1));
         let groups: Vec<usize> = one.split('-').map(str::len).collect();
         assert_eq!(groups, [8, 4, 4, 4, 12]);
+        assert_ne!(message_uuid(&[7; 16], 1, 1), message_uuid(&[7; 16], 1, 2));
+        assert_ne!(message_uuid(&[7; 16], 1, 1), message_uuid(&[7; 16], 2, 1));
         assert_eq!(one.as_bytes()[14], b'4');
         assert!(b"89ab".contains(&one.as_bytes()[19]));
     }

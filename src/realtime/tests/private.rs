@@ -6,6 +6,7 @@ use crate::realtime::Stored;
 const OK: &str =
     r#"["1","1","realtime:a","phx_reply",{"status":"ok","response":{"postgres_changes":[]}}]"#;
 const ENTER: &str = "private room of 1: enter for broadcasts";
+const ENTER_REPLAYING: &str = "private room of 1: enter to replay";
 const LEAVE: &str = "private room of 1: leave";
 const CLOSE: &str = r#"["1","1","realtime:a","phx_close",{}]"#;
 const FRAME: &str = r"\x04\n\x01\x00\x01realtime:ae{}";
@@ -219,7 +220,7 @@ fn what_was_stored_comes_first_and_only_once() {
         .answer(
             1,
             read(true, true),
-            &[ENTER, "ask 1.2 as anon: replay 9 since 5"],
+            &[ENTER_REPLAYING, "ask 1.2 as anon: replay 9 since 5"],
         )
         .hear(json("e", "{}"), Some("y"), &[])
         .hear(json("e", "{}"), Some("z"), &[])
@@ -255,7 +256,7 @@ fn a_stream_that_lags_behind_a_replay_repeats_nothing() {
         .answer(
             1,
             read(true, false),
-            &[ENTER, "ask 1.2 as anon: replay 10 since 0"],
+            &[ENTER_REPLAYING, "ask 1.2 as anon: replay 10 since 0"],
         )
         .hear_row(9, "a", &[])
         .hear_row(14, "b", &[])
@@ -277,6 +278,27 @@ fn a_stream_that_lags_behind_a_replay_repeats_nothing() {
 }
 
 #[test]
+fn what_is_stored_while_somebody_joins_comes_once() {
+    let live = |data: &str| format!(r#"\x04\n\x01\x00\x01realtime:ae{data}"#);
+    Conversation::in_rooms(Version::V2)
+        .text(&join(r#"{"replay":{}}"#, false), &["ask 1.1 as anon: read"])
+        .answer(
+            1,
+            read(true, false),
+            &[ENTER_REPLAYING, "ask 1.2 as anon: replay 10 since 0"],
+        )
+        // Said, and in the replay; said, and not in it; the same again, by the other way.
+        .hear_stored("x", "1", &[])
+        .hear_stored("y", "2", &[])
+        .hear_stored("y", "2", &[])
+        .hear_stored("z", "3", &[])
+        .answer(2, one_stored(), &[OK, REPLAYED_X, &live("2"), &live("3")])
+        .hear_stored("z", "3", &[])
+        .hear_stored("x", "1", &[])
+        .hear_stored("w", "4", &[&live("4")]);
+}
+
+#[test]
 fn what_a_replay_has_passed_takes_no_room_while_the_bindings_are_waited_for() {
     let options = r#","private":true,"presence":{"enabled":false},"broadcast":{"replay":{}}"#;
     let mut conversation = Conversation::in_rooms(Version::V2);
@@ -285,7 +307,7 @@ fn what_a_replay_has_passed_takes_no_room_while_the_bindings_are_waited_for() {
         .answer(
             1,
             read(true, false),
-            &[ENTER, "ask 1.2 as anon: replay 10 since 0"],
+            &[ENTER_REPLAYING, "ask 1.2 as anon: replay 10 since 0"],
         )
         .answer(2, one_stored(), &[SUBSCRIBE]);
     for _ in 0..2000 {
@@ -302,7 +324,7 @@ fn what_was_stored_precedes_what_the_bindings_say() {
         .answer(
             1,
             read(true, false),
-            &[ENTER, "ask 1.2 as anon: replay 10 since 0"],
+            &[ENTER_REPLAYING, "ask 1.2 as anon: replay 10 since 0"],
         )
         .answer(2, two_stored(), &[SUBSCRIBE])
         .hear(json("e", "{}"), None, &[])
@@ -363,7 +385,7 @@ fn a_replay_that_cannot_be_served_refuses_the_join() {
             "UnableToReplayMessages: Replay params are not valid",
         )],
     );
-    let ask = [ENTER, "ask 1.2 as anon: replay 10 since 0"];
+    let ask = [ENTER_REPLAYING, "ask 1.2 as anon: replay 10 since 0"];
     begin("{}").answer(1, read(true, true), &ask).answer(
         2,
         Err(AskError::Unreachable),

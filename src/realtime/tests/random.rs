@@ -351,7 +351,7 @@ proptest! {
                     continue;
                 };
                 match request {
-                    RoomRequest::Enter(_) => {
+                    RoomRequest::Enter(_) | RoomRequest::EnterReplaying(_) => {
                         let before = rooms.insert(membership, room.topic.clone());
                         prop_assert!(before.is_none_or(|before| before == room.topic));
                     }

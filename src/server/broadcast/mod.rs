@@ -42,7 +42,7 @@ use self::single::{Kind, SingleErrors, Wishes};
 use super::{Server, bearer, record};
 use crate::auth::Claims;
 use crate::clock;
-use crate::realtime::{self, Ask, Broadcast, Extension, StoredData};
+use crate::realtime::{self, Ask, Broadcast, Extension, StoredData, Storing};
 use crate::topic::Room;
 
 pub(super) use self::body::space;
@@ -262,11 +262,17 @@ async fn send_single(
         }
     }
     let content = single::content(&single.event, single.data.clone());
-    let broadcast = Arc::new(Broadcast::new(single.room.topic.clone(), content, None));
+    let broadcast = Broadcast::new(single.room.topic.clone(), content, None);
     server.metrics.channel_events.inc();
-    server.services.rooms.say(&single.room, &broadcast);
-    if let Some(ttl_seconds) = single.ttl_seconds {
-        persist(&sender, single, ttl_seconds).await;
+    let rooms = &server.services.rooms;
+    match single.ttl_seconds {
+        None => rooms.say(&single.room, &Arc::new(broadcast)),
+        Some(ttl_seconds) => {
+            let broadcast = Arc::new(broadcast.stored_as(random_uuid()));
+            let storing = Arc::new(Storing::new(broadcast));
+            rooms.say_stored(&single.room, &storing);
+            persist(&sender, single, storing, ttl_seconds).await;
+        }
     }
     Ok(Answer::accepted())
 }
@@ -303,8 +309,9 @@ fn check(
 }
 
 /// Stores what was said. The endpoint has no acknowledgement, so that a failure is nobody's to hear.
-async fn persist(sender: &Sender<'_>, single: Single, ttl_seconds: u32) {
+async fn persist(sender: &Sender<'_>, single: Single, storing: Arc<Storing>, ttl_seconds: u32) {
     let ask = Ask::Persist {
+        storing,
         event: single.event.into(),
         data: single.data,
         ttl_seconds,
@@ -314,4 +321,15 @@ async fn persist(sender: &Sender<'_>, single: Single, ttl_seconds: u32) {
         Some(Err(error)) => debug!(%error, "a broadcast was not stored"),
         None => debug!("a broadcast was not stored: nobody answered"),
     }
+}
+
+/// A random UUID (version 4), in Postgres' form.
+fn random_uuid() -> Box<str> {
+    let bits: u128 = rand::random();
+    let version = (bits & !(0xf << 76)) | (0x4 << 76);
+    let variant = (version & !(0x3 << 62)) | (0x2 << 62);
+    let digits = format!("{variant:032x}");
+    let groups = [0..8, 8..12, 12..16, 16..20, 20..32];
+    let groups = groups.map(|group| digits.get(group).unwrap_or_default());
+    groups.join("-").into()
 }

@@ -473,7 +473,7 @@ async fn what_was_said_is_stored_if_wanted() {
         let (reply, asked) = single_with(&mut fixture, &path, " [1] ", answers).await;
         reply.is(202, "");
         let wanted = format!(
-            r#"realtime:a true Persist {{ event: "e", data: Json(b"{{\"_json\":[1]}}"), ttl_seconds: {ttl} }}"#
+            r#"realtime:a true Persist {{ storing: Storing, event: "e", data: Json(b"{{\"_json\":[1]}}"), ttl_seconds: {ttl} }}"#
         );
         assert_eq!(asked[1..], [wanted], "{query}");
     }
