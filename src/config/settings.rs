@@ -71,7 +71,7 @@ pub const SETTINGS: &[Setting] = &[
     open(
         "deletes",
         "key",
-        "What a DELETE under row-level security shows to a table's subscribers: `key` sends the key columns, `withhold` sends nothing.",
+        "What a DELETE under row-level security shows where nobody can tell who saw the row: `key` sends the key columns, `withhold` sends nothing.",
     ),
     open(
         "change_log_memory_bytes_max",

@@ -1,5 +1,7 @@
 //! The conductor without a database: what Postgres would say is said by the test.
 
+mod old;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -945,7 +945,7 @@ fn a_join_that_was_permitted_before_the_doubt_asks_again() {
         .answer(
             1,
             read(true, false),
-            &[ENTER, "ask 1.2 as anon: replay 10 since 0"],
+            &[ENTER_REPLAYING, "ask 1.2 as anon: replay 10 since 0"],
         )
         .hear_in_doubt(1, "1", &[]);
     let answer = Answer::Replayed {

@@ -1,0 +1,167 @@
+//! Old rows, judged by a compiled policy without a database.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::pipeline::knowledge::Knowledge;
+use crate::policy::schema::{self, Policy, Schema};
+use crate::policy::value::{Kind, Types, oid};
+
+/// The role's OID.
+const ROLE: u32 = 16_385;
+
+/// A database in which a row of `messages` is seen if its body says so.
+fn knowledge() -> Box<Knowledge> {
+    let mut types = Types::default();
+    let mut schema = Schema::default();
+    for (type_oid, name, category) in [
+        (oid::INT8, "int8", b'N'),
+        (oid::TEXT, "text", b'S'),
+        (oid::BOOL, "bool", b'B'),
+    ] {
+        types.insert(Arc::new(crate::policy::value::Type {
+            oid: type_oid,
+            schema: "pg_catalog".into(),
+            name: name.into(),
+            kind: Kind::Base,
+            category,
+            preferred: false,
+            collation: if type_oid == oid::TEXT { 100 } else { 0 },
+            array: 0,
+            delimiter: b',',
+        }));
+        let name = ("pg_catalog".into(), name.into());
+        schema.type_names.insert(name, type_oid);
+    }
+    schema.types = Arc::new(types);
+    let column = |name: &str, number, type_oid| schema::Column {
+        name: name.into(),
+        number,
+        type_oid,
+        typmod: -1,
+        collation: if type_oid == oid::TEXT { 100 } else { 0 },
+        not_null: false,
+        generated: false,
+    };
+    let table = schema::Table {
+        oid: MESSAGES,
+        schema: "public".into(),
+        name: "messages".into(),
+        kind: b'r',
+        permanent: true,
+        has_children: false,
+        row_type: 0,
+        owner: 10,
+        row_security: true,
+        force_row_security: false,
+        columns: [column("id", 1, oid::INT8), column("body", 2, oid::TEXT)].into(),
+        keys: Vec::new(),
+        policies: vec![Policy {
+            name: "p".into(),
+            permissive: true,
+            roles: vec![0],
+            qual: Some("(body)::boolean".into()),
+        }],
+        readers: HashSet::from([ROLE]),
+        column_readers: HashSet::new(),
+    };
+    schema.tables.insert(MESSAGES, Arc::new(table));
+    let role = schema::Role {
+        name: "authenticated".into(),
+        superuser: false,
+        bypasses: false,
+        privileges_of: HashSet::from([ROLE]),
+    };
+    schema.roles.insert(ROLE, role);
+    let users = HashSet::from([ROLE]);
+    schema.namespaces.insert("public".into(), users);
+    Box::new(Knowledge {
+        fingerprint: "a".into(),
+        schema,
+        from: Lsn::ZERO,
+        unset: HashSet::new(),
+        searches_user: false,
+    })
+}
+
+/// One subscriber, in force, and policies that are compiled.
+fn begun() -> Bench {
+    let mut bench = Bench::compiling(true);
+    bench.conductor.expect_knowledge(Some(knowledge()));
+    bench
+        .conductor
+        .handle_catalog(bench.now, Some(catalog("a")));
+    bench.turn();
+    bench.join(1);
+    bench
+}
+
+impl Bench {
+    /// One transaction of one change of `messages`, of which the stream tells the whole old row.
+    fn commit_full(&mut self, kind: ChangeKind) {
+        let xid = self.next_xid;
+        self.next_xid += 1;
+        let mut relation = (*relation(MESSAGES)).clone();
+        relation.identity = ReplicaIdentity::Full;
+        for column in &mut relation.columns {
+            column.in_identity = true;
+        }
+        let lsn = Lsn::new(u64::from(xid) * 10);
+        let commit = Commit {
+            epoch: Epoch(1),
+            lsn,
+            end_lsn: Lsn::new(lsn.bytes() + 5),
+            time: PgTime(0),
+            xid: Xid(xid),
+        };
+        self.stream(StreamEvent::Part(TransactionPart {
+            commit: Arc::new(commit),
+            changes: vec![Change {
+                relation: Arc::new(relation),
+                order: 0,
+                kind,
+            }],
+            size: 100,
+            last: true,
+        }));
+    }
+}
+
+fn full(id: u64, body: &str) -> OldTuple {
+    OldTuple {
+        kind: OldKind::Full,
+        tuple: tuple(id, body),
+    }
+}
+
+#[test]
+fn a_delete_is_judged_on_the_row_that_went() {
+    let mut bench = begun();
+    for (id, body) in [(1, "t"), (2, "f"), (3, "x")] {
+        bench.commit_full(ChangeKind::Delete {
+            old: full(id, body),
+        });
+    }
+    bench.see_all();
+    assert!(bench.asked.is_empty());
+    // A policy that raises says nothing about who saw it: the wire's rule holds.
+    assert_eq!(bench.read(1), ["DELETE 1 t.", "DELETE 3 -."]);
+    // So it does with the key alone.
+    bench.commit(MESSAGES, delete(4));
+    bench.see_all();
+    assert_eq!(bench.read(1), ["DELETE 4 -."]);
+}
+
+#[test]
+fn an_update_is_shown_by_its_new_row_whatever_the_old_one_was() {
+    let mut bench = begun();
+    for (old, new) in [("t", "t"), ("f", "t"), ("t", "f"), ("f", "f")] {
+        bench.commit_full(ChangeKind::Update {
+            old: Some(full(1, old)),
+            new: tuple(1, new),
+        });
+    }
+    bench.see_all();
+    assert!(bench.asked.is_empty());
+    assert_eq!(bench.read(1), ["UPDATE 1 t.", "UPDATE 1 t."]);
+}
