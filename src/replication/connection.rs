@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
@@ -116,12 +116,14 @@ pub async fn run(
     let (demand, interventions) = mpsc::channel(1);
     let (publications, began_with) = watch::channel(InForce::default());
     let ownership = Arc::new(Ownership::new());
+    let announced = Arc::new(Notify::new());
     let guard = Guard {
         database: options.database.clone(),
         application_name: options.application_name.clone(),
         slot: options.slot.clone(),
         ownership: Arc::clone(&ownership),
         publications: began_with,
+        announced: Arc::clone(&announced),
         poke: Arc::clone(&channels.poke),
         sighting: Sighting::default(),
         status: status.clone(),
@@ -148,6 +150,7 @@ pub async fn run(
         interventions,
         ownership,
         publications,
+        announced,
         assembler,
         memory: Memory::NOTHING,
         past_missing_publication: false,
@@ -169,6 +172,8 @@ struct Connection {
     interventions: mpsc::Receiver<Intervention>,
     ownership: Arc<Ownership>,
     publications: watch::Sender<InForce>,
+    /// Makes the guard look soon.
+    announced: Arc<Notify>,
     incarnations: Incarnations,
     assembler: Assembler,
     memory: Memory,
@@ -307,6 +312,7 @@ impl Connection {
             interventions: &mut self.interventions,
             messages_from,
             status: &self.status,
+            announced: &self.announced,
             blocked: None,
         };
         let end = stream.run(StreamEvent::Started { epoch, from }).await;

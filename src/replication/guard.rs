@@ -25,7 +25,8 @@ use super::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
 /// How often the slot is looked at: one cheap query. In this time even a fast disk writes less than the default limit.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The same while the publication of `realtime.messages` is about to be read: somebody may be waiting for broadcasts.
+/// The same while the publication of `realtime.messages` is about to be read: somebody may be waiting for broadcasts. Never
+/// more often, also when changes of the catalog are announced.
 const SIGHTING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One look must not take longer.
@@ -148,6 +149,8 @@ pub(super) struct Guard {
     pub(super) ownership: Arc<Ownership>,
     /// The publications that the session in force began with.
     pub(super) publications: watch::Receiver<InForce>,
+    /// The database has announced a change of its catalog. A hint only: anybody may write one.
+    pub(super) announced: Arc<Notify>,
     /// Asks the server where it is, so that the confirmed position moves on.
     pub(super) poke: Arc<Notify>,
     /// The publication of `realtime.messages`, if it is there and not read.
@@ -163,14 +166,17 @@ impl Guard {
     pub(super) async fn watch(mut self, tasks: TaskTracker, cancel: CancellationToken) {
         let mut client = None;
         loop {
-            let interval = if self.sighting.is_under_way() {
-                SIGHTING_INTERVAL
-            } else {
-                INTERVAL
+            let is_under_way = self.sighting.is_under_way();
+            let wait = async {
+                tokio::time::sleep(SIGHTING_INTERVAL).await;
+                if !is_under_way {
+                    let rest = INTERVAL.saturating_sub(SIGHTING_INTERVAL);
+                    drop(timeout(rest, self.announced.notified()).await);
+                }
             };
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(interval) => {}
+                () = wait => {}
             }
             let look = async {
                 if client.as_ref().is_none_or(Client::is_closed) {

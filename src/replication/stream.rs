@@ -149,6 +149,8 @@ pub(super) struct Stream<'a> {
     /// From this position on it is certain that rows of `realtime.messages` come; to be told in `status`.
     pub(super) messages_from: Option<Lsn>,
     pub(super) status: &'a watch::Sender<ReplicationStatus>,
+    /// Told of every [`StreamEvent::Message`].
+    pub(super) announced: &'a Notify,
     /// The event that there was no room for; whatever ends the session, it goes before all that is left.
     pub(super) blocked: Option<StreamEvent>,
 }
@@ -321,9 +323,11 @@ impl Stream<'_> {
                 self.memory.position = self.memory.position.max(*position);
                 None
             }
-            StreamEvent::Started { .. }
-            | StreamEvent::Message { .. }
-            | StreamEvent::Interrupted => None,
+            StreamEvent::Message { .. } => {
+                self.announced.notify_one();
+                None
+            }
+            StreamEvent::Started { .. } | StreamEvent::Interrupted => None,
         };
         if let Some((commit, last)) = done {
             self.memory.torn = !last;
