@@ -91,7 +91,7 @@ impl<'a> Conditions<'a> {
             72..78 => self.form(scope, PLAIN),
             78..83 if !self.tables.is_empty() => self.form(scope, LOOKUPS),
             83..97 if depth > 0 && !self.tables.is_empty() => self.lookup(scope, depth - 1),
-            97 => Some(self.odd(scope)?),
+            97 if self.dice.chance(40) => self.odd(scope),
             _ => self.comparison(scope),
         }
     }
@@ -438,7 +438,6 @@ impl<'a> Conditions<'a> {
                 "auth.uid() is not null",
                 "(select auth.uid()) is not null",
                 "current_setting('role') = 'staff'",
-                "session_user = 'postgres'",
             ]))
             .to_owned(),
         )

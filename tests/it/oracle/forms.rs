@@ -143,8 +143,6 @@ pub(super) const LOOKUPS: &[&str] = &[
     "exists (with recursive up (id, parent) as (select t.id, t.parent from app.team t where t.id = {int} union select t.id, t.parent from app.team t join up on t.id = up.parent) select 1 from up join app.member m on m.team = up.id where m.who = auth.uid())",
     "{int} in (select m.team from app.member m where m.who = auth.uid() intersect select t.id from app.team t where t.public)",
     "exists (select 1 from app.active v where v.who = auth.uid() and v.team = {int})",
-    "{int} in (select v.team from app.active v where v.who = auth.uid())",
-    "exists (select 1 from app.seen v where v.who = auth.uid() and v.team = {int})",
     "exists (select 1 from (select m.who, m.team, m.role from app.member m where m.active) q where q.who = auth.uid() and q.team = {int})",
     "exists (select 1 from app.member m cross join lateral (select t.public from app.team t where t.id = m.team) q where m.who = auth.uid() and q.public)",
     "(select m.role from app.member m where m.who = auth.uid() order by m.team, m.role limit 1) = {text}",
