@@ -17,7 +17,7 @@ use crate::catalog::Catalog;
 use crate::change::{Change, ChangeKind, Commit, Datum, Oid, Snapshot, TransactionPart};
 use crate::policy::builtin::Session;
 use crate::policy::value::{Value, input};
-use crate::policy::{Identity, Plan, Tables, Tuple, Verdict, World, compile};
+use crate::policy::{Identity, KnownClaims, Plan, Tables, Tuple, Verdict, World, compile};
 use crate::shadow::{Limits, LoadRequest, LoadResult, Shadow, Sizes, Spec};
 
 /// The setting that every question sets, besides Postgres' own.
@@ -57,6 +57,8 @@ pub(super) struct Sitting {
     session: Option<Session>,
     /// Outcomes that hold for every row and moment, by plan.
     preflights: HashMap<u64, Option<Verdict>>,
+    /// What the claims alone decide, by plan.
+    known: HashMap<u64, KnownClaims>,
 }
 
 impl Sitting {
@@ -494,7 +496,13 @@ fn evaluate(
         }
         raised
     });
-    raised.unwrap_or_else(|| compiled.plan.judge(world, row))
+    raised.unwrap_or_else(|| {
+        if sitting.known.len() >= PREFLIGHTS_MAX {
+            sitting.known.clear();
+        }
+        let known = sitting.known.entry(compiled.number).or_default();
+        compiled.plan.judge_knowing(world, row, known)
+    })
 }
 
 /// Notes whether tables were looked into.

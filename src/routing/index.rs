@@ -193,7 +193,7 @@ struct LookedUp<'a> {
 
 impl<'a> LookedUp<'a> {
     fn of(filter: &'a Filter) -> Option<Self> {
-        let found = filter.tests().iter().find_map(|test| {
+        filter.tests().iter().find_map(|test| {
             let values: Vec<&Value> = match (&test.operand, test.operator) {
                 (Operand::One(value), Operator::Eq) => vec![value],
                 (Operand::Any(items), Operator::In) => items.iter().flatten().collect(),
@@ -206,8 +206,7 @@ impl<'a> LookedUp<'a> {
                 family: &test.family,
                 values,
             })
-        });
-        found
+        })
     }
 
     fn is_in<K>(&self, by: &ByColumn<K>) -> bool {

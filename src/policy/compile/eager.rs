@@ -93,9 +93,10 @@ fn condition(expr: &Expr, parameters: bool, found: &mut Vec<Expr>) {
         Node::And(parts) | Node::Or(parts) => parts
             .iter()
             .for_each(|part| condition(part, parameters, found)),
-        Node::Not(inner) | Node::IsTruth(inner, ..) | Node::Relabel(inner) => {
-            condition(inner, parameters, found)
-        }
+        Node::Not(inner)
+        | Node::IsTruth(inner, ..)
+        | Node::Relabel(inner)
+        | Node::OfClaims(_, inner) => condition(inner, parameters, found),
         Node::Call(call) | Node::Distinct(call, _) => {
             if let ([left, right], true) = (
                 call.arguments.as_slice(),
