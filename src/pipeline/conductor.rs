@@ -233,7 +233,7 @@ pub(super) struct Conductor {
     /// Those that wait for a snapshot to begin with.
     joining: BTreeSet<SubscriberId>,
     /// Those for which some transactions of the stream are older than their beginning.
-    catching_up: BTreeSet<SubscriberId>,
+    catching_up: BTreeSet<(Lsn, SubscriberId)>,
     lanes: HashMap<LaneId, Lane>,
     lane_ids: HashMap<LaneKey, LaneId>,
     /// Lanes by the tables of their subscribers.

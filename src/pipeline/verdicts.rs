@@ -24,7 +24,7 @@ use crate::change::{
 use crate::policy::builtin::Session;
 use crate::policy::schema::Schema;
 use crate::policy::value::{Value, input};
-use crate::policy::{Identity, Plan, Tables, Tuple, Verdict, World, compile};
+use crate::policy::{Identity, KnownClaims, Plan, Tables, Tuple, Verdict, World, compile};
 use crate::shadow::{Limits, LoadRequest, LoadResult, Shadow, Sizes, Spec, State, Status};
 
 /// The setting that every question sets, besides Postgres' own.
@@ -64,6 +64,8 @@ pub(super) struct Sitting {
     session: Option<Session>,
     /// Outcomes that hold for every row and moment, by plan.
     preflights: HashMap<u64, Option<Verdict>>,
+    /// What the claims alone decide, by plan.
+    known: HashMap<u64, KnownClaims>,
 }
 
 impl Sitting {
@@ -797,7 +799,13 @@ fn evaluate(
         }
         raised
     });
-    raised.unwrap_or_else(|| compiled.plan.judge(world, row))
+    raised.unwrap_or_else(|| {
+        if sitting.known.len() >= PREFLIGHTS_MAX {
+            sitting.known.clear();
+        }
+        let known = sitting.known.entry(compiled.number).or_default();
+        compiled.plan.judge_knowing(world, row, known)
+    })
 }
 
 /// Notes whether tables were looked into.

@@ -93,6 +93,8 @@ pub(crate) enum Node {
         arguments: Vec<Expr>,
         volatile: bool,
     },
+    /// Over claims alone: one value for an identity, known under this number once it was needed.
+    OfClaims(usize, Box<Expr>),
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Not(Box<Expr>),

@@ -16,7 +16,7 @@ mod syntax;
 pub mod value;
 
 pub use compile::{compile, compile_condition};
-pub use eval::{ClaimKey, Tables, Tuple, Verdict, Weights, World};
+pub use eval::{ClaimKey, KnownClaims, Tables, Tuple, Verdict, Weights, World};
 pub use fallback::{AskError, Asker};
 pub use identity::Identity;
 pub use ir::{Plan, Reads, Refusal};

@@ -207,7 +207,7 @@ impl<'a> LookedUp<'a> {
         if subscription.wants_left() {
             return None;
         }
-        let found = filter.tests().iter().find_map(|test| {
+        filter.tests().iter().find_map(|test| {
             let values: Vec<&Value> = match (&test.operand, test.operator) {
                 (Operand::One(value), Operator::Eq) => vec![value],
                 (Operand::Any(items), Operator::In) => items.iter().flatten().collect(),
@@ -220,8 +220,7 @@ impl<'a> LookedUp<'a> {
                 family: &test.family,
                 values,
             })
-        });
-        found
+        })
     }
 
     fn is_in<K>(&self, by: &ByColumn<K>) -> bool {

@@ -183,11 +183,14 @@ impl Conductor {
     pub(super) fn remove(&mut self, id: SubscriberId) {
         self.leave_lane(id);
         self.joining.remove(&id);
-        self.catching_up.remove(&id);
-        if let Some(subscriber) = self.subscribers.remove(&id)
-            && let Some(grace) = subscriber.grace
-        {
+        let Some(subscriber) = self.subscribers.remove(&id) else {
+            return;
+        };
+        if let Some(grace) = subscriber.grace {
             self.grace_ends.remove(&(grace.until, id));
+        }
+        if let Some((_, until)) = subscriber.joined {
+            self.catching_up.remove(&(until, id));
         }
     }
 

@@ -241,20 +241,15 @@ impl Conductor {
             self.begin_joins(now, horizon);
         }
         let routed = self.routed();
-        let subscribers = &mut self.subscribers;
-        self.catching_up.retain(|id| {
-            let Some(subscriber) = subscribers.get_mut(id) else {
-                return false;
-            };
-            let behind = subscriber
-                .joined
-                .as_ref()
-                .is_some_and(|(_, until)| *until > routed);
-            if !behind {
+        while let Some((until, id)) = self.catching_up.pop_first() {
+            if until > routed {
+                self.catching_up.insert((until, id));
+                break;
+            }
+            if let Some(subscriber) = self.subscribers.get_mut(&id) {
                 subscriber.joined = None;
             }
-            behind
-        });
+        }
     }
 
     /// Subscriptions that were there when the query began are in force from its snapshot on.
@@ -273,7 +268,7 @@ impl Conductor {
             }
             subscriber.phase = Phase::Live;
             subscriber.joined = Some((horizon.snapshot.clone(), horizon.insert_lsn));
-            catching_up.insert(*id);
+            catching_up.insert((horizon.insert_lsn, *id));
             subscriber.tell(Notice::Subscribed);
             false
         });

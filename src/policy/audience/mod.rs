@@ -6,6 +6,7 @@
 //! everybody is in it. Who is inside is judged by the plan itself.
 
 mod derive;
+mod function;
 mod select;
 mod sound;
 mod traits;
@@ -15,6 +16,7 @@ use std::fmt::Write as _;
 use super::ir::{Expr, Node};
 use super::value::Oid;
 pub(super) use derive::derive;
+pub(super) use traits::is_over_claims;
 
 /// How to find whom a row may concern.
 #[derive(Clone, Debug)]

@@ -10,8 +10,8 @@ use super::traits::Observer;
 use crate::policy::builtin;
 use crate::policy::compile::{is_pattern, is_total};
 use crate::policy::ir::{
-    AggregateCall, Body, Code, Expr, Node, Program, Query, Routine, Select, SetCall, Source,
-    SqlResult, Statement, Step,
+    AggregateCall, Body, Code, Expr, IntoTarget, Node, Program, Query, Routine, Select, SetCall,
+    Source, SqlResult, Statement, Step,
 };
 use crate::policy::schema::Schema;
 use crate::policy::value::oid;
@@ -233,10 +233,8 @@ impl<'a, 'o> Sound<'a, 'o> {
                 targets,
             } => {
                 let casts = targets.iter().all(|target| match target {
-                    crate::policy::ir::IntoTarget::Variable { cast, .. } => {
-                        self.expression(cast, false)
-                    }
-                    crate::policy::ir::IntoTarget::Record { .. } => true,
+                    IntoTarget::Variable { cast, .. } => self.expression(cast, false),
+                    IntoTarget::Record { .. } => true,
                 });
                 !strict && casts && self.statement(query)
             }

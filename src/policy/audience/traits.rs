@@ -7,6 +7,15 @@ use crate::policy::ir::{
     Body, Code, Expr, IntoTarget, Node, Query, Routine, Source, SqlResult, Statement, Step,
 };
 
+/// Whether an expression has one value for an identity, whatever the row, the tables and the time.
+pub(in crate::policy) fn is_over_claims(expr: &Expr, routines: &[Routine]) -> bool {
+    let traits = Observer::new(routines).of(expr);
+    traits.settings
+        && traits.rows.is_empty()
+        && traits.variables.is_empty()
+        && !(traits.slots || traits.time || traits.tables || traits.other)
+}
+
 /// What an expression depends on besides constants.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Traits {

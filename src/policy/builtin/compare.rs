@@ -113,6 +113,7 @@ fn same(call: &Call<'_>) -> Result<bool, SqlError> {
     let (a, b) = (call.any(0)?, call.any(1)?);
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => Ok(a == b),
+        (Value::Uuid(a), Value::Uuid(b)) => Ok(a == b),
         _ if std::mem::discriminant(a) == std::mem::discriminant(b) => {
             comparable(call)?;
             equal(call.types, call.type_of(0), a, b)

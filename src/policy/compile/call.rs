@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::overload::{Candidate, Context, is_polymorphic};
 use super::reads::CLAIMS;
 use super::{Compiler, Stop};
+use crate::policy::audience::is_over_claims;
 use crate::policy::builtin::{Collation, aggregate, scalar, set_returning};
 use crate::policy::ir::{
     AggregateCall, BuiltinCall, CONFLICT, Code, Collated, Expr, Node, SetCall, SortKey, SqlResult,
@@ -423,10 +424,10 @@ impl Compiler<'_> {
         let given: Vec<Oid> = arguments.iter().map(|argument| argument.type_oid).collect();
         let routine = self.routine(function, &given)?;
         if let Some(inlined) = self.inlined(function, routine, &arguments) {
-            return Ok(Expr {
+            return Ok(self.known_by_claims(Expr {
                 type_oid: result,
                 ..inlined
-            });
+            }));
         }
         let found = self.routines.get(routine);
         let (volatile, unordered) =
@@ -441,7 +442,24 @@ impl Compiler<'_> {
             -1,
         );
         call.unordered = unordered;
-        Ok(call)
+        Ok(self.known_by_claims(call))
+    }
+
+    /// Notes that a call needs to be evaluated once only, if it reads nothing but claims.
+    fn known_by_claims(&mut self, call: Expr) -> Expr {
+        if matches!(call.node, Node::Const(_)) || !is_over_claims(&call, &self.routines) {
+            return call;
+        }
+        let text = format!("{:?}", call.node);
+        let known = self.of_claims.iter().position(|known| *known == text);
+        let index = known.unwrap_or_else(|| {
+            self.of_claims.push(text);
+            self.of_claims.len().saturating_sub(1)
+        });
+        Expr {
+            node: Node::OfClaims(index, Box::new(call.clone())),
+            ..call
+        }
     }
 
     /// The body in place of the call, where Postgres does so: errors then surface as if it was written there.

@@ -119,7 +119,10 @@ fn condition(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
         Node::And(parts) | Node::Or(parts) => {
             parts.iter().for_each(|part| condition(part, place, found))
         }
-        Node::Not(inner) | Node::IsTruth(inner, ..) | Node::Relabel(inner) => {
+        Node::Not(inner)
+        | Node::IsTruth(inner, ..)
+        | Node::Relabel(inner)
+        | Node::OfClaims(_, inner) => {
             condition(inner, place, found)
         }
         Node::Call(call) | Node::Distinct(call, _) => {

@@ -104,6 +104,8 @@ struct Compiler<'a> {
     reads: Reads,
     withs: usize,
     depth: usize,
+    /// What was found to be over claims alone.
+    of_claims: Vec<String>,
 }
 
 /// Compiles what `role` may read of a table.
@@ -170,6 +172,7 @@ fn plan(
         reads: Reads::default(),
         withs: 0,
         depth: 0,
+        of_claims: Vec::new(),
     };
     let qual = match compiler.asked(table) {
         Ok(()) => qual(&mut compiler, table),

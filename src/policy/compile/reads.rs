@@ -167,7 +167,9 @@ fn is_claims(expr: &Expr) -> bool {
 /// How often the claims are mentioned in an expression that is nothing but the object of the claims.
 fn object_of_claims(expr: &Expr) -> Option<usize> {
     match &expr.node {
-        Node::TextForm(inner) | Node::Relabel(inner) => object_of_claims(inner),
+        Node::TextForm(inner) | Node::Relabel(inner) | Node::OfClaims(_, inner) => {
+            object_of_claims(inner)
+        }
         Node::NullIf(call) => match call.arguments.as_slice() {
             [
                 object,

@@ -36,6 +36,7 @@ impl Expr {
             | Node::IsTruth(inner, ..)
             | Node::Field(inner, _)
             | Node::Relabel(inner)
+            | Node::OfClaims(_, inner)
             | Node::TextForm(inner)
             | Node::Arranged(inner)
             | Node::Elements(inner, _) => vec![&mut **inner],
@@ -86,6 +87,7 @@ impl Expr {
             | Node::IsTruth(inner, ..)
             | Node::Field(inner, _)
             | Node::Relabel(inner)
+            | Node::OfClaims(_, inner)
             | Node::TextForm(inner)
             | Node::Arranged(inner)
             | Node::Elements(inner, _) => vec![&**inner],

@@ -24,6 +24,9 @@ enum Found {
     Keys(HashSet<ClaimKey>),
 }
 
+/// Whether to go on.
+type Flow = Result<ControlFlow<()>, SqlError>;
+
 /// Identities below which no narrower choice is looked for.
 const FEW: usize = 16;
 
@@ -245,8 +248,8 @@ impl Machine<'_> {
         steps: &[Step],
         bound: &mut Vec<Option<Tuple>>,
         scope: &Scope<'_>,
-        next: &mut dyn FnMut(&[Option<Tuple>]) -> Result<ControlFlow<()>, SqlError>,
-    ) -> Result<ControlFlow<()>, SqlError> {
+        next: &mut dyn FnMut(&[Option<Tuple>]) -> Flow,
+    ) -> Flow {
         let Some((step, rest)) = steps.split_first() else {
             return next(bound);
         };

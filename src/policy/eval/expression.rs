@@ -68,6 +68,7 @@ impl Machine<'_> {
                 let arguments = self.eval_all(arguments, scope)?;
                 self.routine(*routine, arguments)?
             }
+            Node::OfClaims(index, inner) => self.of_claims(*index, inner)?,
             Node::And(parts) => {
                 let mut result = Some(true);
                 for part in parts {
@@ -411,16 +412,40 @@ impl Machine<'_> {
         };
         let mut result = Some(all);
         let mut slots = [left, Value::Null];
+        // Nearly always a comparison of just these two.
+        let plain = match &test.node {
+            Node::Call(call) if call.builtin.strict => match call.arguments.as_slice() {
+                [first, second]
+                    if matches!(first.node, Node::Slot(0))
+                        && matches!(second.node, Node::Slot(1)) =>
+                {
+                    Some(call)
+                }
+                _ => None,
+            },
+            _ => None,
+        };
         for element in &array.elements {
             let [_, second] = &mut slots;
             *second = element.clone();
-            match logical(&self.eval(
-                test,
-                &Scope {
-                    slots: &slots,
-                    ..*scope
-                },
-            )?)? {
+            let found = match plain {
+                Some(call) => {
+                    self.step()?;
+                    if slots.iter().any(Value::is_null) {
+                        Value::Null
+                    } else {
+                        self.apply(call, &slots)?
+                    }
+                }
+                None => self.eval(
+                    test,
+                    &Scope {
+                        slots: &slots,
+                        ..*scope
+                    },
+                )?,
+            };
+            match logical(&found)? {
                 Some(found) if found != all => return Ok(Value::Bool(found)),
                 Some(_) => {}
                 None => result = None,

@@ -7,7 +7,7 @@ mod expression;
 mod program;
 mod query;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -84,11 +84,15 @@ impl Plan {
     /// Judges one row. Assumes that [`Self::preflight`] passed.
     #[must_use]
     pub fn judge(&self, world: World<'_>, row: &Tuple) -> Verdict {
-        match self.truth(world, row) {
-            Ok(Some(true)) => Verdict::Allow,
-            Ok(_) => Verdict::Deny,
-            Err(error) => Verdict::of_error(error),
-        }
+        Verdict::of_truth(self.truth(world, row))
+    }
+
+    /// As [`Self::judge`], with what is known of the identity by this very plan.
+    #[must_use]
+    pub fn judge_knowing(&self, world: World<'_>, row: &Tuple, known: &KnownClaims) -> Verdict {
+        let mut machine = Machine::new(self, world);
+        machine.shared = Some(known);
+        Verdict::of_truth(machine.truth(row))
     }
 
     /// What the condition says about one row: true, false, or `None` for NULL. Assumes that [`Self::preflight`] passed.
@@ -96,20 +100,19 @@ impl Plan {
     /// # Errors
     /// The condition raises, or only Postgres can tell ([`Verdict::of_error`]).
     pub fn truth(&self, world: World<'_>, row: &Tuple) -> Result<Option<bool>, SqlError> {
-        let machine = Machine::new(self, world);
-        let rows = [Some(Arc::clone(row))];
-        let scope = Scope {
-            rows: &rows,
-            ..Scope::root(&[])
-        };
-        Ok(match machine.eval(&self.qual, &scope)? {
-            Value::Bool(truth) => Some(truth),
-            _ => None,
-        })
+        Machine::new(self, world).truth(row)
     }
 }
 
 impl Verdict {
+    fn of_truth(truth: Result<Option<bool>, SqlError>) -> Self {
+        match truth {
+            Ok(Some(true)) => Self::Allow,
+            Ok(_) => Self::Deny,
+            Err(error) => Self::of_error(error),
+        }
+    }
+
     /// What an error means for a row, or for all rows if it came from [`Plan::preflight`].
     #[must_use]
     pub fn of_error(error: SqlError) -> Self {
@@ -121,8 +124,31 @@ impl Verdict {
     }
 }
 
+/// Values of expressions over claims alone: of one identity, by one plan.
+#[derive(Debug, Default)]
+pub struct KnownClaims(RefCell<Vec<Option<Value>>>);
+
+impl KnownClaims {
+    fn get(&self, index: usize) -> Option<Value> {
+        self.0.borrow().get(index).cloned().flatten()
+    }
+
+    fn set(&self, index: usize, value: Value) {
+        let mut known = self.0.borrow_mut();
+        if known.len() <= index {
+            known.resize(index.saturating_add(1), None);
+        }
+        if let Some(entry) = known.get_mut(index) {
+            *entry = Some(value);
+        }
+    }
+}
+
 struct Machine<'a> {
     plan: &'a Plan,
+    /// Remembered beyond this evaluation.
+    shared: Option<&'a KnownClaims>,
+    known: KnownClaims,
     world: World<'a>,
     steps: Cell<u64>,
     depth: Cell<usize>,
@@ -173,10 +199,35 @@ impl<'a> Machine<'a> {
     const fn new(plan: &'a Plan, world: World<'a>) -> Self {
         Self {
             plan,
+            shared: None,
+            known: KnownClaims(RefCell::new(Vec::new())),
             world,
             steps: Cell::new(0),
             depth: Cell::new(0),
         }
+    }
+
+    fn truth(&self, row: &Tuple) -> Result<Option<bool>, SqlError> {
+        let rows = [Some(Arc::clone(row))];
+        let scope = Scope {
+            rows: &rows,
+            ..Scope::root(&[])
+        };
+        Ok(match self.eval(&self.plan.qual, &scope)? {
+            Value::Bool(truth) => Some(truth),
+            _ => None,
+        })
+    }
+
+    /// A value that claims alone decide.
+    fn of_claims(&self, index: usize, expr: &Expr) -> Result<Value, SqlError> {
+        let known = self.shared.unwrap_or(&self.known);
+        if let Some(value) = known.get(index) {
+            return Ok(value);
+        }
+        let value = self.eval(expr, &Scope::root(&[]))?;
+        known.set(index, value.clone());
+        Ok(value)
     }
 
     fn step(&self) -> Result<(), SqlError> {
