@@ -167,6 +167,12 @@ pub struct Metrics {
     pub shadow_rows: Gauge,
     /// Bytes of these rows and their indexes.
     pub shadow_bytes: Gauge,
+    /// Snapshots for joins that asked for one, by outcome.
+    pub snapshots: Family<Outcome, Counter>,
+    /// Rows of snapshots that were handed over.
+    pub snapshot_rows: Counter,
+    /// Bytes of such rows that wait for their sockets, or are set aside for such.
+    pub snapshot_bytes: Gauge,
     /// Channels told to start over, by why.
     pub resyncs: Family<Reason, Counter>,
     /// Transactions consumed.
@@ -250,6 +256,9 @@ impl Metrics {
             shadow_tables: Gauge::default(),
             shadow_rows: Gauge::default(),
             shadow_bytes: Gauge::default(),
+            snapshots: Family::default(),
+            snapshot_rows: Counter::default(),
+            snapshot_bytes: Gauge::default(),
             resyncs: Family::default(),
             transactions: Counter::default(),
             replication_lag_bytes: Gauge::default(),
@@ -306,6 +315,9 @@ impl Metrics {
         to.register("walcast_shadow_tables", "Tables that compiled policies can look into", self.shadow_tables.clone());
         to.register("walcast_shadow_rows", "Rows of these tables in memory", self.shadow_rows.clone());
         to.register_with_unit("walcast_shadow", "Rows of these tables and their indexes", Unit::Bytes, self.shadow_bytes.clone());
+        to.register("walcast_snapshots", "Snapshots for joins that asked for one, by outcome", self.snapshots.clone());
+        to.register("walcast_snapshot_rows", "Rows of snapshots that were handed over", self.snapshot_rows.clone());
+        to.register_with_unit("walcast_snapshot", "Rows of snapshots that wait for their sockets, or are set aside for such", Unit::Bytes, self.snapshot_bytes.clone());
         to.register("walcast_resyncs", "Channels told to start over, by reason", self.resyncs.clone());
         to.register("walcast_transactions", "Transactions consumed", self.transactions.clone());
         to.register("walcast_broadcasts_from_database", "Rows of realtime.messages that were broadcast", self.broadcasts_from_database.clone());

@@ -3,9 +3,11 @@
 //! The pipeline appends; connections read at the pace of their sockets. A slow connection costs its index, never the
 //! payloads: those are bounded in memory, then in a file, and what leaves the file is gone (the reader is told).
 
+mod kept;
 mod outbox;
 mod segment;
 mod store;
 
-pub use outbox::{Outbox, Posting, Run};
+pub use kept::{Allowance, Keeper, Kept, Share};
+pub use outbox::{KeptRun, Outbox, Posting, Run};
 pub use store::{Gone, Limits, Log};

@@ -12,6 +12,7 @@ mod membership;
 mod questions;
 mod release;
 mod rows;
+mod snapshots;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -24,13 +25,14 @@ use super::locks::Locks;
 use super::messages::Unsendable;
 use super::part::memory_of;
 use super::settle::Settled;
+use super::snapshot::{SnapshotCounts, SnapshotRequest};
 use super::standing::{Breaker, Pool, Timeouts};
 use super::subscriber::{Subscriber, SubscriberId};
 use super::verdicts::{Judged, Verdicts};
 use super::view::{RowKeys, View};
 use crate::catalog::Catalog;
 use crate::change::{Commit, Epoch, Lsn, Oid, PgTime, Snapshot, TransactionPart, Xid};
-use crate::log::Log;
+use crate::log::{Allowance, Log};
 use crate::policy::Question;
 use crate::realtime::{Broadcast, ResyncReason};
 use crate::routing::Binding;
@@ -52,6 +54,10 @@ pub(super) struct Rules {
     pub(super) compile: bool,
     /// Bytes of the tables that compiled policies look into.
     pub(super) shadow_bytes_max: usize,
+    /// Bytes of the rows of one snapshot.
+    pub(super) snapshot_bytes_max: usize,
+    /// Bytes of the rows of all snapshots that sockets still read.
+    pub(super) snapshot_allowance: Allowance,
 }
 
 /// Rows that wait in one sound lane before the stream waits for it.
@@ -61,6 +67,10 @@ const LANE_ROWS_MAX: usize = 10_000;
 const SLOW_LANE_ROWS_MAX: usize = 4096;
 /// Bytes of the parts that wait in one lane, likewise.
 const LANE_BYTES_MAX: usize = 16 << 20;
+/// Rows, and bytes of parts, that may wait in the lane of a subscriber whose snapshot is being taken, which the stream does
+/// not wait for: what a busy database writes in a few seconds. Beyond, the subscriber starts over.
+const PAUSED_LANE_ROWS_MAX: usize = 100_000;
+const PAUSED_LANE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of transactions that may wait for their snapshot before the stream waits: what comes in a few milliseconds.
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Rows of one lane whose successor may be outstanding.
@@ -100,6 +110,8 @@ pub(super) enum Output {
     Ask(Ask),
     /// Load a table that compiled policies look into.
     LoadShadow(LoadRequest),
+    /// Read the rows that are there already.
+    TakeSnapshot(Box<SnapshotRequest>),
     /// Ask the stream for its position.
     Poke,
     /// Say something in a room, for the database.
@@ -266,6 +278,7 @@ pub(super) struct Conductor {
     outputs: VecDeque<Output>,
     counts: Counts,
     verdicts: Verdicts,
+    snapshots: snapshots::Snapshots,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
 }
@@ -274,6 +287,8 @@ impl Conductor {
     pub(super) fn new(rules: Rules, log: Arc<Log>) -> Self {
         let idle = rules.connections.clone();
         let verdicts = Verdicts::new(rules.compile, rules.shadow_bytes_max);
+        let allowance = rules.snapshot_allowance.clone();
+        let snapshots = snapshots::Snapshots::new(allowance, rules.snapshot_bytes_max);
         Self {
             rules,
             log,
@@ -322,6 +337,7 @@ impl Conductor {
             outputs: VecDeque::new(),
             counts: Counts::default(),
             verdicts,
+            snapshots,
             learn_at: None,
         }
     }
@@ -355,6 +371,11 @@ impl Conductor {
         self.verdicts.sizes()
     }
 
+    /// What became of snapshots, and the bytes of rows that wait for their sockets.
+    pub(super) fn snapshot_counts(&self) -> (SnapshotCounts, usize) {
+        (self.snapshots.counts(), self.snapshots.kept_bytes())
+    }
+
     /// A table was loaded, or could not be.
     pub(super) fn handle_shadow(&mut self, now: Instant, result: LoadResult) {
         self.verdicts.loaded(result);
@@ -384,7 +405,8 @@ impl Conductor {
             .filter(|_| !self.awaiting_successor.is_empty());
         let look = self.look_at.filter(|_| may_look && self.needs_catalog());
         let locks = self.locks.next_timeout();
-        [grace, horizon, poke, look, locks]
+        let room = self.snapshots.next_timeout();
+        [grace, horizon, poke, look, locks, room]
             .into_iter()
             .flatten()
             .min()
@@ -404,6 +426,7 @@ impl Conductor {
             if let Some(subscriber) = self.subscribers.get_mut(&id) {
                 subscriber.grace = None;
             }
+            self.end_grace_of_snapshot(now, id);
         }
         for lane in self.locks.due(now) {
             self.check_lane(now, lane);
@@ -443,6 +466,7 @@ impl Conductor {
         self.take_horizon(now);
         self.expire_pending(now);
         self.log.settle();
+        self.request_snapshots(now);
         self.ask_what_is_ready();
         self.confirm();
     }

@@ -10,6 +10,7 @@ mod locks;
 mod messages;
 mod part;
 mod settle;
+mod snapshot;
 mod standing;
 mod subscriber;
 mod verdicts;
@@ -32,7 +33,7 @@ use crate::catalog::Catalog;
 use crate::change::StreamEvent;
 use crate::clock;
 use crate::database::Database;
-use crate::log::{Limits, Log, Outbox};
+use crate::log::{Allowance, Limits, Log, Outbox};
 use crate::metrics::Histogram;
 use crate::realtime::Notice;
 use crate::replication::assembler::{KeyResolver, SpoolOptions};
@@ -45,6 +46,7 @@ use crate::routing::RequestedBinding;
 use crate::shadow::Sizes;
 pub use messages::Unsendable;
 pub use settle::Denied;
+pub use snapshot::{SnapshotCounts, SnapshotLimits};
 pub use verdicts::Judged;
 
 use conductor::{Conductor, Counts, Output, Rules};
@@ -155,6 +157,10 @@ pub struct Totals {
     pub subscribers: u64,
     /// Lanes: distinct identities, roughly.
     pub lanes: u64,
+    /// Snapshots for joins that asked for one.
+    pub snapshots: SnapshotCounts,
+    /// Bytes of their rows that wait for their sockets, or are set aside for such.
+    pub snapshot_bytes: u64,
     /// Bytes of payloads in memory.
     pub log_memory_bytes: u64,
     /// Bytes of payloads in the log's file.
@@ -188,6 +194,12 @@ pub struct Options {
     pub compile: bool,
     /// Bytes of the tables that compiled policies look into.
     pub shadow_bytes_max: usize,
+    /// Connections that read the rows that are there already.
+    pub snapshot_connections: usize,
+    /// How much of them one join may get.
+    pub snapshot_limits: SnapshotLimits,
+    /// Bytes of such rows that all sockets together may still have to read.
+    pub snapshot_spool_bytes_max: usize,
     /// Bytes of the payload of a broadcast; rows of `realtime.messages` with more are not said.
     pub broadcast_bytes_max: usize,
     /// Milliseconds between the commit of a broadcast and its being said, by the two machines' clocks.
@@ -256,6 +268,9 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         broadcast_bytes_max: options.broadcast_bytes_max,
         compile: options.compile,
         shadow_bytes_max: options.shadow_bytes_max,
+        snapshot_bytes_max: usize::try_from(options.snapshot_limits.bytes_max)
+            .unwrap_or(usize::MAX),
+        snapshot_allowance: Allowance::new(options.snapshot_spool_bytes_max),
     };
     let driver = Driver {
         conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -451,6 +466,12 @@ impl Driver {
                 self.conductor.handle_answer(now, lane, pool, asked)
             }
             Done::Idle(pool) => self.conductor.handle_idle(now, pool),
+            Done::SnapshotIdle => self.conductor.handle_snapshot_idle(now),
+            Done::Snapshot {
+                ticket,
+                identity,
+                outcome,
+            } => (self.conductor).handle_snapshot(now, ticket, identity, outcome),
             Done::Shadow(result) => self.conductor.handle_shadow(now, result),
         }
     }
@@ -464,6 +485,7 @@ impl Driver {
                 Output::Resolve(resolve) => self.workers.resolve(resolve),
                 Output::Ask(ask) => self.workers.ask(ask),
                 Output::LoadShadow(request) => self.workers.load_shadow(request),
+                Output::TakeSnapshot(request) => self.workers.take_snapshot(request),
                 Output::Poke => self.poke.notify_one(),
                 Output::Say {
                     room,
@@ -525,6 +547,7 @@ impl Driver {
         } = self.conductor.counts();
         let (subscribers, lanes) = self.conductor.sizes();
         let (memory, file) = self.log.bytes();
+        let (snapshots, snapshot_bytes) = self.conductor.snapshot_counts();
         let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
         Totals {
             transactions,
@@ -545,6 +568,8 @@ impl Driver {
             unsendable,
             subscribers: count(subscribers),
             lanes: count(lanes),
+            snapshots,
+            snapshot_bytes: count(snapshot_bytes),
             log_memory_bytes: count(memory),
             log_file_bytes: count(file),
         }

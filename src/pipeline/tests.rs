@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::Command;
 use super::conductor::{Ask, Conductor, Horizon, Output, Rules};
+use super::snapshot::{SnapshotOutcome, SnapshotRequest, Taken};
 use super::standing::{Pool, Timeouts};
 use crate::auth::Claims;
 use crate::catalog::{Access, Catalog, Collation, Column, Published, Role, Table, Type, TypeKind};
@@ -16,7 +17,7 @@ use crate::change::{
     Change, ChangeKind, Commit, Datum, Epoch, Lsn, OldKind, OldTuple, PgTime, Relation,
     RelationColumn, ReplicaIdentity, StreamEvent, TransactionPart, Tuple, TupleBuilder, Xid,
 };
-use crate::log::{Limits, Log, Outbox, Posting};
+use crate::log::{Allowance, Keeper, Limits, Log, Outbox, Posting};
 use crate::policy::{Answer, Asked, Found, Trouble};
 use crate::realtime::{Notice, ResyncReason};
 use crate::routing::{Event, Filter, RequestedBinding, Subscription, TableFilter};
@@ -36,6 +37,7 @@ struct Bench {
     outboxes: HashMap<u64, Arc<Outbox<Notice>>>,
     asked: Vec<Ask>,
     wants_horizon: bool,
+    snapshots: Vec<SnapshotRequest>,
     /// What was said, as `TOPIC PRIVATE ID`.
     said: Vec<String>,
     next_xid: u32,
@@ -231,6 +233,8 @@ impl Bench {
             broadcast_bytes_max: 1000,
             compile,
             shadow_bytes_max: 1 << 20,
+            snapshot_bytes_max: 1 << 10,
+            snapshot_allowance: Allowance::new(1 << 20),
         };
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -239,6 +243,7 @@ impl Bench {
             outboxes: HashMap::new(),
             asked: Vec::new(),
             wants_horizon: false,
+            snapshots: Vec::new(),
             said: Vec::new(),
             next_xid: 100,
             next_order: 0,
@@ -266,6 +271,7 @@ impl Bench {
                         id: 7,
                         event: Event::All,
                         tables,
+                        snapshot: resolve.bindings.first().and_then(|binding| binding.snapshot.clone()),
                     };
                     self.conductor.handle_resolved(
                         self.now,
@@ -281,6 +287,7 @@ impl Bench {
                     room.private,
                     message.id().unwrap_or("-")
                 )),
+                Output::TakeSnapshot(request) => self.snapshots.push(*request),
                 Output::Poke | Output::Confirm(..) | Output::LoadShadow(_) => {}
             }
         }
@@ -397,7 +404,15 @@ impl Bench {
                     notice: Notice::Subscribed,
                     ..
                 } => "subscribed".to_owned(),
+                Posting::Notice {
+                    notice: Notice::SnapshotComplete,
+                    ..
+                } => "complete".to_owned(),
                 Posting::Notice { notice, .. } => format!("{notice:?}"),
+                Posting::Kept(run) => {
+                    let payload = run.kept.read(run.first, 1).unwrap().remove(0);
+                    format!("SNAPSHOT {}", std::str::from_utf8(&payload).unwrap())
+                }
                 Posting::Run(run) => {
                     let payload = self.log.read(run.part, run.first, 1).unwrap().remove(0);
                     let data: Value = serde_json::from_slice(&payload).unwrap();

@@ -97,6 +97,7 @@ impl Resolver<'_> {
             id: binding.id,
             event: binding.event,
             tables: filters,
+            snapshot: binding.snapshot.clone(),
         })
     }
 
@@ -144,6 +145,15 @@ impl Resolver<'_> {
                     return Err(Trouble::Rule(format!("invalid column for select {name}")));
                 }
             }
+        }
+        let order = binding.snapshot.as_ref().and_then(|wish| wish.order.as_ref());
+        if let Some(order) = order
+            && readable(table, access, &order.column).is_none()
+        {
+            return Err(Trouble::Rule(format!(
+                "invalid column for order {}",
+                order.column
+            )));
         }
         Ok(TableFilter {
             filter: Filter::new(tests),

@@ -241,20 +241,24 @@ impl Conductor {
             self.begin_joins(now, horizon);
         }
         let routed = self.routed();
-        let subscribers = &mut self.subscribers;
+        let (subscribers, lanes) = (&mut self.subscribers, &self.lanes);
         self.catching_up.retain(|id| {
             let Some(subscriber) = subscribers.get_mut(id) else {
                 return false;
             };
+            // What was routed may still wait in the lane.
+            let lane = subscriber.lane.and_then(|lane| lanes.get(&lane));
+            let settled = lane.map_or(routed, |lane| lane.settled_before(routed));
             let behind = subscriber
                 .joined
                 .as_ref()
-                .is_some_and(|(_, until)| *until > routed);
+                .is_some_and(|(_, until)| *until > settled);
             if !behind {
                 subscriber.joined = None;
             }
             behind
         });
+        self.rejoin_lanes(now);
     }
 
     /// Subscriptions that were there when the query began are in force from its snapshot on.
@@ -264,6 +268,7 @@ impl Conductor {
         let begun = self.horizon_ticket;
         let subscribers = &mut self.subscribers;
         let catching_up = &mut self.catching_up;
+        let mut wanted = Vec::new();
         self.joining.retain(|id| {
             let Some(subscriber) = subscribers.get_mut(id) else {
                 return false;
@@ -274,9 +279,16 @@ impl Conductor {
             subscriber.phase = Phase::Live;
             subscriber.joined = Some((horizon.snapshot.clone(), horizon.insert_lsn));
             catching_up.insert(*id);
-            subscriber.tell(Notice::Subscribed);
+            if subscriber.wants_snapshot() {
+                wanted.push(*id);
+            } else {
+                subscriber.tell(Notice::Subscribed);
+            }
             false
         });
+        for id in wanted {
+            self.want_snapshot(now, id);
+        }
         if !self.joining.is_empty() && unseen < u64::MAX && self.horizon_not_before.is_none() {
             self.horizon_not_before = now.checked_add(UNSEEN_PAUSE_MIN);
         }

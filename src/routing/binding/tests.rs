@@ -10,7 +10,7 @@ fn parse(value: &Value) -> Result<Binding, String> {
         id: 7,
         json: to_raw_value(value).unwrap(),
     };
-    Binding::parse(&requested).map_err(|error| error.0)
+    Binding::parse(&requested).map_err(|error| error.to_string())
 }
 
 /// The filter's conditions as the reference prints them, or the message.
