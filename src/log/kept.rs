@@ -237,8 +237,7 @@ impl Kept {
                     .ok_or(Gone)
             }
             Source::File(segment) => {
-                let length =
-                    u32::try_from(end.saturating_sub(start)).map_err(|_too_large| Gone)?;
+                let length = u32::try_from(end.saturating_sub(start)).map_err(|_too_large| Gone)?;
                 segment.read(start, length).map_err(|error| {
                     tracing::error!(%error, "cannot read the file of kept payloads");
                     Gone
@@ -283,7 +282,11 @@ mod tests {
     fn what_was_added_is_read_back_from_memory_and_from_a_file() {
         check(&[]);
         check(&["a".into(), String::new(), "bcd".into()]);
-        check(&(0..1000).map(|n| format!("payload {n}")).collect::<Vec<_>>());
+        check(
+            &(0..1000)
+                .map(|n| format!("payload {n}"))
+                .collect::<Vec<_>>(),
+        );
         check(&(0..100).map(|n| "x".repeat(n * 100)).collect::<Vec<_>>());
     }
 

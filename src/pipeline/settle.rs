@@ -240,7 +240,10 @@ pub(super) fn receives(subscriber: &Subscriber, number: u64, only: bool, part: &
     let sees = |joined: &Snapshot| joined.sees(part.commit.xid);
     if only {
         // Routed before; but a snapshot may have come meanwhile.
-        return !subscriber.joined.as_ref().is_some_and(|(joined, _)| sees(joined));
+        return !subscriber
+            .joined
+            .as_ref()
+            .is_some_and(|(joined, _)| sees(joined));
     }
     number >= subscriber.lane_since && subscriber.is_open_to(part)
 }

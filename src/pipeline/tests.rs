@@ -1,5 +1,7 @@
 //! The conductor without a database: what Postgres would say is said by the test.
 
+mod snapshots;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +40,8 @@ struct Bench {
     asked: Vec<Ask>,
     wants_horizon: bool,
     snapshots: Vec<SnapshotRequest>,
+    /// Room for the rows of snapshots.
+    allowance: Allowance,
     /// What was said, as `TOPIC PRIVATE ID`.
     said: Vec<String>,
     next_xid: u32,
@@ -222,6 +226,7 @@ impl Bench {
             bytes_max: 1 << 20,
             directory: std::env::temp_dir(),
         }));
+        let allowance = Allowance::new(1 << 20);
         let rules = Rules {
             timeouts: Timeouts {
                 proven: Duration::from_millis(500),
@@ -234,7 +239,7 @@ impl Bench {
             compile,
             shadow_bytes_max: 1 << 20,
             snapshot_bytes_max: 1 << 10,
-            snapshot_allowance: Allowance::new(1 << 20),
+            snapshot_allowance: allowance.clone(),
         };
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -244,6 +249,7 @@ impl Bench {
             asked: Vec::new(),
             wants_horizon: false,
             snapshots: Vec::new(),
+            allowance,
             said: Vec::new(),
             next_xid: 100,
             next_order: 0,
@@ -271,7 +277,10 @@ impl Bench {
                         id: 7,
                         event: Event::All,
                         tables,
-                        snapshot: resolve.bindings.first().and_then(|binding| binding.snapshot.clone()),
+                        snapshot: resolve
+                            .bindings
+                            .first()
+                            .and_then(|binding| binding.snapshot.clone()),
                     };
                     self.conductor.handle_resolved(
                         self.now,
@@ -358,11 +367,14 @@ impl Bench {
     }
 
     fn subscribe(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
+        let binding = r#"{"event":"*","schema":"public","table":"*"}"#;
+        self.subscribe_to(connection, claims, grace, binding);
+    }
+
+    fn subscribe_to(&mut self, connection: u64, claims: Arc<Claims>, grace: bool, binding: &str) {
         let outbox = Arc::new(Outbox::new());
         self.outboxes.insert(connection, Arc::clone(&outbox));
-        let json =
-            RawValue::from_string(r#"{"event":"*","schema":"public","table":"*"}"#.to_owned())
-                .unwrap();
+        let json = RawValue::from_string(binding.to_owned()).unwrap();
         let bindings = vec![RequestedBinding { id: 7, json }];
         let command = Command::Subscribe {
             connection,

@@ -100,14 +100,18 @@ impl Binding {
         let value: Value = serde_json::from_str(requested.json.get())
             .map_err(|_depth| BindingError::Parameters(format!("{NO_PARAMS}<redacted>")))?;
         let Value::Object(object) = &value else {
-            return Err(BindingError::Parameters(format!("{NO_PARAMS}{}", Term(&value))));
+            return Err(BindingError::Parameters(format!(
+                "{NO_PARAMS}{}",
+                Term(&value)
+            )));
         };
         let select = parse_select(object)?;
         let (schema, table, filter) = place(object).ok_or_else(|| no_params(object, &value))?;
         let conditions = match filter {
             None => Box::default(),
-            Some(filter) => parse_conditions(filter)
-                .map_err(|error| BindingError::Parameters(format!("Error parsing `filter` params: {error}")))?,
+            Some(filter) => parse_conditions(filter).map_err(|error| {
+                BindingError::Parameters(format!("Error parsing `filter` params: {error}"))
+            })?,
         };
         if select.is_some() && (schema == "*" || table == "*") {
             return Err(BindingError::Parameters(WILDCARD_SELECT.to_owned()));

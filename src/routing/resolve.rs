@@ -146,7 +146,10 @@ impl Resolver<'_> {
                 }
             }
         }
-        let order = binding.snapshot.as_ref().and_then(|wish| wish.order.as_ref());
+        let order = binding
+            .snapshot
+            .as_ref()
+            .and_then(|wish| wish.order.as_ref());
         if let Some(order) = order
             && readable(table, access, &order.column).is_none()
         {

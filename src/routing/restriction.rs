@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use super::filter::{Keyword, Operand};
 use super::{Filter, Operator};
 use crate::database::quote_identifier;
 
@@ -18,11 +19,15 @@ impl Filter {
     /// added to `parameters`, all of type `text`.
     pub fn restrict(&self, sql: &mut String, alias: &str, parameters: &mut Vec<String>) {
         for test in &self.tests {
+            let column = format!("{alias}.{}", quote_identifier(&test.column));
+            if let Operand::Is(keyword) = &test.operand {
+                let not = if test.negated { "not " } else { "" };
+                let _infallible = write!(sql, " and {not}({column} is {})", keyword.word());
+            }
             let Some(question) = &test.question else {
                 continue;
             };
             parameters.push(question.value.to_string());
-            let column = format!("{alias}.{}", quote_identifier(&test.column));
             let value = format!("(${}::pg_catalog.text)", parameters.len());
             // What stands between the two are names; the row's value comes first.
             let restriction = match question.sql.split_once(ROW_VALUE) {
@@ -48,10 +53,22 @@ impl Filter {
     }
 }
 
+impl Keyword {
+    const fn word(self) -> &'static str {
+        match self {
+            // Of a composite value, a row of NULLs alone is NULL in SQL.
+            Self::Null | Self::NullRow => "null",
+            Self::True => "true",
+            Self::False => "false",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::filter::{Operand, Question, Test};
+    use crate::routing::filter::{Question, Test};
     use crate::routing::value::Family;
 
     fn test(operator: Operator, negated: bool, sql: Option<&str>) -> Test {
@@ -73,9 +90,13 @@ mod tests {
     fn names_are_quoted_and_values_are_parameters() {
         let equal = "(($1::pg_catalog.text)::x.t) operator(\"x\".=) (($2::pg_catalog.text)::x.t)";
         let differ = format!("not ({equal})");
+        let is_null = Test {
+            operand: Operand::Is(Keyword::Null),
+            ..test(Operator::Is, true, None)
+        };
         let filter = Filter::new(vec![
+            is_null,
             test(Operator::Eq, false, Some(equal)),
-            test(Operator::Is, false, None),
             test(Operator::IsDistinct, false, Some(&differ)),
             test(Operator::IsDistinct, true, Some(equal)),
         ]);
@@ -83,12 +104,10 @@ mod tests {
         let mut parameters = vec!["before".to_owned()];
         filter.restrict(&mut sql, "t", &mut parameters);
         let told = |number| {
-            format!(
-                "(t.\"a\"\"b\"::x.t) operator(\"x\".=) ((${number}::pg_catalog.text)::x.t)"
-            )
+            format!("(t.\"a\"\"b\"::x.t) operator(\"x\".=) ((${number}::pg_catalog.text)::x.t)")
         };
         let expected = format!(
-            " and ({}) and (pg_catalog.num_nulls(t.\"a\"\"b\") = 1 or not ({})) and ({})",
+            " and not (t.\"a\"\"b\" is null) and ({}) and (pg_catalog.num_nulls(t.\"a\"\"b\") = 1 or not ({})) and ({})",
             told(2),
             told(3),
             told(4)

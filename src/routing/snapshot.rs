@@ -142,7 +142,11 @@ mod tests {
             json!({"order": 1}),
             json!({"offset": 1}),
         ] {
-            assert_eq!(parse(&json!({"snapshot": snapshot})), Err(EXPECTED), "{snapshot}");
+            assert_eq!(
+                parse(&json!({"snapshot": snapshot})),
+                Err(EXPECTED),
+                "{snapshot}"
+            );
         }
         let both = json!({"snapshot": true, "since": "x"});
         assert_eq!(parse(&both), Err(WITH_SINCE));

@@ -30,6 +30,7 @@ mod private;
 mod rendering;
 mod replay;
 mod shadow;
+mod snapshot;
 mod subscribe;
 mod values;
 mod visibility;

@@ -3,8 +3,8 @@
 use super::rows::routed_row;
 use super::snapshots::lane_key;
 use super::{
-    Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PAUSED_LANE_BYTES_MAX, PAUSED_LANE_ROWS_MAX, PENDING_MAX,
-    SLOW_LANE_ROWS_MAX,
+    Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PAUSED_LANE_BYTES_MAX, PAUSED_LANE_ROWS_MAX,
+    PENDING_MAX, SLOW_LANE_ROWS_MAX,
 };
 use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId};
 use crate::pipeline::part::Part;
@@ -258,8 +258,8 @@ impl Conductor {
 
     /// The stream does not wait for a snapshot.
     fn check_paused_lane(&mut self, id: LaneId, mut lane: Lane) {
-        let overflowed = lane.queued_rows > PAUSED_LANE_ROWS_MAX
-            || lane.queued_bytes > PAUSED_LANE_BYTES_MAX;
+        let overflowed =
+            lane.queued_rows > PAUSED_LANE_ROWS_MAX || lane.queued_bytes > PAUSED_LANE_BYTES_MAX;
         if overflowed {
             lane.clear();
         }

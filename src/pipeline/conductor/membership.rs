@@ -3,10 +3,10 @@
 use super::{Conductor, GRACE, Resolve};
 use crate::auth::Claims;
 use crate::change::Oid;
+use crate::log::Posting;
 use crate::pipeline::Command;
 use crate::pipeline::lane::LaneId;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
-use crate::log::Posting;
 use crate::realtime::{Notice, ResyncReason, SnapshotRefusal};
 use crate::routing::{Binding, BindingError, Subscription};
 use std::collections::BTreeSet;

@@ -106,7 +106,10 @@ impl Snapshots {
     }
 
     fn push(&mut self, now: Instant, identity: &Identity, id: SubscriberId) {
-        let suspected = self.suspects.get(identity).is_some_and(|until| *until > now);
+        let suspected = self
+            .suspects
+            .get(identity)
+            .is_some_and(|until| *until > now);
         if suspected {
             self.suspected.push(identity, id);
         } else {
@@ -119,9 +122,15 @@ impl Snapshots {
         if let Some(id) = self.sound.pop() {
             return Some((id, false));
         }
-        let suspects = self.running.values().filter(|(_, suspect)| *suspect).count();
+        let suspects = self
+            .running
+            .values()
+            .filter(|(_, suspect)| *suspect)
+            .count();
         let may = suspects < self.connections.saturating_sub(1).max(1);
-        may.then(|| self.suspected.pop()).flatten().map(|id| (id, true))
+        may.then(|| self.suspected.pop())
+            .flatten()
+            .map(|id| (id, true))
     }
 
     fn suspect(&mut self, now: Instant, identity: Identity) {
@@ -219,7 +228,8 @@ impl Conductor {
             return;
         }
         self.snapshots.room_at = None;
-        while self.snapshots.idle > 0 && !(self.snapshots.sound.is_empty() && self.snapshots.suspected.is_empty())
+        while self.snapshots.idle > 0
+            && !(self.snapshots.sound.is_empty() && self.snapshots.suspected.is_empty())
         {
             let Some(epoch) = self.epoch else { break };
             let Some(share) = self.snapshots.allowance.take(self.snapshots.bytes_max) else {
@@ -238,7 +248,11 @@ impl Conductor {
             if subscriber.next_claims.is_some() || subscriber.phase != Phase::Live {
                 continue;
             }
-            let Some(awaited) = subscriber.snapshot.as_mut().filter(|awaited| !awaited.is_running()) else {
+            let Some(awaited) = subscriber
+                .snapshot
+                .as_mut()
+                .filter(|awaited| !awaited.is_running())
+            else {
                 continue;
             };
             let (interest, interested) = Interest::new();
@@ -260,7 +274,8 @@ impl Conductor {
             };
             self.snapshots.idle = self.snapshots.idle.saturating_sub(1);
             self.snapshots.running.insert(ticket, (id, suspect));
-            self.outputs.push_back(Output::TakeSnapshot(Box::new(request)));
+            self.outputs
+                .push_back(Output::TakeSnapshot(Box::new(request)));
         }
     }
 
@@ -304,7 +319,10 @@ impl Conductor {
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
-        let announced = subscriber.snapshot.take().is_some_and(|awaited| awaited.announced);
+        let announced = subscriber
+            .snapshot
+            .take()
+            .is_some_and(|awaited| awaited.announced);
         if !announced {
             subscriber.tell(Notice::Subscribed);
         }

@@ -108,7 +108,11 @@ impl Reading {
         let view = view(table, facts);
         let sent = view.included(access, filter.columns.as_deref());
         let is_read = |index: &usize| {
-            let name = view.relation.columns.get(*index).map(|column| &*column.name);
+            let name = view
+                .relation
+                .columns
+                .get(*index)
+                .map(|column| &*column.name);
             sent.get(*index).copied().unwrap_or(false)
                 || filter.filter.columns().any(|column| Some(column) == name)
         };
@@ -275,7 +279,9 @@ mod tests {
     #[test]
     fn only_what_is_sent_is_read_and_names_are_quoted() {
         let text = |name: &str| {
-            format!("case pg_catalog.num_nulls(t.\"{name}\") when 0 then pg_catalog.concat(t.\"{name}\") end")
+            format!(
+                "case pg_catalog.num_nulls(t.\"{name}\") when 0 then pg_catalog.concat(t.\"{name}\") end"
+            )
         };
         let reading = reading(&Facts::default(), &SnapshotWish::default());
         assert_eq!(

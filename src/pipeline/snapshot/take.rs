@@ -373,7 +373,12 @@ impl Rows<'_> {
     }
 
     /// Says that the table's rows cannot be shown, whatever they are (protocol.md §4.6).
-    fn announce(&mut self, table: &Arc<Table>, facts: &Facts, withheld: Withheld) -> Result<(), Stop> {
+    fn announce(
+        &mut self,
+        table: &Arc<Table>,
+        facts: &Facts,
+        withheld: Withheld,
+    ) -> Result<(), Stop> {
         let View { relation, .. } = view(table, facts);
         let change = Change {
             relation,
