@@ -20,6 +20,7 @@ use crate::policy::Identity;
 use crate::realtime::{Notice, SnapshotLimit, SnapshotRefusal};
 use crate::routing::Binding;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 const SUSPICION: Duration = Duration::from_secs(60);
 /// Identities under suspicion; beyond, all are forgiven.
 const SUSPECTS_MAX: usize = 10_000;
+/// Turns that are kept however few subscribers there are.
+const TURNS_MIN: usize = 1024;
 /// Pause before looking again whether there is room for rows.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// How often a subscriber's query may name what is no longer there; then it is a policy that names it.
@@ -52,6 +55,8 @@ pub(super) struct Snapshots {
     room_at: Option<Instant>,
     /// Subscribers in a lane of their own, for which nothing special remains but that.
     apart: BTreeSet<SubscriberId>,
+    /// The last of them that was looked at.
+    looked_at: Option<SubscriberId>,
     counts: SnapshotCounts,
 }
 
@@ -60,6 +65,8 @@ pub(super) struct Snapshots {
 struct Turns {
     order: VecDeque<Identity>,
     waiting: HashMap<Identity, VecDeque<SubscriberId>>,
+    /// Entries, of which some may speak of subscribers that have gone or had their turn.
+    entries: usize,
 }
 
 impl Turns {
@@ -69,12 +76,14 @@ impl Turns {
             self.order.push_back(identity.clone());
         }
         waiting.push_back(id);
+        self.entries = self.entries.saturating_add(1);
     }
 
     fn pop(&mut self) -> Option<SubscriberId> {
         let identity = self.order.pop_front()?;
         let waiting = self.waiting.get_mut(&identity)?;
         let id = waiting.pop_front();
+        self.entries = self.entries.saturating_sub(1);
         if waiting.is_empty() {
             self.waiting.remove(&identity);
         } else {
@@ -85,6 +94,18 @@ impl Turns {
 
     fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// Drops the entries that are not wanted, and all but the first of each subscriber.
+    fn retain(&mut self, wanted: impl Fn(SubscriberId) -> bool) {
+        let mut seen = HashSet::new();
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|id| wanted(*id) && seen.insert(*id));
+            !waiting.is_empty()
+        });
+        let waiting = &self.waiting;
+        self.order.retain(|identity| waiting.contains_key(identity));
+        self.entries = seen.len();
     }
 }
 
@@ -101,6 +122,7 @@ impl Snapshots {
             connections: 0,
             room_at: None,
             apart: BTreeSet::new(),
+            looked_at: None,
             counts: SnapshotCounts::default(),
         }
     }
@@ -194,7 +216,32 @@ impl Conductor {
         if subscriber.grace.is_none() {
             let identity = Identity::new(Arc::clone(&subscriber.claims));
             self.snapshots.push(now, &identity, id);
+            self.forget_turns();
         }
+    }
+
+    /// Keeps turns of those who have left from piling up while no connection is to be had.
+    fn forget_turns(&mut self) {
+        let turns_max = (self.subscribers.len().saturating_mul(2)).saturating_add(TURNS_MIN);
+        let subscribers = &self.subscribers;
+        let waits = |id| {
+            let subscriber: Option<&Subscriber> = subscribers.get(&id);
+            subscriber.is_some_and(|subscriber| subscriber.snapshot.is_some())
+        };
+        for turns in [&mut self.snapshots.sound, &mut self.snapshots.suspected] {
+            if turns.entries > turns_max {
+                turns.retain(waits);
+            }
+        }
+    }
+
+    /// Turns that are waited for.
+    #[cfg(test)]
+    pub(in crate::pipeline) fn snapshot_turns(&self) -> usize {
+        let Snapshots {
+            sound, suspected, ..
+        } = &self.snapshots;
+        sound.entries.saturating_add(suspected.entries)
     }
 
     /// No token came: the snapshot is for the identity at hand.
@@ -383,7 +430,12 @@ impl Conductor {
     pub(super) fn rejoin_lanes(&mut self, now: Instant) {
         let mut ready = Vec::new();
         let mut gone = Vec::new();
-        for id in self.snapshots.apart.iter().take(REJOIN_AT_ONCE) {
+        let from = (self.snapshots.looked_at).map_or(Bound::Unbounded, Bound::Excluded);
+        let some = self.snapshots.apart.range((from, Bound::Unbounded));
+        let some: Vec<SubscriberId> = some.take(REJOIN_AT_ONCE).copied().collect();
+        let more = some.len() == REJOIN_AT_ONCE;
+        self.snapshots.looked_at = some.last().copied().filter(|_| more);
+        for id in &some {
             match self.subscribers.get(id) {
                 Some(subscriber) if subscriber.has_own_lane => {
                     if self.can_share(subscriber) {

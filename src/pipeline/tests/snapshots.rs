@@ -342,3 +342,20 @@ fn a_malformed_wish_is_told_as_such() {
     );
     assert_eq!(bench.conductor.sizes(), (0, 0));
 }
+
+#[test]
+fn turns_of_those_who_left_do_not_pile_up() {
+    let mut bench = Bench::new();
+    for round in 0..3000 {
+        bench.await_snapshot(1, somebody(&(round % 7).to_string()), false);
+    }
+    bench.await_snapshot(2, somebody("x"), false);
+    assert!(bench.conductor.snapshot_turns() <= 1100);
+    bench.free();
+    bench.free();
+    let subjects: Vec<_> = (bench.snapshots.iter())
+        .map(|request| request.identity.claims().to_owned())
+        .collect();
+    assert_eq!(subjects.len(), 2, "{subjects:?}");
+    assert!(subjects.contains(&"{\"sub\":\"x\"}".to_owned()));
+}
