@@ -129,6 +129,16 @@ pub struct Config {
     pub verdicts: VerdictSource,
     /// Bytes of the tables that compiled policies look into.
     pub shadow_bytes_max: usize,
+    /// Connections for snapshots; ≥ 1.
+    pub snapshot_connections: usize,
+    /// Rows of one snapshot.
+    pub snapshot_rows_max: usize,
+    /// Bytes of one snapshot.
+    pub snapshot_bytes_max: u64,
+    /// Time of one snapshot; > 0.
+    pub snapshot_timeout: Duration,
+    /// Bytes of all snapshots.
+    pub snapshot_spool_bytes_max: u64,
     /// Connections for private channels; ≥ 1.
     pub message_connections: usize,
     /// Time of one of their questions; > 0.
@@ -283,6 +293,11 @@ impl Config {
             question_timeout: reader.value("question_timeout", Duration::ZERO, positive),
             verdicts: reader.value("verdicts", VerdictSource::Postgres, verdicts),
             shadow_bytes_max: reader.value("shadow_bytes_max", 1, values::memory),
+            snapshot_connections: reader.value("snapshot_connections", 1, values::count),
+            snapshot_rows_max: reader.value("snapshot_rows_max", 1, values::count),
+            snapshot_bytes_max: reader.value("snapshot_bytes_max", 1, values::bytes),
+            snapshot_timeout: reader.value("snapshot_timeout", Duration::ZERO, positive),
+            snapshot_spool_bytes_max: reader.value("snapshot_spool_bytes_max", 1, values::bytes),
             message_connections: reader.value("message_connections", 1, values::count),
             message_timeout: reader.value("message_timeout", Duration::ZERO, positive),
             log_format: reader.value("log_format", LogFormat::Text, log_format),

@@ -202,6 +202,12 @@ pub struct Metrics {
     pub table_shadow_rows: Family<OfTable, Gauge>,
     /// Bytes of these rows and their indexes.
     pub table_shadow_bytes: Family<OfTable, Gauge>,
+    /// Snapshots for joins that asked for one, by outcome.
+    pub snapshots: Family<Outcome, Counter>,
+    /// Rows of snapshots that were handed over.
+    pub snapshot_rows: Counter,
+    /// Bytes of such rows that wait for their sockets, or are set aside for such.
+    pub snapshot_bytes: Gauge,
     /// Channels told to start over, by why.
     pub resyncs: Family<Reason, Counter>,
     /// Transactions consumed.
@@ -289,6 +295,9 @@ impl Metrics {
             table_verdict_seconds: Family::default(),
             table_shadow_rows: Family::default(),
             table_shadow_bytes: Family::default(),
+            snapshots: Family::default(),
+            snapshot_rows: Counter::default(),
+            snapshot_bytes: Gauge::default(),
             resyncs: Family::default(),
             transactions: Counter::default(),
             replication_lag_bytes: Gauge::default(),
@@ -349,6 +358,9 @@ impl Metrics {
         to.register_with_unit("walcast_table_verdict", "Time that verdicts took, by table and source", Unit::Seconds, self.table_verdict_seconds.clone());
         to.register("walcast_table_shadow_rows", "Rows in memory, by the table that compiled policies look into", self.table_shadow_rows.clone());
         to.register_with_unit("walcast_table_shadow", "These rows and their indexes, by table", Unit::Bytes, self.table_shadow_bytes.clone());
+        to.register("walcast_snapshots", "Snapshots for joins that asked for one, by outcome", self.snapshots.clone());
+        to.register("walcast_snapshot_rows", "Rows of snapshots that were handed over", self.snapshot_rows.clone());
+        to.register_with_unit("walcast_snapshot", "Rows of snapshots that wait for their sockets, or are set aside for such", Unit::Bytes, self.snapshot_bytes.clone());
         to.register("walcast_resyncs", "Channels told to start over, by reason", self.resyncs.clone());
         to.register("walcast_transactions", "Transactions consumed", self.transactions.clone());
         to.register("walcast_broadcasts_from_database", "Rows of realtime.messages that were broadcast", self.broadcasts_from_database.clone());

@@ -24,7 +24,7 @@ use crate::database::{Database, DatabaseUrlError};
 use crate::log;
 use crate::messages;
 use crate::metrics::Metrics;
-use crate::pipeline::{self, Status};
+use crate::pipeline::{self, SnapshotLimits, Status};
 use crate::realtime::{self, PerSecond};
 use crate::replication::assembler::SpoolOptions;
 use crate::replication::slot::SlotOptions;
@@ -273,6 +273,13 @@ fn pipeline_options(
         withhold_deletes: config.deletes == Deletes::Withhold,
         compile: config.verdicts == VerdictSource::Compiled,
         shadow_bytes_max: config.shadow_bytes_max,
+        snapshot_connections: config.snapshot_connections,
+        snapshot_limits: SnapshotLimits {
+            rows_max: u64::try_from(config.snapshot_rows_max).unwrap_or(u64::MAX),
+            bytes_max: config.snapshot_bytes_max,
+            time_max: config.snapshot_timeout,
+        },
+        snapshot_spool_bytes_max: size(config.snapshot_spool_bytes_max),
         broadcast_bytes_max: config.payload_bytes_max,
         broadcast_latency: metrics.broadcast_latency.clone(),
     }

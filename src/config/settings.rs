@@ -205,6 +205,31 @@ pub const SETTINGS: &[Setting] = &[
         "Memory for the tables that compiled policies look into; beyond it Postgres is asked.",
     ),
     open(
+        "snapshot_connections",
+        "2",
+        "Database connections that read what is there already for joins that ask for it.",
+    ),
+    open(
+        "snapshot_rows_max",
+        "100000",
+        "Rows that one join may get of what is there already; beyond it the join is refused.",
+    ),
+    open(
+        "snapshot_bytes_max",
+        "64MiB",
+        "The same in bytes of what is sent.",
+    ),
+    open(
+        "snapshot_timeout",
+        "5s",
+        "The same in time for reading it. Clients wait 10 s for the answer to a join.",
+    ),
+    open(
+        "snapshot_spool_bytes_max",
+        "1GiB",
+        "Disk for such rows that sockets still read; while it is taken, further joins wait.",
+    ),
+    open(
         "message_connections",
         "4",
         "Database connections for private channels: who may read and write them, what is replayed and stored.",

@@ -4,11 +4,13 @@
 //! payloads: those are bounded in memory, then in a file, and what leaves the file is gone (the reader is told). Of what was
 //! broadcast from the database, the order of the newest rows besides.
 
+mod kept;
 mod order;
 mod outbox;
 mod segment;
 mod store;
 
+pub use kept::{Allowance, Keeper, Kept, Share};
 pub use order::{Order, ParseRowIdError, RowId};
-pub use outbox::{Outbox, Posting, Run};
+pub use outbox::{KeptRun, Outbox, Posting, Run};
 pub use store::{Gone, Limits, Log};

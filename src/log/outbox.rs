@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::Kept;
+
 /// A run of consecutive payloads of one part, for one membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -28,11 +30,39 @@ pub struct Run {
     pub last: bool,
 }
 
+/// A run of consecutive payloads that are kept for one membership.
+#[derive(Clone, Debug)]
+pub struct KeptRun {
+    /// The payloads; they go with the last run that names them.
+    pub kept: Arc<Kept>,
+    /// First payload.
+    pub first: u32,
+    /// How many payloads; never zero.
+    pub count: u32,
+    /// The channel membership on the connection that reads.
+    pub membership: u32,
+    /// The `ids` array of the frames, as JSON text.
+    pub ids: Arc<str>,
+}
+
+impl PartialEq for KeptRun {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.kept, &other.kept)
+            && (self.first, self.count, self.membership)
+                == (other.first, other.count, other.membership)
+            && self.ids == other.ids
+    }
+}
+
+impl Eq for KeptRun {}
+
 /// One thing to read, in the order in which it was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Posting<N> {
     /// Payloads of the log.
     Run(Run),
+    /// Payloads that are kept for this membership.
+    Kept(KeptRun),
     /// Something else that has its place in the order.
     Notice {
         /// The channel membership that it is for.
@@ -75,6 +105,7 @@ struct Waiting<N> {
 #[derive(Debug)]
 enum Entry<N> {
     Run(Run),
+    Kept(KeptRun),
     Notice {
         membership: u32,
         /// Given back when it is taken; zero unless it was offered.
@@ -184,6 +215,7 @@ impl<N> Waiting<N> {
                 return;
             }
             (_, Posting::Run(run)) => Entry::Run(run),
+            (_, Posting::Kept(run)) => Entry::Kept(run),
             (_, Posting::Notice { membership, notice }) => Entry::Notice {
                 membership,
                 bytes: 0,
@@ -215,12 +247,24 @@ impl<N> Waiting<N> {
             run.count = run.count.saturating_sub(payloads_max);
             return Some(Posting::Run(head));
         }
+        if let Some(Entry::Kept(run)) = self.entries.front_mut()
+            && run.count > payloads_max
+        {
+            let head = KeptRun {
+                count: payloads_max,
+                ..run.clone()
+            };
+            run.first = run.first.saturating_add(payloads_max);
+            run.count = run.count.saturating_sub(payloads_max);
+            return Some(Posting::Kept(head));
+        }
         let entry = self.entries.pop_front()?;
         if self.entries.is_empty() && self.entries.capacity() > CAPACITY_KEPT {
             self.entries = VecDeque::new();
         }
         Some(match entry {
             Entry::Run(run) => Posting::Run(run),
+            Entry::Kept(run) => Posting::Kept(run),
             Entry::Notice {
                 membership,
                 bytes,

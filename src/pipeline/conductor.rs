@@ -13,6 +13,7 @@ mod permissions;
 mod questions;
 mod release;
 mod rows;
+mod snapshots;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -27,6 +28,7 @@ use super::locks::Locks;
 use super::messages::Unsendable;
 use super::part::memory_of;
 use super::settle::Settled;
+use super::snapshot::{SnapshotCounts, SnapshotRequest};
 use super::standing::{Breaker, Pool, Timeouts};
 use super::state::PolicyState;
 use super::subscriber::{Subscriber, SubscriberId};
@@ -34,7 +36,7 @@ use super::verdicts::{Judged, Verdicts};
 use super::view::{RowKeys, View};
 use crate::catalog::Catalog;
 use crate::change::{Commit, Epoch, Lsn, Oid, PgTime, Snapshot, TransactionPart, Xid};
-use crate::log::{Log, RowId};
+use crate::log::{Allowance, Log, RowId};
 use crate::policy::Question;
 use crate::realtime::{Broadcast, ResyncReason};
 use crate::routing::Binding;
@@ -56,6 +58,10 @@ pub(super) struct Rules {
     pub(super) compile: bool,
     /// Bytes of the tables that compiled policies look into.
     pub(super) shadow_bytes_max: usize,
+    /// Bytes of the rows of one snapshot.
+    pub(super) snapshot_bytes_max: usize,
+    /// Bytes of the rows of all snapshots that sockets still read.
+    pub(super) snapshot_allowance: Allowance,
 }
 
 /// Rows that wait in one sound lane before the stream waits for it.
@@ -65,6 +71,10 @@ const LANE_ROWS_MAX: usize = 10_000;
 const SLOW_LANE_ROWS_MAX: usize = 4096;
 /// Bytes of the parts that wait in one lane, likewise.
 const LANE_BYTES_MAX: usize = 16 << 20;
+/// Rows, and bytes of parts, that may wait in the lane of a subscriber whose snapshot is being taken, which the stream does
+/// not wait for: what a busy database writes in a few seconds. Beyond, the subscriber starts over.
+const PAUSED_LANE_ROWS_MAX: usize = 100_000;
+const PAUSED_LANE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of transactions that may wait for their snapshot before the stream waits: what comes in a few milliseconds.
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Rows of one lane whose successor may be outstanding.
@@ -106,6 +116,8 @@ pub(super) enum Output {
     Ask(Ask),
     /// Load a table that compiled policies look into.
     LoadShadow(LoadRequest),
+    /// Read the rows that are there already.
+    TakeSnapshot(Box<SnapshotRequest>),
     /// Ask the stream for its position.
     Poke,
     /// Something has committed that may decide who may read private topics.
@@ -291,6 +303,7 @@ pub(super) struct Conductor {
     ledger: Ledger,
     /// When something was last released that may decide who may read private topics.
     doubt: Option<Instant>,
+    snapshots: snapshots::Snapshots,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
     /// When plans that nobody needs are looked for.
@@ -301,6 +314,8 @@ impl Conductor {
     pub(super) fn new(rules: Rules, log: Arc<Log>) -> Self {
         let idle = rules.connections.clone();
         let verdicts = Verdicts::new(rules.compile, rules.shadow_bytes_max);
+        let allowance = rules.snapshot_allowance.clone();
+        let snapshots = snapshots::Snapshots::new(allowance, rules.snapshot_bytes_max);
         Self {
             rules,
             log,
@@ -352,6 +367,7 @@ impl Conductor {
             verdicts,
             ledger: Ledger::default(),
             doubt: None,
+            snapshots,
             learn_at: None,
             sweep_at: None,
         }
@@ -399,6 +415,11 @@ impl Conductor {
         self.verdicts.sizes()
     }
 
+    /// What became of snapshots, and the bytes of rows that wait for their sockets.
+    pub(super) fn snapshot_counts(&self) -> (SnapshotCounts, usize) {
+        (self.snapshots.counts(), self.snapshots.kept_bytes())
+    }
+
     /// A table was loaded, or could not be.
     pub(super) fn handle_shadow(&mut self, now: Instant, result: LoadResult) {
         self.verdicts.loaded(result);
@@ -428,7 +449,8 @@ impl Conductor {
             .filter(|_| !self.awaiting_successor.is_empty());
         let look = self.look_at.filter(|_| may_look && self.needs_catalog());
         let locks = self.locks.next_timeout();
-        [grace, horizon, poke, look, locks, self.sweep_at]
+        let room = self.snapshots.next_timeout();
+        [grace, horizon, poke, look, locks, room, self.sweep_at]
             .into_iter()
             .flatten()
             .min()
@@ -450,6 +472,7 @@ impl Conductor {
             {
                 self.end_grace(id);
             }
+            self.end_grace_of_snapshot(now, id);
         }
         for lane in self.locks.due(now) {
             self.check_lane(now, lane);
@@ -492,6 +515,7 @@ impl Conductor {
         self.take_horizon(now);
         self.expire_pending(now);
         self.log.settle();
+        self.request_snapshots(now);
         self.ask_what_is_ready();
         self.confirm();
     }

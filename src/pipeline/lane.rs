@@ -43,6 +43,8 @@ pub(super) struct LaneKey {
     pub(super) identity: Identity,
     /// The bindings of subscribers whose filters are not certain.
     pub(super) uncertain: Option<Arc<str>>,
+    /// The one subscriber of a lane that nobody shares: its snapshot may hold what others' changes are merged with.
+    pub(super) alone: Option<SubscriberId>,
 }
 
 /// The changes that wait for one identity's verdicts.
@@ -59,6 +61,8 @@ pub(super) struct Lane {
     pub(super) queued_rows: usize,
     /// Sizes of the parts in `queue`.
     pub(super) queued_bytes: usize,
+    /// Nothing is settled or asked: what waits may be in the snapshot that is being taken.
+    pub(super) is_paused: bool,
     pub(super) asking: Option<Asking>,
     /// Where the lane waits for a connection: fewest failures first, then longest waiting.
     pub(super) ready: Option<(Pool, (u32, u64, LaneId))>,
@@ -189,6 +193,7 @@ impl Lane {
             queue: VecDeque::new(),
             queued_rows: 0,
             queued_bytes: 0,
+            is_paused: false,
             asking: None,
             ready: None,
             standing: Standing::New,
@@ -461,6 +466,20 @@ impl Lane {
         if !state.is_open() {
             item.undecided = item.undecided.saturating_sub(1);
         }
+    }
+
+    /// Drops the items that are not wanted. None of them may have been asked about.
+    pub(super) fn keep_only(&mut self, keys: &RowKeys, wanted: impl Fn(&Item) -> bool) {
+        let items = std::mem::take(&mut self.queue);
+        self.clear();
+        for item in items.into_iter().filter(wanted) {
+            self.push(keys, item);
+        }
+    }
+
+    /// Whether nothing waits, and nothing that was settled waits for a successor.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.queue.is_empty() && self.pending.is_empty() && self.asking.is_none()
     }
 
     /// Drops everything that waits; the answer to an open question will find nothing.

@@ -14,6 +14,7 @@ mod old;
 mod part;
 mod permissions;
 mod settle;
+mod snapshot;
 #[cfg(feature = "testing")]
 pub mod stand;
 mod standing;
@@ -39,7 +40,7 @@ use crate::catalog::Catalog;
 use crate::change::StreamEvent;
 use crate::clock;
 use crate::database::Database;
-use crate::log::{Limits, Log, Order, Outbox};
+use crate::log::{Allowance, Limits, Log, Order, Outbox};
 use crate::metrics::Histogram;
 use crate::realtime::Notice;
 use crate::replication::assembler::{KeyResolver, SpoolOptions};
@@ -54,6 +55,7 @@ pub use ledger::{TableWork, Work};
 pub use messages::Unsendable;
 pub use permissions::Reader;
 pub use settle::Denied;
+pub use snapshot::{SnapshotCounts, SnapshotLimits};
 pub use state::{PlanState, PolicyState, ShadowState};
 pub use verdicts::Judged;
 
@@ -196,6 +198,10 @@ pub struct Totals {
     pub subscribers: u64,
     /// Lanes: distinct identities, roughly.
     pub lanes: u64,
+    /// Snapshots for joins that asked for one.
+    pub snapshots: SnapshotCounts,
+    /// Bytes of their rows that wait for their sockets, or are set aside for such.
+    pub snapshot_bytes: u64,
     /// Bytes of payloads in memory.
     pub log_memory_bytes: u64,
     /// Bytes of payloads in the log's file.
@@ -229,6 +235,12 @@ pub struct Options {
     pub compile: bool,
     /// Bytes of the tables that compiled policies look into.
     pub shadow_bytes_max: usize,
+    /// Connections that read the rows that are there already.
+    pub snapshot_connections: usize,
+    /// How much of them one join may get.
+    pub snapshot_limits: SnapshotLimits,
+    /// Bytes of such rows that all sockets together may still have to read.
+    pub snapshot_spool_bytes_max: usize,
     /// Bytes of the payload of a broadcast; rows of `realtime.messages` with more are not said.
     pub broadcast_bytes_max: usize,
     /// Milliseconds between the commit of a broadcast and its being said, by the two machines' clocks.
@@ -302,6 +314,9 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         broadcast_bytes_max: options.broadcast_bytes_max,
         compile: options.compile,
         shadow_bytes_max: options.shadow_bytes_max,
+        snapshot_bytes_max: usize::try_from(options.snapshot_limits.bytes_max)
+            .unwrap_or(usize::MAX),
+        snapshot_allowance: Allowance::new(options.snapshot_spool_bytes_max),
     };
     let driver = Driver {
         conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -509,6 +524,12 @@ impl Driver {
                 self.conductor.handle_answer(now, lane, pool, asked)
             }
             Done::Idle(pool) => self.conductor.handle_idle(now, pool),
+            Done::SnapshotIdle => self.conductor.handle_snapshot_idle(now),
+            Done::Snapshot {
+                ticket,
+                identity,
+                outcome,
+            } => (self.conductor).handle_snapshot(now, ticket, identity, outcome),
             Done::Shadow(result) => self.conductor.handle_shadow(now, result),
         }
     }
@@ -522,6 +543,7 @@ impl Driver {
                 Output::Resolve(resolve) => self.workers.resolve(resolve),
                 Output::Ask(ask) => self.workers.ask(ask),
                 Output::LoadShadow(request) => self.workers.load_shadow(request),
+                Output::TakeSnapshot(request) => self.workers.take_snapshot(request),
                 Output::Poke => self.poke.notify_one(),
                 Output::Doubt => self.rooms.doubt(clock::instant()),
                 Output::Say {
@@ -591,6 +613,7 @@ impl Driver {
         } = self.conductor.counts();
         let (subscribers, lanes) = self.conductor.sizes();
         let (memory, file) = self.log.bytes();
+        let (snapshots, snapshot_bytes) = self.conductor.snapshot_counts();
         let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
         Totals {
             transactions,
@@ -612,6 +635,8 @@ impl Driver {
             unsendable,
             subscribers: count(subscribers),
             lanes: count(lanes),
+            snapshots,
+            snapshot_bytes: count(snapshot_bytes),
             log_memory_bytes: count(memory),
             log_file_bytes: count(file),
         }

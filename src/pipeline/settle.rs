@@ -8,7 +8,7 @@ use super::old::OldRow;
 use super::part::{Part, Variant};
 use super::subscriber::{Post, Subscriber, SubscriberId};
 use super::view::{RowKeys, View};
-use crate::change::{Change, ChangeKind, OldKind, OldTuple};
+use crate::change::{Change, ChangeKind, OldKind, OldTuple, Snapshot};
 use crate::log::Log;
 use crate::policy::{Found, Predicate};
 use crate::realtime::payload::{OldShape, RenderAs, Withheld};
@@ -342,7 +342,15 @@ fn for_receivers(
 
 /// Whether an item of this number is for the subscriber.
 pub(super) fn receives(subscriber: &Subscriber, number: u64, only: bool, part: &Part) -> bool {
-    only || (number >= subscriber.lane_since && subscriber.is_open_to(part))
+    let sees = |joined: &Snapshot| joined.sees(part.commit.xid);
+    if only {
+        // Routed before; but a snapshot may have come meanwhile.
+        return !subscriber
+            .joined
+            .as_ref()
+            .is_some_and(|(joined, _)| sees(joined));
+    }
+    number >= subscriber.lane_since && subscriber.is_open_to(part)
 }
 
 /// The key before the change, if it was another one.

@@ -27,7 +27,7 @@ use crate::change::{
 };
 use crate::clock;
 use crate::database::Database;
-use crate::log::{Limits, Log, Outbox, Posting};
+use crate::log::{Allowance, Limits, Log, Outbox, Posting};
 use crate::policy::Asker;
 use crate::realtime::Notice;
 use crate::routing::{RequestedBinding, resolve};
@@ -97,6 +97,8 @@ impl Stand {
             broadcast_bytes_max: 1000,
             compile,
             shadow_bytes_max: 4 << 30,
+            snapshot_bytes_max: 0,
+            snapshot_allowance: Allowance::new(0),
         };
         let mut stand = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -267,6 +269,7 @@ impl Stand {
                 | Output::Say { .. }
                 | Output::Stored { .. }
                 | Output::Torn
+                | Output::TakeSnapshot(_)
                 | Output::Doubt
                 | Output::Confirm(..) => {}
             }
@@ -341,6 +344,7 @@ impl Stand {
         let outbox = self.outboxes.get(&socket);
         while let Some(posting) = outbox.and_then(|outbox| outbox.pop(u32::MAX)) {
             match posting {
+                Posting::Kept(_) => {}
                 Posting::Run(run) => changes = changes.saturating_add(run.count),
                 Posting::Notice { notice, .. } => told.push(format!("{notice:?}")),
             }

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use super::lane::LaneId;
 use super::part::{Part, Place, Variant};
+use super::snapshot::Awaited;
 use super::view::View;
 use crate::auth::Claims;
 use crate::catalog::{Access, Catalog};
 use crate::change::{Change, ChangeKind, Lsn, Snapshot};
-use crate::log::{Outbox, Posting, Run};
+use crate::log::{Kept, KeptRun, Outbox, Posting, Run};
 use crate::policy::Predicate;
 use crate::realtime::Notice;
 use crate::realtime::payload::{OldShape, RenderAs};
@@ -47,6 +48,10 @@ pub(super) struct Subscriber {
     /// position.
     pub(super) joined: Option<(Snapshot, Lsn)>,
     pub(super) grace: Option<Grace>,
+    /// The snapshot that it waits for.
+    pub(super) snapshot: Option<Awaited>,
+    /// It shares no lane.
+    pub(super) has_own_lane: bool,
     /// The newest run, not yet posted because it may be the last of its transaction.
     held: Option<Run>,
     /// Texts of `ids` arrays.
@@ -112,6 +117,8 @@ impl Subscriber {
                 kept: Vec::new(),
                 overflowed: false,
             }),
+            snapshot: None,
+            has_own_lane: false,
             held: None,
             ids: HashMap::new(),
         }
@@ -121,7 +128,7 @@ impl Subscriber {
     /// rest does not wait for the change that is held back.
     pub(super) fn tell(&mut self, notice: Notice) {
         match notice {
-            Notice::Resync(_) | Notice::Refused(_) => {
+            Notice::Resync(_) | Notice::Refused(_) | Notice::SnapshotRefused(_) => {
                 if let Some(run) = self.held.take() {
                     self.outbox.push(Posting::Run(run));
                 }
@@ -137,6 +144,7 @@ impl Subscriber {
     /// Whether this part of a transaction may concern the subscriber at all.
     pub(super) fn is_open_to(&self, part: &Part) -> bool {
         self.phase == Phase::Live
+            && self.snapshot.as_ref().is_none_or(Awaited::is_running)
             && self
                 .joined
                 .as_ref()
@@ -211,6 +219,9 @@ impl Subscriber {
     /// Keeps a change that the connection's own key may not see, for the token that may follow.
     pub(super) fn keep(&mut self, part: &Arc<Part>, index: u32) {
         let Some(grace) = &mut self.grace else { return };
+        if self.snapshot.is_some() {
+            return;
+        }
         if grace.kept.len() < KEPT_MAX {
             grace.kept.push((Arc::clone(part), index));
         } else {
@@ -318,8 +329,32 @@ impl Subscriber {
         }
     }
 
-    fn hold(&mut self, place: Place, ids: &[u32]) {
-        let ids = match self.ids.get(ids) {
+    /// Whether no change is held back because it may be the last of its transaction.
+    pub(super) fn is_between_transactions(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// Whether any binding asks for the rows that are there already.
+    pub(super) fn wants_snapshot(&self) -> bool {
+        let mut subscriptions = self.subscriptions.iter();
+        subscriptions.any(|subscription| subscription.snapshot.is_some())
+    }
+
+    /// Posts rows of a snapshot to a binding.
+    pub(super) fn post_kept(&mut self, kept: &Arc<Kept>, binding: u32, first: u32, count: u32) {
+        let run = KeptRun {
+            kept: Arc::clone(kept),
+            first,
+            count,
+            membership: self.id.membership,
+            ids: self.text_of(&[binding]),
+        };
+        self.outbox.push(Posting::Kept(run));
+    }
+
+    /// The `ids` array of these bindings.
+    fn text_of(&mut self, ids: &[u32]) -> Arc<str> {
+        match self.ids.get(ids) {
             Some(text) => Arc::clone(text),
             None => {
                 let numbers: Vec<String> = ids.iter().map(ToString::to_string).collect();
@@ -327,7 +362,11 @@ impl Subscriber {
                 self.ids.insert(ids.to_vec(), Arc::clone(&text));
                 text
             }
-        };
+        }
+    }
+
+    fn hold(&mut self, place: Place, ids: &[u32]) {
+        let ids = self.text_of(ids);
         let run = Run {
             part: place.part,
             first: place.payload,

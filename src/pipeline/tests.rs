@@ -1,6 +1,7 @@
 //! The conductor without a database: what Postgres would say is said by the test.
 
 mod old;
+mod snapshots;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::Command;
 use super::conductor::{Ask, Conductor, Horizon, Output, Rules};
+use super::snapshot::{SnapshotOutcome, SnapshotRequest, Taken};
 use super::standing::{Pool, Timeouts};
 use crate::auth::Claims;
 use crate::catalog::{Access, Catalog, Collation, Column, Published, Role, Table, Type, TypeKind};
@@ -18,7 +20,7 @@ use crate::change::{
     Change, ChangeKind, Commit, Datum, Epoch, Lsn, OldKind, OldTuple, PgTime, Relation,
     RelationColumn, ReplicaIdentity, StreamEvent, TransactionPart, Tuple, TupleBuilder, Xid,
 };
-use crate::log::{Limits, Log, Outbox, Posting};
+use crate::log::{Allowance, Keeper, Limits, Log, Outbox, Posting};
 use crate::policy::{Answer, Asked, Found, Trouble};
 use crate::realtime::{Notice, ResyncReason};
 use crate::routing::{Event, Filter, RequestedBinding, Subscription, TableFilter};
@@ -38,6 +40,9 @@ struct Bench {
     outboxes: HashMap<u64, Arc<Outbox<Notice>>>,
     asked: Vec<Ask>,
     wants_horizon: bool,
+    snapshots: Vec<SnapshotRequest>,
+    /// Room for the rows of snapshots.
+    allowance: Allowance,
     /// What was said, as `TOPIC PRIVATE ID`.
     said: Vec<String>,
     next_xid: u32,
@@ -222,6 +227,7 @@ impl Bench {
             bytes_max: 1 << 20,
             directory: std::env::temp_dir(),
         }));
+        let allowance = Allowance::new(1 << 20);
         let rules = Rules {
             timeouts: Timeouts {
                 proven: Duration::from_millis(500),
@@ -233,6 +239,8 @@ impl Bench {
             broadcast_bytes_max: 1000,
             compile,
             shadow_bytes_max: 1 << 20,
+            snapshot_bytes_max: 1 << 10,
+            snapshot_allowance: allowance.clone(),
         };
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -241,6 +249,8 @@ impl Bench {
             outboxes: HashMap::new(),
             asked: Vec::new(),
             wants_horizon: false,
+            snapshots: Vec::new(),
+            allowance,
             said: Vec::new(),
             next_xid: 100,
             next_order: 0,
@@ -269,6 +279,10 @@ impl Bench {
                         event: Event::All,
                         left: false,
                         tables,
+                        snapshot: resolve
+                            .bindings
+                            .first()
+                            .and_then(|binding| binding.snapshot.clone()),
                     };
                     self.conductor.handle_resolved(
                         self.now,
@@ -285,6 +299,7 @@ impl Bench {
                     message.id().unwrap_or("-")
                 )),
                 Output::Doubt => self.said.push("doubt".to_owned()),
+                Output::TakeSnapshot(request) => self.snapshots.push(*request),
                 Output::Poke
                 | Output::Stored { .. }
                 | Output::Torn
@@ -359,11 +374,14 @@ impl Bench {
     }
 
     fn subscribe(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
+        let binding = r#"{"event":"*","schema":"public","table":"*"}"#;
+        self.subscribe_to(connection, claims, grace, binding);
+    }
+
+    fn subscribe_to(&mut self, connection: u64, claims: Arc<Claims>, grace: bool, binding: &str) {
         let outbox = Arc::new(Outbox::new());
         self.outboxes.insert(connection, Arc::clone(&outbox));
-        let json =
-            RawValue::from_string(r#"{"event":"*","schema":"public","table":"*"}"#.to_owned())
-                .unwrap();
+        let json = RawValue::from_string(binding.to_owned()).unwrap();
         let bindings = vec![RequestedBinding { id: 7, json }];
         let command = Command::Subscribe {
             connection,
@@ -405,7 +423,15 @@ impl Bench {
                     notice: Notice::Subscribed,
                     ..
                 } => "subscribed".to_owned(),
+                Posting::Notice {
+                    notice: Notice::SnapshotComplete,
+                    ..
+                } => "complete".to_owned(),
                 Posting::Notice { notice, .. } => format!("{notice:?}"),
+                Posting::Kept(run) => {
+                    let payload = run.kept.read(run.first, 1).unwrap().remove(0);
+                    format!("SNAPSHOT {}", std::str::from_utf8(&payload).unwrap())
+                }
                 Posting::Run(run) => {
                     let payload = self.log.read(run.part, run.first, 1).unwrap().remove(0);
                     let data: Value = serde_json::from_slice(&payload).unwrap();

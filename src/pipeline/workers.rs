@@ -16,11 +16,12 @@ use super::Options;
 use super::conductor::{Ask, Horizon, Resolve};
 use super::knowledge::{self, Knowledge};
 use super::lane::LaneId;
+use super::snapshot::{Place, SnapshotOutcome, SnapshotRequest, Taker};
 use super::standing::Pool;
 use crate::catalog::{self, Catalog, Watch};
 use crate::clock;
 use crate::database::Database;
-use crate::policy::{AskError, Asked, Asker};
+use crate::policy::{AskError, Asked, Asker, Identity};
 use crate::routing::{self, ResolveError, Subscription};
 use crate::shadow::{self, LoadRequest, LoadResult};
 
@@ -43,6 +44,13 @@ pub(super) enum Done {
     },
     /// A connection of the pool can take a question.
     Idle(Pool),
+    Snapshot {
+        ticket: u64,
+        identity: Identity,
+        outcome: SnapshotOutcome,
+    },
+    /// A connection can take a snapshot.
+    SnapshotIdle,
 }
 
 /// Where the conductor's wishes go. Every queue has room for all that the conductor can want at once.
@@ -50,23 +58,29 @@ pub(super) struct Workers {
     horizons: mpsc::Sender<()>,
     lookups: mpsc::Sender<Lookup>,
     shadows: mpsc::Sender<LoadRequest>,
-    questions: Vec<(Pool, Arc<Desk>)>,
+    questions: Vec<(Pool, Arc<Desk<Ask>>)>,
+    snapshots: Arc<Desk<Box<SnapshotRequest>>>,
 }
 
 /// The idle connections of a pool. The one that was idle for the shortest time is asked first: what it has cached is
 /// still at hand.
-#[derive(Default)]
-struct Desk(Mutex<Vec<mpsc::Sender<Ask>>>);
+struct Desk<T>(Mutex<Vec<mpsc::Sender<T>>>);
 
-impl Desk {
-    fn add(&self, worker: mpsc::Sender<Ask>) {
+impl<T> Default for Desk<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Desk<T> {
+    fn add(&self, worker: mpsc::Sender<T>) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(worker);
     }
 
-    fn take(&self) -> Option<mpsc::Sender<Ask>> {
+    fn take(&self) -> Option<mpsc::Sender<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 }
@@ -121,7 +135,19 @@ impl Workers {
         ));
         let (shadows, shadows_in) = mpsc::channel(QUEUE_MAX);
         if options.compile {
+            let publications = Arc::clone(&publications);
             tasks.spawn(worker("walcast shadow").load_shadows(shadows_in, publications));
+        }
+        let snapshots = Arc::new(Desk::default());
+        let place = Place {
+            publications,
+            compile: options.compile,
+            limits: options.snapshot_limits,
+            directory: options.log.directory.clone(),
+        };
+        for _ in 0..options.snapshot_connections.max(1) {
+            let desk = Arc::clone(&snapshots);
+            tasks.spawn(worker("walcast snapshots").take_snapshots(desk, place.clone()));
         }
         let mut questions = Vec::new();
         for pool in Pool::ALL {
@@ -137,6 +163,7 @@ impl Workers {
                 lookups,
                 shadows,
                 questions,
+                snapshots,
             },
             done_in,
         )
@@ -152,6 +179,12 @@ impl Workers {
 
     pub(super) fn load_shadow(&self, request: LoadRequest) {
         send(&self.shadows, request);
+    }
+
+    pub(super) fn take_snapshot(&self, request: Box<SnapshotRequest>) {
+        if let Some(worker) = self.snapshots.take() {
+            send(&worker, request);
+        }
     }
 
     pub(super) fn resolve(&self, resolve: Resolve) {
@@ -399,7 +432,46 @@ impl Worker {
         }
     }
 
-    async fn answer(self, pool: Pool, desk: Arc<Desk>) {
+    async fn take_snapshots(self, desk: Arc<Desk<Box<SnapshotRequest>>>, place: Place) {
+        let (requests, mut requests_in) = mpsc::channel(1);
+        while let Some(client) = self.connect().await {
+            let mut taker = match Taker::new(client, place.clone()).await {
+                Ok(taker) => taker,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot set up a session for snapshots");
+                    continue;
+                }
+            };
+            loop {
+                desk.add(requests.clone());
+                if !self.report(Done::SnapshotIdle).await {
+                    return;
+                }
+                let Some(Some(request)) = self.stop.run_until_cancelled(requests_in.recv()).await
+                else {
+                    return;
+                };
+                let (ticket, identity) = (request.ticket, request.identity.clone());
+                let take = taker.take(*request);
+                let Some((outcome, is_good)) = self.stop.run_until_cancelled(take).await else {
+                    return;
+                };
+                let done = Done::Snapshot {
+                    ticket,
+                    identity,
+                    outcome,
+                };
+                if !self.report(done).await {
+                    return;
+                }
+                if !is_good {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn answer(self, pool: Pool, desk: Arc<Desk<Ask>>) {
         let (asks, mut asks_in) = mpsc::channel(1);
         while let Some(client) = self.connect().await {
             let Ok(mut asker) = Asker::new(client).await else {

@@ -244,6 +244,8 @@ impl Channel {
             Notice::Subscribed
             | Notice::Refused(_)
             | Notice::Resync(_)
+            | Notice::SnapshotComplete
+            | Notice::SnapshotRefused(_)
             | Notice::PolicyTrouble(_) => self.pipeline_notice(wire, notice),
         }
     }

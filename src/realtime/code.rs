@@ -43,6 +43,10 @@ pub enum ErrorCode {
     MissingPartition,
     /// The join waited for its bindings in vain.
     PostgresChangesSubscribeTimeout,
+    /// More rows are there already than a join may get.
+    SnapshotTooLarge,
+    /// The rows that are there already could not be read.
+    SnapshotFailed,
     /// Anything else about a join.
     UnknownErrorOnChannel,
     /// Bindings were refused.
@@ -106,7 +110,7 @@ const fn entry(
 
 impl ErrorCode {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::TopicNameRequired,
         Self::MalformedJwt,
         Self::JwtSignatureError,
@@ -125,6 +129,8 @@ impl ErrorCode {
         Self::QueryCanceled,
         Self::MissingPartition,
         Self::PostgresChangesSubscribeTimeout,
+        Self::SnapshotTooLarge,
+        Self::SnapshotFailed,
         Self::UnknownErrorOnChannel,
         Self::UnableToSubscribeToPostgres,
         Self::RlsPolicyError,
@@ -209,7 +215,7 @@ impl ErrorCode {
                     "private channels need the table realtime.messages; run walcast setup",
                     "TEXT",
                 ],
-                "A private join without the table, or a join with `wait` whose bindings can never be served.",
+                "A private join without the table, a join with `wait` whose bindings can never be served, or a `snapshot` that is malformed.",
                 "Run `walcast setup`, or mend the binding that the text names.",
             ),
             Self::UnableToReplayMessages => entry(
@@ -292,6 +298,21 @@ impl ErrorCode {
                 &["Timed out after Nms waiting for the postgres_changes subscription"],
                 "A join with `wait` whose bindings were not in force in time.",
                 "None: clients try again. `/ready` says what is missing.",
+            ),
+            Self::SnapshotTooLarge => entry(
+                Join,
+                "SnapshotTooLarge",
+                &["more than LIMIT"],
+                "A join with `snapshot` whose rows are too many, too large, or take too long to read. A channel whose token \
+                came after its join is told so in a system message, and joins again.",
+                "Narrow it by `filter`, `select` or `limit`, or raise `WALCAST_SNAPSHOT_ROWS_MAX` and its relatives.",
+            ),
+            Self::SnapshotFailed => entry(
+                Join,
+                "SnapshotFailed",
+                &["Row-level security check failed (SQLSTATE)"],
+                "A join with `snapshot` for whose rows a policy raises or times out.",
+                "Mend the policy; `SQLSTATE` is Postgres's.",
             ),
             Self::UnknownErrorOnChannel => entry(
                 Join,

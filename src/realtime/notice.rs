@@ -43,6 +43,10 @@ pub enum Notice {
     Refused(String),
     /// Changes may have been lost; the channel must start over (protocol.md §11). Nothing further comes.
     Resync(ResyncReason),
+    /// All rows that were there already have been sent; every change that they did not contain follows.
+    SnapshotComplete,
+    /// The rows that were there already cannot be sent. Nothing further comes for the membership's bindings.
+    SnapshotRefused(SnapshotRefusal),
     /// Policies raise or time out for this identity, with this SQLSTATE; its changes of the table are withheld.
     PolicyTrouble(Box<str>),
 }
@@ -99,6 +103,38 @@ impl PresenceDiff {
 /// Who is present, as the JSON object of protocol.md §6.3: `{KEY:{"metas":[…]}}`. Shared by all who are told at once.
 #[derive(Clone, Debug)]
 pub struct PresenceState(pub Arc<str>);
+
+/// Why a subscriber does not get the rows that are there already; the text is part of the wire (protocol.md §11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotRefusal {
+    /// The wish cannot be understood.
+    Malformed(&'static str),
+    /// There is more than may be sent.
+    TooLarge(SnapshotLimit),
+    /// A policy raised or timed out, with this SQLSTATE.
+    Policy(Box<str>),
+}
+
+/// What was exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotLimit {
+    /// More rows.
+    Rows(u64),
+    /// More bytes of payloads.
+    Bytes(u64),
+    /// Reading them took longer.
+    Time(Duration),
+}
+
+impl fmt::Display for SnapshotLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows(rows) => write!(f, "more than {rows} rows"),
+            Self::Bytes(bytes) => write!(f, "more than {bytes} bytes"),
+            Self::Time(time) => write!(f, "more than {} ms", time.as_millis()),
+        }
+    }
+}
 
 /// Why a channel must start over; the text is part of the wire (protocol.md §11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -190,6 +190,13 @@ pub fn render_withheld(
     true
 }
 
+/// Marks the object that was appended last, and nothing after it, as a row of a snapshot.
+pub fn mark_snapshot(out: &mut Vec<u8>) {
+    if out.pop_if(|byte| *byte == b'}').is_some() {
+        out.extend_from_slice(b",\"snapshot\":true}");
+    }
+}
+
 /// What the pieces of one `data` object share.
 struct Writer<'a> {
     out: &'a mut Vec<u8>,

@@ -7,6 +7,7 @@ use crate::auth::TokenError;
 
 use super::code::ErrorCode;
 use super::join::JoinError;
+use super::notice::SnapshotRefusal;
 use super::request::AskError;
 
 /// Why a join is refused.
@@ -38,6 +39,8 @@ pub(super) enum Refusal {
     ReplayOnPublic,
     /// The bindings can never be served, and the join waited for them.
     Configuration(String),
+    /// The rows that are there already cannot be sent.
+    Snapshot(SnapshotRefusal),
     /// The join waited for its bindings in vain.
     SubscribeTimeout(Duration),
     /// The pipeline is not ready, or has to start over.
@@ -68,6 +71,11 @@ impl Refusal {
                 ErrorCode::UnableToReplayMessages
             }
             Self::Configuration(_) => ErrorCode::RealtimeDisabledForConfiguration,
+            Self::Snapshot(why) => match why {
+                SnapshotRefusal::Malformed(_) => ErrorCode::RealtimeDisabledForConfiguration,
+                SnapshotRefusal::TooLarge(_) => ErrorCode::SnapshotTooLarge,
+                SnapshotRefusal::Policy(_) => ErrorCode::SnapshotFailed,
+            },
             Self::SubscribeTimeout(_) => ErrorCode::PostgresChangesSubscribeTimeout,
             Self::Initializing => ErrorCode::InitializingProjectConnection,
             Self::Restarting => ErrorCode::RealtimeRestarting,
@@ -117,6 +125,13 @@ impl fmt::Display for Refusal {
             Self::ReplayParams => f.write_str("Replay params are not valid"),
             Self::ReplayOnPublic => f.write_str("Replay is not allowed for public channels"),
             Self::Configuration(text) => f.write_str(text),
+            Self::Snapshot(why) => match why {
+                SnapshotRefusal::Malformed(text) => f.write_str(text),
+                SnapshotRefusal::TooLarge(limit) => limit.fmt(f),
+                SnapshotRefusal::Policy(state) => {
+                    write!(f, "Row-level security check failed ({state})")
+                }
+            },
             Self::SubscribeTimeout(after) => write!(
                 f,
                 "Timed out after {}ms waiting for the postgres_changes subscription",
@@ -166,6 +181,7 @@ pub(super) fn expired(seconds_ago: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::realtime::notice::SnapshotLimit;
 
     #[test]
     fn the_texts_are_those_of_the_protocol() {
@@ -223,6 +239,20 @@ mod tests {
         check(
             Refusal::SubscribeTimeout(Duration::from_secs(15)),
             "PostgresChangesSubscribeTimeout: Timed out after 15000ms waiting for the postgres_changes subscription",
+        );
+        check(
+            Refusal::Snapshot(SnapshotRefusal::TooLarge(SnapshotLimit::Rows(10))),
+            "SnapshotTooLarge: more than 10 rows",
+        );
+        check(
+            Refusal::Snapshot(SnapshotRefusal::TooLarge(SnapshotLimit::Time(
+                Duration::from_millis(1500),
+            ))),
+            "SnapshotTooLarge: more than 1500 ms",
+        );
+        check(
+            Refusal::Snapshot(SnapshotRefusal::Policy("22012".into())),
+            "SnapshotFailed: Row-level security check failed (22012)",
         );
         check(
             Refusal::Initializing,

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::condition::{Condition, parse_conditions};
 use super::inspect::{Strings, Term};
 use super::pattern::Pattern;
+use super::snapshot::SnapshotWish;
 
 /// One element of a join's `postgres_changes`, parsed but not yet checked against the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Binding {
     pub select: Option<Box<[Box<str>]>>,
     /// Whether rows that an UPDATE moves out of sight or out of the filter are announced (protocol.md §11).
     pub left: bool,
+    /// The rows that are there already; `None` if only changes are asked for.
+    pub snapshot: Option<SnapshotWish>,
 }
 
 /// The `event` of a binding.
@@ -45,10 +48,16 @@ pub enum Event {
     Delete,
 }
 
-/// A binding that can never be served; the text is what the subscriber is told (protocol.md §4.5).
+/// A binding that can never be served; the text is what the subscriber is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BindingError(pub String);
+pub enum BindingError {
+    /// What every server refuses, in a system message or, where the join waits, as its error (protocol.md §4.5).
+    #[error("{0}")]
+    Parameters(String),
+    /// A malformed `snapshot`: a join error (protocol.md §11).
+    #[error("{0}")]
+    Snapshot(&'static str),
+}
 
 /// A binding as the join carried it.
 #[derive(Clone, Debug)]
@@ -91,28 +100,36 @@ impl Binding {
     pub fn parse(requested: &RequestedBinding) -> Result<Self, BindingError> {
         // Valid, but nested too deeply to be taken apart.
         let value: Value = serde_json::from_str(requested.json.get())
-            .map_err(|_depth| BindingError(format!("{NO_PARAMS}<redacted>")))?;
+            .map_err(|_depth| BindingError::Parameters(format!("{NO_PARAMS}<redacted>")))?;
         let Value::Object(object) = &value else {
-            return Err(BindingError(format!("{NO_PARAMS}{}", Term(&value))));
+            return Err(BindingError::Parameters(format!(
+                "{NO_PARAMS}{}",
+                Term(&value)
+            )));
         };
         let select = parse_select(object)?;
         let (schema, table, filter) = place(object).ok_or_else(|| no_params(object, &value))?;
         let conditions = match filter {
             None => Box::default(),
-            Some(filter) => parse_conditions(filter)
-                .map_err(|error| BindingError(format!("Error parsing `filter` params: {error}")))?,
+            Some(filter) => parse_conditions(filter).map_err(|error| {
+                BindingError::Parameters(format!("Error parsing `filter` params: {error}"))
+            })?,
         };
         if select.is_some() && (schema == "*" || table == "*") {
-            return Err(BindingError(WILDCARD_SELECT.to_owned()));
+            return Err(BindingError::Parameters(WILDCARD_SELECT.to_owned()));
         }
+        let event = Event::parse(object.get("event"));
+        let inserts = matches!(event, Event::All | Event::Insert);
+        let snapshot = SnapshotWish::parse(object, inserts).map_err(BindingError::Snapshot)?;
         Ok(Self {
             id: requested.id,
-            event: Event::parse(object.get("event")),
+            event,
             schema: schema.into(),
             table: table.into(),
             conditions,
             select,
             left: object.get("left") == Some(&Value::Bool(true)),
+            snapshot,
         })
     }
 
@@ -155,9 +172,9 @@ const SELECT_LIST: &str = "Error parsing `select` params: expected a list of col
 fn no_params(object: &Map<String, Value>, value: &Value) -> BindingError {
     // Nobody's token may be repeated to whoever reads the channel's messages.
     if object.contains_key("user_token") || object.contains_key("auth_token") {
-        return BindingError(format!("{NO_PARAMS}<redacted>"));
+        return BindingError::Parameters(format!("{NO_PARAMS}<redacted>"));
     }
-    BindingError(format!("{NO_PARAMS}{}", Term(value)))
+    BindingError::Parameters(format!("{NO_PARAMS}{}", Term(value)))
 }
 
 /// Schema, table and filter; `None` where one of the three is present but no string, or a filter has no table.
@@ -184,7 +201,7 @@ fn parse_select(object: &Map<String, Value>) -> Result<Option<Box<[Box<str>]>>, 
                 .collect();
             Ok((!names.is_empty()).then_some(names))
         }
-        Some(Value::String(_)) => Err(BindingError(SELECT_LIST.to_owned())),
+        Some(Value::String(_)) => Err(BindingError::Parameters(SELECT_LIST.to_owned())),
         _ => Ok(None),
     }
 }

@@ -15,7 +15,7 @@ use crate::policy::Predicate;
 /// All conditions that one subscription puts on the rows of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
-    tests: Box<[Test]>,
+    pub(super) tests: Box<[Test]>,
 }
 
 /// Whether a row passes.

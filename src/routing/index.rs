@@ -294,6 +294,7 @@ mod tests {
         };
         vec![Subscription {
             id: 1,
+            snapshot: None,
             left: false,
             event,
             tables: HashMap::from([(ROOMS, filter)]),

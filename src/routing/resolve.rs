@@ -98,6 +98,7 @@ impl Resolver<'_> {
             event: binding.event,
             left: binding.left,
             tables: filters,
+            snapshot: binding.snapshot.clone(),
         })
     }
 
@@ -145,6 +146,18 @@ impl Resolver<'_> {
                     return Err(Trouble::Rule(format!("invalid column for select {name}")));
                 }
             }
+        }
+        let order = binding
+            .snapshot
+            .as_ref()
+            .and_then(|wish| wish.order.as_ref());
+        if let Some(order) = order
+            && readable(table, access, &order.column).is_none()
+        {
+            return Err(Trouble::Rule(format!(
+                "invalid column for order {}",
+                order.column
+            )));
         }
         Ok(TableFilter {
             filter: Filter::new(tests),

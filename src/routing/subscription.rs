@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Event, Filter, Match};
+use super::{Event, Filter, Match, SnapshotWish};
 use crate::catalog::Table;
 use crate::change::{Change, ChangeKind, Datum, Oid, OldKind};
 
@@ -17,6 +17,8 @@ pub struct Subscription {
     pub left: bool,
     /// The published tables that the binding names, by `pg_class.oid`. Never empty.
     pub tables: HashMap<Oid, TableFilter>,
+    /// The rows that are there already are asked for as well. Its column is one of every table, and the role may read it.
+    pub snapshot: Option<SnapshotWish>,
 }
 
 /// What a subscription wants of one table.
@@ -353,6 +355,7 @@ mod tests {
                 event,
                 left,
                 tables: HashMap::new(),
+                snapshot: None,
             };
             assert_eq!(subscription.wants_left(), expected, "{event:?}");
         }
@@ -385,6 +388,7 @@ mod tests {
                 event,
                 left: true,
                 tables: HashMap::new(),
+                snapshot: None,
             };
             assert_eq!(
                 changes.each_ref().map(|kind| subscription.wants(kind)),

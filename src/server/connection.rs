@@ -24,7 +24,7 @@ use super::record;
 use super::websocket::{self, WebSocket};
 use crate::auth::Claims;
 use crate::clock;
-use crate::log::{Outbox, Posting, Run};
+use crate::log::{Gone, Outbox, Posting};
 use crate::messages::{Reply, Request};
 use crate::pipeline::{Command, Reader};
 use crate::realtime::{Ask, Frame, Input, Notice, Now, Opening, Output, Socket, Version};
@@ -101,7 +101,10 @@ enum Event {
 
 /// Payloads that were read and not yet sent.
 struct Reading {
-    run: Run,
+    membership: u32,
+    ids: Arc<str>,
+    /// The last of them is the last of its transaction.
+    last: bool,
     payloads: Vec<Bytes>,
     next: usize,
 }
@@ -381,23 +384,33 @@ impl Connection {
                 Some(Posting::Notice { membership, notice }) => {
                     self.handle_at(now, Input::Notice { membership, notice });
                 }
-                Some(Posting::Run(run)) => self.read(run),
+                Some(Posting::Run(run)) => {
+                    let log = &self.server.services.pipeline.log;
+                    let payloads = log.read(run.part, run.first, run.count);
+                    self.take_payloads(payloads, run.membership, run.ids, run.last);
+                }
+                Some(Posting::Kept(run)) => {
+                    let payloads = run.kept.read(run.first, run.count);
+                    self.take_payloads(payloads, run.membership, run.ids, false);
+                }
             }
         }
         record::deliveries(&self.server.metrics, self.socket.take_deliveries());
     }
 
-    fn read(&mut self, run: Run) {
-        match self
-            .server
-            .services
-            .pipeline
-            .log
-            .read(run.part, run.first, run.count)
-        {
+    fn take_payloads(
+        &mut self,
+        payloads: Result<Vec<Bytes>, Gone>,
+        membership: u32,
+        ids: Arc<str>,
+        last: bool,
+    ) {
+        match payloads {
             Ok(payloads) => {
                 self.reading = Some(Reading {
-                    run,
+                    membership,
+                    ids,
+                    last,
                     payloads,
                     next: 0,
                 });
@@ -424,10 +437,10 @@ impl Connection {
         let (fit, later) = rest.split_at_checked(fitting).unwrap_or((rest, &[]));
         let done = later.is_empty();
         let changes = Input::Changes {
-            membership: reading.run.membership,
-            ids: &reading.run.ids,
+            membership: reading.membership,
+            ids: &reading.ids,
             payloads: fit,
-            last: reading.run.last && done,
+            last: reading.last && done,
         };
         self.handle_at(now, changes);
         if !done {

@@ -239,6 +239,17 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle, rooms: Sizes) {
             raise(&metrics.verdicts.get_or_create(&verdict), count);
         }
     }
+    let snapshots = totals.snapshots;
+    for (result, count) in [
+        ("taken", snapshots.taken),
+        ("too_large", snapshots.too_large),
+        ("failed", snapshots.failed),
+        ("repeated", snapshots.repeated),
+    ] {
+        raise(&metrics.snapshots.get_or_create(&Outcome { result }), count);
+    }
+    raise(&metrics.snapshot_rows, snapshots.rows);
+    metrics.snapshot_bytes.set(gauge(totals.snapshot_bytes));
     metrics.shadow_tables.set(size(totals.shadow.trusted));
     metrics.shadow_rows.set(size(totals.shadow.rows));
     metrics.shadow_bytes.set(size(totals.shadow.bytes));

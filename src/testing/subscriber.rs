@@ -96,6 +96,28 @@ impl Subscriber {
         Self::join_on(socket, "realtime:room", token, bindings).await
     }
 
+    /// As [`Self::join`]; `None` if the join or a binding is refused.
+    pub async fn try_join(port: u16, token: &str, bindings: &Value) -> Option<Self> {
+        let mut socket = Socket::connect(port, super::token::PUBLISHABLE_KEY, Version::V2).await;
+        let mut payload = join_payload(bindings, Some(token));
+        payload["config"]["postgres_changes_options"] = json!({"wait": true});
+        let join_ref = socket.next_reference();
+        socket
+            .send(
+                Some(&join_ref),
+                &join_ref,
+                "realtime:trial",
+                "phx_join",
+                &payload,
+            )
+            .await;
+        let reply = socket.reply(&join_ref).await.payload;
+        if reply["status"] != "ok" {
+            return None;
+        }
+        Some(Self::join(port, Some(token), bindings).await)
+    }
+
     /// As [`Self::join`], on a socket that exists.
     pub async fn join_on(
         mut socket: Socket,
@@ -137,6 +159,34 @@ impl Subscriber {
             .find(|frame| frame.event == "system" && frame.topic == topic)
             .await
             .payload
+    }
+
+    /// Everything that comes before `Snapshot complete`: the rows that were there when it joined.
+    ///
+    /// # Panics
+    ///
+    /// If what comes is no such row.
+    pub async fn snapshot(&mut self) -> Vec<Change> {
+        let mut rows = Vec::new();
+        loop {
+            let frame = self.socket.frame().await;
+            match frame.event.as_str() {
+                "postgres_changes" => {
+                    let row = parse_change(frame.payload);
+                    assert_eq!(row.data["snapshot"], true, "{row:?}");
+                    assert_eq!((row.kind(), row.last), ("INSERT", false), "{row:?}");
+                    rows.push(row);
+                }
+                "system" if frame.payload["message"] == "Snapshot complete" => {
+                    assert_eq!(frame.payload["status"], "ok");
+                    return rows;
+                }
+                "phx_error" | "phx_close" => {
+                    panic!("{}; told before: {:#?}", frame.raw, self.told)
+                }
+                _ => self.told.push(frame),
+            }
+        }
     }
 
     /// The next change; fences are passed over.

@@ -57,6 +57,19 @@ export async function onlyTheWantedEventsArrive () {
   assert.deepEqual((await deletes.settled()).map((change) => change.eventType), ['DELETE'])
 }
 
+export async function aSnapshotComesFirst () {
+  await say(ALICES, 'old')
+  await say(BOBS, 'of others')
+  const alice = await subscribe(await connectAs(tokenOf(ALICE)), { ...messages, snapshot: true })
+  const row = await alice.change()
+  assert.equal(row.eventType, 'INSERT')
+  assert.equal(row.new.content, 'old')
+  assert.equal(row.errors, null)
+  await alice.systems.until(({ message }) => message === 'Snapshot complete', 'the end of the snapshot')
+  await say(ALICES, 'new')
+  assert.deepEqual(contents(await alice.settled()), ['new'])
+}
+
 export async function filtersHold () {
   const cases = [
     ['id=eq.2', [2]],

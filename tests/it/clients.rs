@@ -123,6 +123,7 @@ scenarios! {
     both {
         inserts_updates_and_deletes_arrive = "insertsUpdatesAndDeletesArrive",
         only_the_wanted_events_arrive = "onlyTheWantedEventsArrive",
+        a_snapshot_comes_first = "aSnapshotComesFirst",
         filters_hold = "filtersHold",
         select_limits_columns = "selectLimitsColumns",
         wildcards_match = "wildcardsMatch",

@@ -34,6 +34,7 @@ mod private;
 mod rendering;
 mod replay;
 mod shadow;
+mod snapshot;
 mod subscribe;
 mod values;
 mod visibility;

@@ -1,18 +1,18 @@
 //! Lanes are entered and left, settled and bounded.
 
 use super::rows::routed_row;
+use super::snapshots::lane_key;
 use super::{
-    Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX, SLOW_LANE_ROWS_MAX, SWEEP_PAUSE,
+    Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PAUSED_LANE_BYTES_MAX, PAUSED_LANE_ROWS_MAX,
+    PENDING_MAX, SLOW_LANE_ROWS_MAX, SWEEP_PAUSE,
 };
-use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
+use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId};
 use crate::pipeline::old::OldRow;
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::{Desk, receives};
 use crate::pipeline::standing::Pool;
 use crate::pipeline::subscriber::{Grace, Subscriber, SubscriberId};
-use crate::policy::Identity;
 use crate::realtime::ResyncReason;
-use crate::routing::Binding;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,18 +22,7 @@ impl Conductor {
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
-        let uncertain = subscriber.is_uncertain().then(|| {
-            subscriber
-                .bindings
-                .iter()
-                .map(Binding::describe)
-                .collect::<String>()
-                .into()
-        });
-        let key = LaneKey {
-            identity: Identity::new(Arc::clone(&subscriber.claims)),
-            uncertain,
-        };
+        let key = lane_key(subscriber, subscriber.has_own_lane);
         subscriber.lane_since = number;
         let lane = *self.lane_ids.entry(key.clone()).or_insert(number);
         subscriber.lane = Some(lane);
@@ -227,6 +216,9 @@ impl Conductor {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
+        if lane.is_paused {
+            return self.check_paused_lane(id);
+        }
         let mut desk = Desk {
             log: &self.log,
             keys: &self.keys,
@@ -300,6 +292,22 @@ impl Conductor {
         {
             lane.keeping = lane.keeping.saturating_sub(1);
             self.note_busy(lane_id);
+        }
+    }
+
+    /// The stream does not wait for a snapshot.
+    fn check_paused_lane(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        let overflowed =
+            lane.queued_rows > PAUSED_LANE_ROWS_MAX || lane.queued_bytes > PAUSED_LANE_BYTES_MAX;
+        if overflowed {
+            lane.clear();
+        }
+        self.note_busy(id);
+        if overflowed {
+            self.resync_lane(id, ResyncReason::VerdictUnknown, None);
         }
     }
 

@@ -3,11 +3,12 @@
 use super::{Conductor, GRACE, Resolve};
 use crate::auth::Claims;
 use crate::change::Oid;
+use crate::log::Posting;
 use crate::pipeline::Command;
 use crate::pipeline::lane::LaneId;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
-use crate::realtime::{Notice, ResyncReason};
-use crate::routing::{Binding, Subscription};
+use crate::realtime::{Notice, ResyncReason, SnapshotRefusal};
+use crate::routing::{Binding, BindingError, Subscription};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,6 +34,13 @@ impl Conductor {
                 let until = if grace { now.checked_add(GRACE) } else { None };
                 let (bindings, refusal) = match parsed {
                     Ok(bindings) => (bindings.into(), None),
+                    Err(BindingError::Snapshot(text)) => {
+                        outbox.push(Posting::Notice {
+                            membership,
+                            notice: Notice::SnapshotRefused(SnapshotRefusal::Malformed(text)),
+                        });
+                        return self.advance(now);
+                    }
                     Err(error) => (Arc::default(), Some(error.to_string())),
                 };
                 let mut subscriber =
@@ -137,7 +145,7 @@ impl Conductor {
         id: SubscriberId,
         subscriptions: Vec<Subscription>,
     ) {
-        let owed = self.leave_lane(id);
+        let mut owed = self.leave_lane(id);
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
@@ -154,18 +162,28 @@ impl Conductor {
             new_token = !Arc::ptr_eq(&claims, &subscriber.claims);
             subscriber.claims = claims;
         }
+        // What was held back for a snapshot will be in the one that is taken instead.
+        let awaits = subscriber.snapshot.is_some();
+        if awaits {
+            owed.clear();
+        }
+        let announced = (subscriber.snapshot.as_ref()).is_none_or(|awaited| awaited.announced);
         match subscriber.phase {
             Phase::Resolving | Phase::Refused => {
+                subscriber.has_own_lane = subscriber.wants_snapshot();
                 subscriber.phase = Phase::Joining;
                 subscriber.joining_since = self.next_number;
                 self.joining.insert(id);
             }
             Phase::Joining => {}
-            Phase::Live if !new_token && same_tables => {}
+            Phase::Live if (!new_token && same_tables) || !announced => {}
             Phase::Live => subscriber.tell(Notice::Subscribed),
         }
         self.enter_lane(now, id);
         self.pay(now, id, owed, new_token);
+        if awaits {
+            self.want_snapshot(now, id);
+        }
     }
 
     pub(super) fn refuse(&mut self, id: SubscriberId, text: String) {
@@ -175,6 +193,7 @@ impl Conductor {
             return;
         };
         subscriber.subscriptions.clear();
+        subscriber.snapshot = None;
         subscriber.phase = Phase::Refused;
         subscriber.next_claims = None;
         subscriber.tell(Notice::Refused(text));

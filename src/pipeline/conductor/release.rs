@@ -7,7 +7,7 @@ use super::{
 };
 use crate::auth::Claims;
 use crate::catalog::Catalog;
-use crate::change::{Oid, Relation, TransactionPart};
+use crate::change::{Lsn, Oid, Relation, TransactionPart};
 use crate::pipeline::lane::{Item, Lane, LaneId};
 use crate::pipeline::messages::{broadcast_of, replayable};
 use crate::pipeline::old::Past;
@@ -241,15 +241,27 @@ impl Conductor {
             self.begin_joins(now, horizon);
         }
         let routed = self.routed();
-        while let Some((until, id)) = self.catching_up.pop_first() {
-            if until > routed {
-                self.catching_up.insert((until, id));
-                break;
-            }
-            if let Some(subscriber) = self.subscribers.get_mut(&id) {
+        let (subscribers, lanes) = (&mut self.subscribers, &self.lanes);
+        let passed = self.catching_up.iter().copied();
+        let mut passed: Vec<(Lsn, SubscriberId)> =
+            passed.take_while(|(until, _)| *until <= routed).collect();
+        passed.retain(|(until, id)| {
+            let Some(subscriber) = subscribers.get_mut(id) else {
+                return true;
+            };
+            // What was routed may still wait in the lane.
+            let lane = subscriber.lane.and_then(|lane| lanes.get(&lane));
+            let settled = lane.map_or(routed, |lane| lane.settled_before(routed));
+            let is_done = *until <= settled;
+            if is_done {
                 subscriber.joined = None;
             }
+            is_done
+        });
+        for done in passed {
+            self.catching_up.remove(&done);
         }
+        self.rejoin_lanes(now);
     }
 
     /// Subscriptions that were there when the query began are in force from its snapshot on.
@@ -259,6 +271,7 @@ impl Conductor {
         let begun = self.horizon_ticket;
         let subscribers = &mut self.subscribers;
         let catching_up = &mut self.catching_up;
+        let mut wanted = Vec::new();
         self.joining.retain(|id| {
             let Some(subscriber) = subscribers.get_mut(id) else {
                 return false;
@@ -269,9 +282,16 @@ impl Conductor {
             subscriber.phase = Phase::Live;
             subscriber.joined = Some((horizon.snapshot.clone(), horizon.insert_lsn));
             catching_up.insert((horizon.insert_lsn, *id));
-            subscriber.tell(Notice::Subscribed);
+            if subscriber.wants_snapshot() {
+                wanted.push(*id);
+            } else {
+                subscriber.tell(Notice::Subscribed);
+            }
             false
         });
+        for id in wanted {
+            self.want_snapshot(now, id);
+        }
         if !self.joining.is_empty() && unseen < u64::MAX && self.horizon_not_before.is_none() {
             self.horizon_not_before = now.checked_add(UNSEEN_PAUSE_MIN);
         }

@@ -81,6 +81,7 @@ fn knowledge() -> Box<Knowledge> {
         from: Lsn::ZERO,
         unset: HashSet::new(),
         searches_user: false,
+        prints: Arc::default(),
     })
 }
 

@@ -122,9 +122,7 @@ fn condition(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
         Node::Not(inner)
         | Node::IsTruth(inner, ..)
         | Node::Relabel(inner)
-        | Node::OfClaims(_, inner) => {
-            condition(inner, place, found)
-        }
+        | Node::OfClaims(_, inner) => condition(inner, place, found),
         Node::Call(call) | Node::Distinct(call, _) => {
             if let ([left, right], true) = (
                 call.arguments.as_slice(),

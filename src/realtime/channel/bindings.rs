@@ -8,7 +8,7 @@ use super::{Channel, Fate, Phase};
 use crate::realtime::Notice;
 use crate::realtime::code::ErrorCode;
 use crate::realtime::frame::{self, End, Status};
-use crate::realtime::notice::ResyncReason;
+use crate::realtime::notice::{ResyncReason, SnapshotRefusal};
 use crate::realtime::output::{Output, Tally};
 use crate::realtime::refusal::Refusal;
 use crate::realtime::wire::Wire;
@@ -55,6 +55,13 @@ impl Channel {
                 self.subscription = Subscription::None;
                 self.resync(wire, POSTGRES, reason)
             }
+            Notice::SnapshotComplete => {
+                if self.is_joined() {
+                    self.system(wire, POSTGRES, Status::Ok, "Snapshot complete");
+                }
+                Fate::Lives
+            }
+            Notice::SnapshotRefused(why) => self.snapshot_refused(wire, &why),
             Notice::PolicyTrouble(state) => {
                 if self.is_joined() {
                     self.policy_trouble(wire, &state);
@@ -150,6 +157,30 @@ impl Channel {
             self.follow_up(wire);
         }
         Fate::Lives
+    }
+
+    /// A join that waits for the snapshot is refused. A channel that is joined already, because its token came later, is told
+    /// and has to join again.
+    fn snapshot_refused(&mut self, wire: &mut Wire<'_>, why: &SnapshotRefusal) -> Fate {
+        if self.identified {
+            self.subscribe(wire, false);
+            return Fate::Lives;
+        }
+        self.subscription = Subscription::None;
+        let refusal = Refusal::Snapshot(why.clone());
+        if !self.is_joined() {
+            return self.refuse(wire, &refusal);
+        }
+        self.depart(wire);
+        match why {
+            SnapshotRefusal::Policy(state) => self.policy_trouble(wire, state),
+            SnapshotRefusal::Malformed(_) | SnapshotRefusal::TooLarge(_) => {
+                self.system(wire, POSTGRES, Status::Error, &refusal.to_string());
+                wire.count(refusal.code());
+            }
+        }
+        wire.end(&self.join_ref, &self.quoted, End::Error);
+        Fate::Ended
     }
 
     fn policy_trouble(&self, wire: &mut Wire<'_>, state: &str) {
