@@ -27,7 +27,7 @@ const IMPORTS: &str = "
     routing: change auth policy catalog database
     realtime: change topic auth routing catalog
     rooms: topic log realtime
-    messages: topic auth log database realtime
+    messages: change topic auth log database realtime
     messaging: change auth policy
     cluster: change topic log rooms
     pipeline: change topic auth database catalog replication log shadow policy routing realtime rooms
