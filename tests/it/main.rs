@@ -30,6 +30,7 @@ mod private;
 mod rendering;
 mod replay;
 mod shadow;
+mod since;
 mod subscribe;
 mod values;
 mod visibility;
