@@ -22,6 +22,7 @@ use crate::realtime::{Notice, ResyncReason};
 use crate::routing::{Binding, Event, Filter, RequestedBinding, Subscription, TableFilter};
 
 mod replay;
+mod resume;
 
 const MESSAGES: u32 = 100;
 const OPEN: u32 = 200;
@@ -43,6 +44,8 @@ struct Bench {
     next_xid: u32,
     /// Order of the next change of the transaction that is under way.
     next_order: u32,
+    /// Of the next join.
+    resume: Option<super::Resume>,
 }
 
 fn table(oid: u32, row_security: bool) -> Arc<Table> {
@@ -217,6 +220,11 @@ impl Bench {
 
     /// With or without the stream going through the shadow; the schema that plans need is never known.
     fn compiling(compile: bool) -> Self {
+        Self::begun(compile, Lsn::ZERO)
+    }
+
+    /// Begun when this was the end of the WAL.
+    fn begun(compile: bool, end: Lsn) -> Self {
         let log = Arc::new(Log::new(Limits {
             memory_bytes_max: 1 << 20,
             bytes_max: 2 << 20,
@@ -248,12 +256,13 @@ impl Bench {
             said: Vec::new(),
             next_xid: 100,
             next_order: 0,
+            resume: None,
         };
         bench.conductor.handle_connected(bench.now);
         bench.stream(StreamEvent::Started {
             epoch: Epoch(1),
             from: Lsn::ZERO,
-            end: Lsn::ZERO,
+            end,
         });
         bench
     }
@@ -383,6 +392,7 @@ impl Bench {
             claims,
             bindings,
             grace,
+            resume: self.resume.take(),
         };
         self.conductor.handle_command(self.now, command);
         self.turn();

@@ -29,6 +29,7 @@ mod presence;
 mod private;
 mod rendering;
 mod replay;
+mod resume;
 mod shadow;
 mod since;
 mod subscribe;
