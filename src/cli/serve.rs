@@ -239,6 +239,7 @@ pub(super) fn slot_options(config: &Config) -> SlotOptions {
         // Only made use of where the server has them, and harmless where no standby does.
         failover: true,
         retained_wal_bytes_max: config.retained_wal_bytes_max,
+        trail_bytes_max: config.resume_wal_bytes_max,
     }
 }
 
@@ -280,6 +281,11 @@ fn pipeline_options(
             time_max: config.snapshot_timeout,
         },
         snapshot_spool_bytes_max: size(config.snapshot_spool_bytes_max),
+        state_directory: config.state_dir.clone(),
+        history: pipeline::HistoryLimits {
+            bytes_max: size(config.history_bytes_max),
+            age_max: config.history_age_max,
+        },
         broadcast_bytes_max: config.payload_bytes_max,
         broadcast_latency: metrics.broadcast_latency.clone(),
     }

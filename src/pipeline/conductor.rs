@@ -12,6 +12,8 @@ mod membership;
 mod permissions;
 mod questions;
 mod release;
+mod replay;
+mod resume;
 mod rows;
 mod snapshots;
 mod stream;
@@ -21,12 +23,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::addressees::Addressees;
+use super::history::{self, History};
 use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId, LaneKey};
 use super::ledger::Ledger;
 use super::locks::Locks;
 use super::messages::Unsendable;
 use super::part::memory_of;
+use super::sessions::Sessions;
 use super::settle::Settled;
 use super::snapshot::{SnapshotCounts, SnapshotRequest};
 use super::standing::{Breaker, Pool, Timeouts};
@@ -62,6 +66,8 @@ pub(super) struct Rules {
     pub(super) snapshot_bytes_max: usize,
     /// Bytes of the rows of all snapshots that sockets still read.
     pub(super) snapshot_allowance: Allowance,
+    /// Bounds of the recent past.
+    pub(super) history: history::Limits,
 }
 
 /// Rows that wait in one sound lane before the stream waits for it.
@@ -204,7 +210,10 @@ enum Waiting {
     },
     /// Concerns no subscriber; only plans may look into its tables. Waits for nothing but what is before it, so that it
     /// is never the first of what waits.
-    Silent(TransactionPart),
+    Silent {
+        part: TransactionPart,
+        is_whole: bool,
+    },
     Skipped {
         commit: Arc<Commit>,
         relations: Vec<Oid>,
@@ -214,14 +223,14 @@ enum Waiting {
 impl Waiting {
     fn commit(&self) -> &Arc<Commit> {
         match self {
-            Self::Part { part, .. } | Self::Silent(part) => &part.commit,
+            Self::Part { part, .. } | Self::Silent { part, .. } => &part.commit,
             Self::Skipped { commit, .. } => commit,
         }
     }
 
     fn size(&self) -> usize {
         match self {
-            Self::Part { part, .. } | Self::Silent(part) => {
+            Self::Part { part, .. } | Self::Silent { part, .. } => {
                 memory_of(part.size, part.changes.len())
             }
             Self::Skipped { .. } => 1,
@@ -308,11 +317,29 @@ pub(super) struct Conductor {
     learn_at: Option<Instant>,
     /// When plans that nobody needs are looked for.
     sweep_at: Option<Instant>,
+    history: History,
+    /// Those who go through the past, in turn.
+    replaying: VecDeque<SubscriberId>,
+    /// Those who have, and are not done with it.
+    rejoining: VecDeque<SubscriberId>,
+    /// The next turn.
+    replay_at: Option<Instant>,
+    /// Who may come back.
+    sessions: Sessions,
+    /// When connections last answered, while that is asked.
+    answered: HashMap<u64, Instant>,
+    /// Whatever committed here or later did so under the catalog at hand.
+    catalog_from: Option<Lsn>,
+    /// No commit that is visible to us starts after this.
+    wal_end: Lsn,
+    /// Broadcasts of earlier commits were said before this process began, or concerned nobody.
+    says_from: Option<Lsn>,
 }
 
 impl Conductor {
     pub(super) fn new(rules: Rules, log: Arc<Log>) -> Self {
         let idle = rules.connections.clone();
+        let history = rules.history;
         let verdicts = Verdicts::new(rules.compile, rules.shadow_bytes_max);
         let allowance = rules.snapshot_allowance.clone();
         let snapshots = snapshots::Snapshots::new(allowance, rules.snapshot_bytes_max);
@@ -370,6 +397,15 @@ impl Conductor {
             snapshots,
             learn_at: None,
             sweep_at: None,
+            history: History::new(history),
+            replaying: VecDeque::new(),
+            rejoining: VecDeque::new(),
+            replay_at: None,
+            sessions: Sessions::default(),
+            answered: HashMap::new(),
+            catalog_from: None,
+            wal_end: Lsn::ZERO,
+            says_from: None,
         }
     }
 
@@ -408,6 +444,16 @@ impl Conductor {
     /// Identities that needed no verdict: they are outside of a change's audience.
     pub(super) fn passed_over(&self) -> Judged {
         self.verdicts.passed_over()
+    }
+
+    /// Who may come back.
+    pub(super) fn sessions(&mut self) -> &mut Sessions {
+        &mut self.sessions
+    }
+
+    /// Bytes of recent transactions.
+    pub(super) fn history_bytes(&self) -> usize {
+        self.history.bytes()
     }
 
     /// The tables that compiled policies look into.
@@ -450,10 +496,20 @@ impl Conductor {
         let look = self.look_at.filter(|_| may_look && self.needs_catalog());
         let locks = self.locks.next_timeout();
         let room = self.snapshots.next_timeout();
-        [grace, horizon, poke, look, locks, room, self.sweep_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let replay = self.replay_at;
+        [
+            grace,
+            horizon,
+            poke,
+            look,
+            locks,
+            room,
+            self.sweep_at,
+            replay,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The promised time came.
@@ -480,6 +536,7 @@ impl Conductor {
         if self.sweep_at.is_some_and(|time| time <= now) {
             self.sweep(now);
         }
+        self.replay(now);
         self.advance(now);
     }
 
@@ -516,6 +573,8 @@ impl Conductor {
         self.expire_pending(now);
         self.log.settle();
         self.request_snapshots(now);
+        let (in_memory, _) = self.log.bytes();
+        self.history.bound(now, in_memory);
         self.ask_what_is_ready();
         self.confirm();
     }

@@ -43,7 +43,8 @@ pub(super) struct LaneKey {
     pub(super) identity: Identity,
     /// The bindings of subscribers whose filters are not certain.
     pub(super) uncertain: Option<Arc<str>>,
-    /// The one subscriber of a lane that nobody shares: its snapshot may hold what others' changes are merged with.
+    /// The one subscriber of a lane that nobody shares: what is outstanding there, of the past or beside a snapshot, must not be
+    /// merged with others' changes.
     pub(super) alone: Option<SubscriberId>,
 }
 
@@ -81,6 +82,8 @@ pub(super) struct Lane {
     open: HashMap<RowKey, u32>,
     /// Versions whose successor is to come.
     pub(super) pending: HashMap<RowKey, Pending>,
+    /// The subscriber has gone through the past up to this commit; `None` if there is nothing more to go through.
+    pub(super) replayed: Option<Lsn>,
 }
 
 /// SQLSTATE of a statement that its timeout ended.
@@ -108,6 +111,8 @@ pub(super) struct ItemRow {
     pub(super) change: u32,
     pub(super) state: RowState,
     pub(super) old: OldRow,
+    /// The row must be there with this content although no policy asks for it.
+    pub(super) must_exist: bool,
     pub(super) predicates: Box<[Predicate]>,
     pub(super) truths: Box<[bool]>,
 }
@@ -137,6 +142,8 @@ pub(super) enum RowState {
     Raised,
     /// Denied without being asked: the identity must not be, or the row cannot be found by key.
     Refused,
+    /// A DELETE of the past: told to those who were shown the row before.
+    IfShown,
 }
 
 impl ItemRow {
@@ -145,6 +152,7 @@ impl ItemRow {
             change,
             state,
             old: OldRow::Unknown,
+            must_exist: false,
             predicates: predicates.into(),
             truths: Box::default(),
         }
@@ -204,6 +212,7 @@ impl Lane {
             sitting: Sitting::default(),
             open: HashMap::new(),
             pending: HashMap::new(),
+            replayed: None,
         }
     }
 
@@ -390,7 +399,7 @@ impl Lane {
                     view,
                     &question.columns,
                     &row.predicates,
-                    policies_ask(change, view, self.key.identity.role()),
+                    row.must_exist || policies_ask(change, view, self.key.identity.role()),
                 ));
                 asking.rows.push((item.number, index));
                 row.state = RowState::Asked;
@@ -493,10 +502,13 @@ impl Lane {
 
     /// Every commit that starts before this is settled here, given that all before `routed` were routed.
     pub(super) fn settled_before(&self, routed: Lsn) -> Lsn {
+        // What a lane has of its own is settled for its only subscriber when the past is.
+        let is_alone = self.key.alone.is_some();
         self.queue
             .iter()
-            .find(|item| item.only.is_none())
-            .map_or(routed, |item| item.part.commit.lsn)
+            .find(|item| is_alone || item.only.is_none())
+            .map_or(self.replayed.unwrap_or(routed), |item| item.part.commit.lsn)
+            .min(routed)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod addressees;
 mod conductor;
+mod history;
 mod knowledge;
 mod lane;
 mod ledger;
@@ -13,6 +14,9 @@ mod messages;
 mod old;
 mod part;
 mod permissions;
+mod positions;
+mod replay;
+mod sessions;
 mod settle;
 mod snapshot;
 #[cfg(feature = "testing")]
@@ -28,6 +32,7 @@ mod workers;
 mod tests;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +42,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Claims;
 use crate::catalog::Catalog;
-use crate::change::StreamEvent;
+use crate::change::{Cursor, StreamEvent};
 use crate::clock;
 use crate::database::Database;
 use crate::log::{Allowance, Limits, Log, Order, Outbox};
@@ -51,15 +56,18 @@ use crate::replication::stream::{Channels, Confirmed};
 use crate::rooms::Rooms;
 use crate::routing::RequestedBinding;
 use crate::shadow::Sizes;
+pub use history::Limits as HistoryLimits;
 pub use ledger::{TableWork, Work};
 pub use messages::Unsendable;
 pub use permissions::Reader;
+pub use sessions::{Acknowledged, Farewell, KeyHash, Place, Resume};
 pub use settle::Denied;
 pub use snapshot::{SnapshotCounts, SnapshotLimits};
 pub use state::{PlanState, PolicyState, ShadowState};
 pub use verdicts::Judged;
 
 use conductor::{Conductor, Counts, Output, Rules};
+use sessions::Record;
 use standing::{Pool, Timeouts};
 use workers::{Done, Workers};
 
@@ -81,6 +89,8 @@ pub enum Command {
         /// The join carried no token of its own: what its claims may not see is kept shortly for the token that may
         /// follow.
         grace: bool,
+        /// What it may go on by if it was here before.
+        resume: Option<Resume>,
     },
     /// The membership's token changed. Answered by [`Notice::Subscribed`] or [`Notice::Refused`].
     Identify {
@@ -101,6 +111,31 @@ pub enum Command {
         ticket: u32,
         /// By whom, and which.
         reader: Reader,
+    },
+    /// The peer of a connection has got so far. Also with no position: it answers.
+    Acknowledge {
+        /// The socket's number.
+        connection: u64,
+        /// What that means.
+        what: Acknowledged,
+        /// By membership.
+        positions: Vec<(u32, Cursor)>,
+    },
+    /// Memberships are to be told how far they are, by [`Notice::Mark`].
+    Mark {
+        /// The socket's number.
+        connection: u64,
+        /// The memberships' numbers.
+        memberships: Vec<u32>,
+    },
+    /// The socket is ending: its memberships may come back.
+    Park {
+        /// The socket's number.
+        connection: u64,
+        /// The memberships' numbers.
+        memberships: Vec<u32>,
+        /// How it ends.
+        farewell: Farewell,
     },
     /// The channel was left.
     Unsubscribe {
@@ -206,6 +241,8 @@ pub struct Totals {
     pub log_memory_bytes: u64,
     /// Bytes of payloads in the log's file.
     pub log_file_bytes: u64,
+    /// Bytes of recent transactions.
+    pub history_bytes: u64,
 }
 
 /// Settings of the pipeline.
@@ -221,6 +258,10 @@ pub struct Options {
     pub spool: SpoolOptions,
     /// Bounds of the log.
     pub log: Limits,
+    /// Bounds of the recent past.
+    pub history: HistoryLimits,
+    /// Where positions of those who may come back outlive the process; `None`: they do not.
+    pub state_directory: Option<PathBuf>,
     /// Connections for identities that are known to answer quickly.
     pub connections_proven: usize,
     /// Connections for identities that were not asked before.
@@ -317,9 +358,13 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         snapshot_bytes_max: usize::try_from(options.snapshot_limits.bytes_max)
             .unwrap_or(usize::MAX),
         snapshot_allowance: Allowance::new(options.snapshot_spool_bytes_max),
+        history: options.history,
     };
+    let mut conductor = Conductor::new(rules, Arc::clone(&log));
+    let positions = positions::start(options.state_directory.as_deref(), &mut conductor, tasks);
     let driver = Driver {
-        conductor: Conductor::new(rules, Arc::clone(&log)),
+        conductor,
+        positions,
         log: Arc::clone(&log),
         workers,
         done,
@@ -380,6 +425,8 @@ fn key_resolver(catalog: watch::Receiver<Arc<Catalog>>) -> KeyResolver {
 /// The conductor's task: hands in one input at a time and does what comes out.
 struct Driver {
     conductor: Conductor,
+    /// Where positions are written down.
+    positions: Option<mpsc::Sender<Vec<Record>>>,
     log: Arc<Log>,
     workers: Workers,
     done: mpsc::Receiver<Done>,
@@ -439,11 +486,31 @@ impl Driver {
                 self.conductor.go_on(clock::instant());
                 self.drain();
             }
+            self.write_down();
             self.report();
             burst = burst.saturating_add(1);
             if burst.is_multiple_of(BURST_MAX) {
                 tokio::task::yield_now().await;
             }
+        }
+        // How far the sockets had got that have just left.
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Acknowledge { .. } | Command::Park { .. } = command {
+                self.conductor.handle_command(clock::instant(), command);
+            }
+        }
+        self.write_down();
+    }
+
+    /// Hands over what has changed of the sessions; while there is no room it gathers.
+    fn write_down(&mut self) {
+        if !self.conductor.sessions().has_changed() {
+            return;
+        }
+        if let Some(positions) = &self.positions
+            && let Ok(room) = positions.try_reserve()
+        {
+            room.send(self.conductor.sessions().take_changed());
         }
     }
 
@@ -639,6 +706,7 @@ impl Driver {
             snapshot_bytes: count(snapshot_bytes),
             log_memory_bytes: count(memory),
             log_file_bytes: count(file),
+            history_bytes: count(self.conductor.history_bytes()),
         }
     }
 }

@@ -132,6 +132,7 @@ impl Desk<'_> {
                 self.deny(lane, item, row);
             }
             RowState::Left => self.leave(lane, item, row, view, earlier.as_ref()),
+            RowState::IfShown => self.delete_if_shown(lane, item, row, change, view, earlier),
             // Undecided rows cannot be here: the item would not have been popped.
             RowState::Tracked | RowState::Unasked | RowState::Asked => {}
         }
@@ -169,8 +170,9 @@ impl Desk<'_> {
             }
         }
         // The wire says so of all tables with row security, whoever reads them.
-        let key_only =
-            hides_old || (is_delete && view.table.row_security && !access.policies_apply);
+        let key_only = hides_old
+            || row.must_exist
+            || (is_delete && view.table.row_security && !access.policies_apply);
         let truths: Vec<(Predicate, bool)> = row
             .predicates
             .iter()
@@ -195,6 +197,7 @@ impl Desk<'_> {
         };
         let leaves = saw_old && !is_delete;
         let mut frames = 0_usize;
+        let keys = self.keys;
         let holding = std::mem::take(&mut lane.holding);
         let what = post.merged.unwrap_or(change);
         let interested = lane.interested(what, render_as == RenderAs::Insert);
@@ -202,6 +205,12 @@ impl Desk<'_> {
         for_receivers(&interested, item, self.subscribers, |subscriber| {
             let posted = holding.note(subscriber, |subscriber| {
                 let frames = subscriber.post(&post);
+                if item.only.is_some() && frames > 0 && !is_delete {
+                    let (_, key) = item.part.row_keys(keys, row.change);
+                    if let (Some(replay), Some(key)) = (&mut subscriber.replay, key) {
+                        replay.show(key);
+                    }
+                }
                 if leaves {
                     frames.saturating_add(subscriber.post_left(&post, false))
                 } else {
@@ -264,6 +273,29 @@ impl Desk<'_> {
             .settled
             .delivered
             .saturating_add(u64::try_from(frames).unwrap_or(u64::MAX));
+    }
+
+    /// A DELETE of the past. Nobody can say any more who saw the row.
+    fn delete_if_shown(
+        &mut self,
+        lane: &mut Lane,
+        item: &Item,
+        row: &ItemRow,
+        change: &Change,
+        view: &Arc<View>,
+        earlier: Option<Pending>,
+    ) {
+        let (key, _) = item.part.row_keys(self.keys, row.change);
+        let subscriber = item.only.and_then(|only| self.subscribers.get_mut(&only));
+        let replay = subscriber.and_then(|subscriber| subscriber.replay.as_mut());
+        let shown = replay
+            .zip(key)
+            .is_some_and(|(replay, key)| replay.take_shown(key));
+        if shown {
+            self.deliver(lane, item, row, change, view, earlier);
+        } else {
+            count(&mut self.settled.denied.delete);
+        }
     }
 
     fn withhold(
@@ -344,11 +376,12 @@ fn for_receivers(
 pub(super) fn receives(subscriber: &Subscriber, number: u64, only: bool, part: &Part) -> bool {
     let sees = |joined: &Snapshot| joined.sees(part.commit.xid);
     if only {
-        // Routed before; but a snapshot may have come meanwhile.
-        return !subscriber
-            .joined
-            .as_ref()
-            .is_some_and(|(joined, _)| sees(joined));
+        // Routed before; but a snapshot may have come meanwhile. Who goes through the past is given what is older.
+        return subscriber.replay.is_some()
+            || !subscriber
+                .joined
+                .as_ref()
+                .is_some_and(|(joined, _)| sees(joined));
     }
     number >= subscriber.lane_since && subscriber.is_open_to(part)
 }

@@ -97,6 +97,10 @@ impl Stand {
             broadcast_bytes_max: 1000,
             compile,
             shadow_bytes_max: 4 << 30,
+            history: super::history::Limits {
+                bytes_max: 1 << 20,
+                age_max: Duration::from_secs(60),
+            },
             snapshot_bytes_max: 0,
             snapshot_allowance: Allowance::new(0),
         };
@@ -118,6 +122,7 @@ impl Stand {
         let started = StreamEvent::Started {
             epoch: Epoch(1),
             from: Lsn::ZERO,
+            end: Lsn::ZERO,
         };
         stand.conductor.handle_stream(clock::instant(), started);
         stand.settle().await;
@@ -143,6 +148,7 @@ impl Stand {
             claims: claims_of(role, claims),
             bindings: vec![RequestedBinding { id: 1, json }],
             grace,
+            resume: None,
         };
         self.conductor.handle_command(clock::instant(), command);
         self.settle().await;

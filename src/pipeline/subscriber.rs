@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use super::lane::LaneId;
 use super::part::{Part, Place, Variant};
+use super::replay::Replay;
+use super::sessions::Resume;
 use super::snapshot::Awaited;
 use super::view::View;
 use crate::auth::Claims;
 use crate::catalog::{Access, Catalog};
-use crate::change::{Change, ChangeKind, Lsn, Snapshot};
+use crate::change::{Change, ChangeKind, Commit, Lsn, Snapshot};
 use crate::log::{Kept, KeptRun, Outbox, Posting, Run};
 use crate::policy::Predicate;
 use crate::realtime::Notice;
@@ -47,6 +49,10 @@ pub(super) struct Subscriber {
     /// Commits that this snapshot sees are older than the subscription; needed until the stream has passed the
     /// position.
     pub(super) joined: Option<(Snapshot, Lsn)>,
+    /// What it may go on by when it comes back.
+    pub(super) resume: Option<Resume>,
+    /// Its way through the past, until it is done with it.
+    pub(super) replay: Option<Box<Replay>>,
     pub(super) grace: Option<Grace>,
     /// The snapshot that it waits for.
     pub(super) snapshot: Option<Awaited>,
@@ -65,6 +71,8 @@ pub(super) enum Phase {
     Resolving,
     /// Waiting for a snapshot that marks the beginning.
     Joining,
+    /// Goes through the past; live changes come after it.
+    Replaying,
     /// Changes flow.
     Live,
     /// The bindings cannot be served for this role.
@@ -112,6 +120,8 @@ impl Subscriber {
             lane: None,
             lane_since: 0,
             joined: None,
+            resume: None,
+            replay: None,
             grace: grace.map(|until| Grace {
                 until,
                 kept: Vec::new(),
@@ -128,7 +138,10 @@ impl Subscriber {
     /// rest does not wait for the change that is held back.
     pub(super) fn tell(&mut self, notice: Notice) {
         match notice {
-            Notice::Resync(_) | Notice::Refused(_) | Notice::SnapshotRefused(_) => {
+            Notice::Resync(_)
+            | Notice::Refused(_)
+            | Notice::PositionRefused(_)
+            | Notice::SnapshotRefused(_) => {
                 if let Some(run) = self.held.take() {
                     self.outbox.push(Posting::Run(run));
                 }
@@ -143,12 +156,53 @@ impl Subscriber {
 
     /// Whether this part of a transaction may concern the subscriber at all.
     pub(super) fn is_open_to(&self, part: &Part) -> bool {
+        // Of a subscriber with a past, each binding has a beginning of its own.
         self.phase == Phase::Live
             && self.snapshot.as_ref().is_none_or(Awaited::is_running)
-            && self
-                .joined
-                .as_ref()
-                .is_none_or(|(snapshot, _)| !snapshot.sees(part.commit.xid))
+            && (self.replay.is_some() || self.is_after_join(&part.commit))
+    }
+
+    fn is_after_join(&self, commit: &Commit) -> bool {
+        let seen = |(snapshot, _): &(Snapshot, Lsn)| snapshot.sees(commit.xid);
+        !self.joined.as_ref().is_some_and(seen)
+    }
+
+    /// Whether a binding wants changes of where this one stands.
+    fn has_begun(&self, binding: u32, commit: &Commit, order: u32) -> bool {
+        let joined = self.joined.as_ref().map(|(snapshot, _)| snapshot);
+        self.replay
+            .as_ref()
+            .is_none_or(|replay| replay.wants(binding, commit, order, joined))
+    }
+
+    /// Whether a change of the past may be for any of the bindings.
+    pub(super) fn goes_through(&self, commit: &Commit, change: &Change) -> bool {
+        self.filters(change.relation.oid)
+            .any(|(subscription, _)| self.has_begun(subscription.id, commit, change.order))
+    }
+
+    /// Whether the change is of the past, and must be judged as such.
+    pub(super) fn is_past(&self, commit: &Commit, change: &Change) -> bool {
+        self.replay
+            .as_ref()
+            .is_some_and(|replay| replay.covers(commit, change.order))
+    }
+
+    /// Whether it was subscribed all the time that it goes through.
+    pub(super) fn was_subscribed(&self) -> bool {
+        self.replay
+            .as_ref()
+            .is_some_and(|replay| replay.was_subscribed)
+    }
+
+    /// Whether a change is held back because it may be the last of its transaction.
+    pub(super) const fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Payloads that its connection has still to take.
+    pub(super) fn posted(&self) -> u64 {
+        self.outbox.payloads()
     }
 
     /// The filters of this subscriber on one table.
@@ -305,9 +359,10 @@ impl Subscriber {
         let Some(change) = part.change(index).map(|(change, _)| change) else {
             return;
         };
-        let wanting = self
-            .filters(view.table.oid)
-            .filter(|(subscription, _)| subscription.wants(&change.kind));
+        let wanting = self.filters(view.table.oid).filter(|(subscription, _)| {
+            subscription.wants(&change.kind)
+                && self.has_begun(subscription.id, &part.commit, change.order)
+        });
         let ids: Vec<u32> = wanting.map(|(subscription, _)| subscription.id).collect();
         if ids.is_empty() {
             return;
@@ -315,11 +370,6 @@ impl Subscriber {
         if let Some(place) = part.place(log, index, variant) {
             self.hold(place, &ids);
         }
-    }
-
-    /// Whether a change is held back.
-    pub(super) const fn holds(&self) -> bool {
-        self.held.is_some()
     }
 
     /// No further change of the transaction comes: what is held was the last one.
@@ -404,7 +454,8 @@ impl Subscriber {
                 }
                 _ => subscription.wants(&change.kind),
             };
-            if !passes || !wanted {
+            let has_begun = self.has_begun(subscription.id, &post.part.commit, change.order);
+            if !passes || !wanted || !has_begun {
                 continue;
             }
             add_matched(&mut matched, table, subscription.id);

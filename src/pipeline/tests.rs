@@ -23,7 +23,10 @@ use crate::change::{
 use crate::log::{Allowance, Keeper, Limits, Log, Outbox, Posting};
 use crate::policy::{Answer, Asked, Found, Trouble};
 use crate::realtime::{Notice, ResyncReason};
-use crate::routing::{Event, Filter, RequestedBinding, Subscription, TableFilter};
+use crate::routing::{Binding, Event, Filter, RequestedBinding, Subscription, TableFilter};
+
+mod replay;
+mod resume;
 
 const MESSAGES: u32 = 100;
 const OPEN: u32 = 200;
@@ -48,6 +51,8 @@ struct Bench {
     next_xid: u32,
     /// Order of the next change of the transaction that is under way.
     next_order: u32,
+    /// Of the next join.
+    resume: Option<super::Resume>,
 }
 
 fn table(oid: u32, row_security: bool) -> Arc<Table> {
@@ -222,9 +227,14 @@ impl Bench {
 
     /// With or without the stream going through the shadow; the schema that plans need is never known.
     fn compiling(compile: bool) -> Self {
+        Self::begun(compile, Lsn::ZERO)
+    }
+
+    /// Begun when this was the end of the WAL.
+    fn begun(compile: bool, end: Lsn) -> Self {
         let log = Arc::new(Log::new(Limits {
             memory_bytes_max: 1 << 20,
-            bytes_max: 1 << 20,
+            bytes_max: 2 << 20,
             directory: std::env::temp_dir(),
         }));
         let allowance = Allowance::new(1 << 20);
@@ -241,6 +251,10 @@ impl Bench {
             shadow_bytes_max: 1 << 20,
             snapshot_bytes_max: 1 << 10,
             snapshot_allowance: allowance.clone(),
+            history: super::history::Limits {
+                bytes_max: 4 << 20,
+                age_max: Duration::from_secs(3600),
+            },
         };
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -254,11 +268,13 @@ impl Bench {
             said: Vec::new(),
             next_xid: 100,
             next_order: 0,
+            resume: None,
         };
         bench.conductor.handle_connected(bench.now);
         bench.stream(StreamEvent::Started {
             epoch: Epoch(1),
             from: Lsn::ZERO,
+            end,
         });
         bench
     }
@@ -274,21 +290,16 @@ impl Bench {
                         columns: None,
                     };
                     let tables = HashMap::from([(MESSAGES, filter.clone()), (OPEN, filter)]);
-                    let subscription = Subscription {
-                        id: 7,
+                    let subscription = |binding: &Binding| Subscription {
+                        id: binding.id,
                         event: Event::All,
                         left: false,
-                        tables,
-                        snapshot: resolve
-                            .bindings
-                            .first()
-                            .and_then(|binding| binding.snapshot.clone()),
+                        tables: tables.clone(),
+                        snapshot: binding.snapshot.clone(),
                     };
-                    self.conductor.handle_resolved(
-                        self.now,
-                        resolve.ticket,
-                        Ok(vec![subscription]),
-                    );
+                    let subscriptions = resolve.bindings.iter().map(subscription).collect();
+                    self.conductor
+                        .handle_resolved(self.now, resolve.ticket, Ok(subscriptions));
                 }
                 Output::Ask(ask) => self.asked.push(ask),
                 Output::TakeHorizon => self.wants_horizon = true,
@@ -375,14 +386,24 @@ impl Bench {
 
     fn subscribe(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
         let binding = r#"{"event":"*","schema":"public","table":"*"}"#;
-        self.subscribe_to(connection, claims, grace, binding);
+        self.subscribe_with(connection, claims, grace, binding);
     }
 
-    fn subscribe_to(&mut self, connection: u64, claims: Arc<Claims>, grace: bool, binding: &str) {
-        let outbox = Arc::new(Outbox::new());
-        self.outboxes.insert(connection, Arc::clone(&outbox));
+    fn subscribe_with(&mut self, connection: u64, claims: Arc<Claims>, grace: bool, binding: &str) {
         let json = RawValue::from_string(binding.to_owned()).unwrap();
         let bindings = vec![RequestedBinding { id: 7, json }];
+        self.subscribe_to(connection, claims, grace, bindings);
+    }
+
+    fn subscribe_to(
+        &mut self,
+        connection: u64,
+        claims: Arc<Claims>,
+        grace: bool,
+        bindings: Vec<RequestedBinding>,
+    ) {
+        let outbox = Arc::new(Outbox::new());
+        self.outboxes.insert(connection, Arc::clone(&outbox));
         let command = Command::Subscribe {
             connection,
             membership: 1,
@@ -390,6 +411,7 @@ impl Bench {
             claims,
             bindings,
             grace,
+            resume: self.resume.take(),
         };
         self.conductor.handle_command(self.now, command);
         self.turn();
@@ -451,6 +473,19 @@ impl Bench {
             });
         }
         read
+    }
+
+    /// The ids of the changes that the connection has been sent.
+    fn ids(&mut self, connection: u64) -> Vec<String> {
+        let outbox = Arc::clone(&self.outboxes[&connection]);
+        let postings = std::iter::from_fn(|| outbox.pop(1));
+        postings
+            .filter_map(|posting| match posting {
+                Posting::Run(run) => Some(run.ids.to_string()),
+                Posting::Kept(run) => Some(run.ids.to_string()),
+                Posting::Notice { .. } => None,
+            })
+            .collect()
     }
 
     /// Takes the only open question.
@@ -646,6 +681,7 @@ fn a_transaction_that_comes_again_after_a_reconnect_goes_on_where_it_was() {
     bench.stream(StreamEvent::Started {
         epoch: Epoch(1),
         from: Lsn::ZERO,
+        end: Lsn::ZERO,
     });
     bench.next_order = 0;
     bench.part(
@@ -842,11 +878,13 @@ fn another_epoch_makes_everybody_start_over() {
     bench.stream(StreamEvent::Started {
         epoch: Epoch(1),
         from: Lsn::ZERO,
+        end: Lsn::ZERO,
     });
     assert_eq!(bench.read(1), [""; 0], "a reconnect is no new epoch");
     bench.stream(StreamEvent::Started {
         epoch: Epoch(2),
         from: Lsn::ZERO,
+        end: Lsn::ZERO,
     });
     assert_eq!(
         bench.read(1),

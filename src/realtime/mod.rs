@@ -32,7 +32,8 @@ pub use exercise::{exercise, exercise_broadcast};
 pub use frame::Version;
 pub use input::{Input, Now};
 pub use notice::{
-    Notice, PresenceDiff, PresenceState, ResyncReason, SnapshotLimit, SnapshotRefusal,
+    Notice, PositionRefused, PresenceDiff, PresenceState, ResyncReason, SnapshotLimit,
+    SnapshotRefusal,
 };
 pub use output::{Deliveries, Frame, Output, Receives, RoomRequest, Tally};
 pub use rate::{Counted, PerSecond, Rate, Subject, Subjects};

@@ -153,6 +153,9 @@ impl Fixture {
                 outbox,
                 ..
             } => (format!("permit {membership}.{ticket}"), Some(outbox)),
+            Command::Acknowledge { .. } | Command::Mark { .. } | Command::Park { .. } => {
+                panic!("the socket has no resume ID")
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Lanes are entered and left, settled and bounded.
 
+use super::replay::restrict;
 use super::rows::routed_row;
 use super::snapshots::lane_key;
 use super::{
@@ -11,7 +12,7 @@ use crate::pipeline::old::OldRow;
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::{Desk, receives};
 use crate::pipeline::standing::Pool;
-use crate::pipeline::subscriber::{Grace, Subscriber, SubscriberId};
+use crate::pipeline::subscriber::{Grace, Phase, Subscriber, SubscriberId};
 use crate::realtime::ResyncReason;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,8 +23,13 @@ impl Conductor {
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
-        let key = lane_key(subscriber, subscriber.has_own_lane);
+        let alone = subscriber.has_own_lane || subscriber.replay.is_some();
+        let key = lane_key(subscriber, alone);
         subscriber.lane_since = number;
+        let replay = subscriber.replay.as_ref();
+        let replay = replay.filter(|_| subscriber.phase == Phase::Replaying);
+        let next = replay.and_then(|replay| self.history.get(replay.next).ok()?);
+        let replayed = next.map(|kept| kept.commit.lsn);
         let lane = *self.lane_ids.entry(key.clone()).or_insert(number);
         subscriber.lane = Some(lane);
         for subscription in &subscriber.subscriptions {
@@ -36,13 +42,15 @@ impl Conductor {
         let role = key.identity.role();
         self.verdicts
             .plan(&self.catalog, tables.map(|oid| (oid, role)));
-        if self.verdicts.follows_stream() {
+        if self.rules.compile {
             self.sweep_at = self.sweep_at.or_else(|| now.checked_add(SWEEP_PAUSE));
         }
-        self.lanes
+        let entered = self
+            .lanes
             .entry(lane)
-            .or_insert_with(|| Lane::new(key.clone()))
-            .enter(id, &self.subscribers);
+            .or_insert_with(|| Lane::new(key.clone()));
+        entered.enter(id, &self.subscribers);
+        entered.replayed = replayed;
         let holds = self.subscribers.get(&id).is_some_and(Subscriber::holds);
         if holds && self.unfinished.is_some() {
             // What it holds back may have been the last of that transaction.
@@ -160,12 +168,20 @@ impl Conductor {
             }
             let number = self.next_number;
             self.next_number = number.saturating_add(1);
+            let catalog_from = self.catalog_from;
             let rows = group.iter().filter_map(|(part, index)| {
                 let (change, view) = part.change(*index)?;
                 let row = (change, &**view, *index);
                 // The state before it is gone.
                 let mut saw = || OldRow::Unknown;
-                routed_row(now, lane, &[&*subscriber], row, false, &mut saw)
+                let mut row = routed_row(now, lane, &[&*subscriber], row, false, &mut saw)?;
+                if subscriber.is_past(&part.commit, change) {
+                    let access = view.table.access.get(lane.key.identity.role());
+                    let known = catalog_from.is_some_and(|from| part.commit.lsn >= from);
+                    let was_subscribed = subscriber.was_subscribed();
+                    restrict(&mut row, change, view, access, (known, was_subscribed));
+                }
+                Some(row)
             });
             let rows: Vec<ItemRow> = rows.collect();
             if ends || !rows.is_empty() {

@@ -6,9 +6,10 @@ use crate::change::Oid;
 use crate::log::Posting;
 use crate::pipeline::Command;
 use crate::pipeline::lane::LaneId;
+use crate::pipeline::replay::Replay;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
-use crate::realtime::{Notice, ResyncReason, SnapshotRefusal};
-use crate::routing::{Binding, BindingError, Subscription};
+use crate::realtime::{Notice, PositionRefused, ResyncReason, SnapshotRefusal};
+use crate::routing::{Binding, BindingError, RequestedBinding, Since, Subscription};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,13 +25,16 @@ impl Conductor {
                 claims,
                 bindings,
                 grace,
+                resume,
             } => {
                 let id = SubscriberId {
                     connection,
                     membership,
                 };
                 self.remove(id);
-                let parsed: Result<Vec<Binding>, _> = bindings.iter().map(Binding::parse).collect();
+                let requested = bindings;
+                let parsed: Result<Vec<Binding>, _> =
+                    requested.iter().map(Binding::parse).collect();
                 let until = if grace { now.checked_add(GRACE) } else { None };
                 let (bindings, refusal) = match parsed {
                     Ok(bindings) => (bindings.into(), None),
@@ -45,9 +49,21 @@ impl Conductor {
                 };
                 let mut subscriber =
                     Subscriber::new(id, outbox, Arc::clone(&claims), bindings, until);
+                let since = since(&requested);
+                // A snapshot says all that was missed.
+                let wishes = subscriber
+                    .bindings
+                    .iter()
+                    .any(|binding| binding.snapshot.is_some());
+                let resume = resume.filter(|_| !wishes);
+                subscriber.resume = resume;
                 if let Some(text) = refusal {
                     subscriber.phase = Phase::Refused;
                     subscriber.tell(Notice::Refused(text));
+                }
+                match since {
+                    Ok(since) => subscriber.replay = Replay::new(since, resume.is_some()),
+                    Err(refused) => return subscriber.tell(Notice::PositionRefused(refused)),
                 }
                 let refused = subscriber.phase == Phase::Refused;
                 self.subscribers.insert(id, subscriber);
@@ -81,6 +97,29 @@ impl Conductor {
                 ticket,
                 reader,
             } => outbox.push(self.permit(&reader, ticket, membership)),
+            Command::Acknowledge {
+                connection,
+                what,
+                positions,
+            } => self.acknowledge(now, connection, what, &positions),
+            Command::Mark {
+                connection,
+                memberships,
+            } => self.mark(connection, &memberships),
+            Command::Park {
+                connection,
+                memberships,
+                farewell,
+            } => {
+                for membership in memberships {
+                    let id = SubscriberId {
+                        connection,
+                        membership,
+                    };
+                    self.sessions.park(now, id, farewell);
+                    self.remove(id);
+                }
+            }
             Command::Unsubscribe {
                 connection,
                 membership,
@@ -162,6 +201,12 @@ impl Conductor {
             new_token = !Arc::ptr_eq(&claims, &subscriber.claims);
             subscriber.claims = claims;
         }
+        if new_token {
+            self.rebind_session(id);
+        }
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
         // What was held back for a snapshot will be in the one that is taken instead.
         let awaits = subscriber.snapshot.is_some();
         if awaits {
@@ -176,8 +221,8 @@ impl Conductor {
                 self.joining.insert(id);
             }
             Phase::Joining => {}
-            Phase::Live if (!new_token && same_tables) || !announced => {}
-            Phase::Live => subscriber.tell(Notice::Subscribed),
+            Phase::Replaying | Phase::Live if (!new_token && same_tables) || !announced => {}
+            Phase::Replaying | Phase::Live => subscriber.tell(Notice::Subscribed),
         }
         self.enter_lane(now, id);
         self.pay(now, id, owed, new_token);
@@ -202,6 +247,7 @@ impl Conductor {
     pub(super) fn remove(&mut self, id: SubscriberId) {
         self.leave_lane(id);
         self.joining.remove(&id);
+        self.sessions.end(id);
         let Some(subscriber) = self.subscribers.remove(&id) else {
             return;
         };
@@ -235,4 +281,14 @@ impl Conductor {
             self.resync(subscriber, reason);
         }
     }
+}
+
+/// From where on bindings want changes, by their numbers.
+fn since(bindings: &[RequestedBinding]) -> Result<Vec<(u32, Since)>, PositionRefused> {
+    let mut found = Vec::new();
+    for binding in bindings {
+        let since = Since::of(binding).map_err(|_neither| PositionRefused::Malformed)?;
+        found.extend(since.map(|since| (binding.id, since)));
+    }
+    Ok(found)
 }

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::auth::Claims;
 use crate::catalog::Catalog;
-use crate::change::{Lsn, Oid, Relation, TransactionPart};
+use crate::change::{Lsn, Oid, Relation};
+use crate::pipeline::history::Kept;
 use crate::pipeline::lane::{Item, Lane, LaneId};
 use crate::pipeline::messages::{broadcast_of, replayable};
 use crate::pipeline::old::Past;
@@ -75,6 +76,8 @@ impl Conductor {
             Some(_) if self.learns(now) => self.load_catalog(),
             Some(horizon) => {
                 self.verdicts.seen(&horizon.snapshot);
+                self.catalog_from.get_or_insert(horizon.insert_lsn);
+                self.wal_end = self.wal_end.max(horizon.insert_lsn);
                 self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
                 self.release = Some(Release {
                     horizon,
@@ -115,6 +118,9 @@ impl Conductor {
         };
         let before = std::mem::replace(&mut self.catalog, Arc::clone(&catalog));
         let first = !std::mem::replace(&mut self.has_catalog, true);
+        if before.fingerprint != catalog.fingerprint {
+            self.catalog_from = None;
+        }
         self.views.clear();
         if self.verdicts.renew(&catalog) {
             self.verdicts
@@ -122,8 +128,10 @@ impl Conductor {
         }
         self.look_at = self.look_at.or_else(|| now.checked_add(LOOK_PAUSE));
         let outdated = |subscriber: &&Subscriber| {
-            let resolved = matches!(subscriber.phase, Phase::Joining | Phase::Live)
-                || self.resolving.contains_key(&subscriber.ticket);
+            let resolved = matches!(
+                subscriber.phase,
+                Phase::Joining | Phase::Replaying | Phase::Live
+            ) || self.resolving.contains_key(&subscriber.ticket);
             resolved && (first || must_resolve(subscriber, &before, &catalog))
         };
         let outdated: Vec<(SubscriberId, Arc<Claims>)> = (self.subscribers.values())
@@ -190,18 +198,22 @@ impl Conductor {
             self.log.settle();
             let snapshot = &release.horizon.snapshot;
             let Some(waiting) = self.waiting.pop_front_if(|waiting| {
-                matches!(waiting, Waiting::Silent(_)) || snapshot.sees(waiting.commit().xid)
+                matches!(waiting, Waiting::Silent { .. }) || snapshot.sees(waiting.commit().xid)
             }) else {
                 break;
             };
             release.released = true;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.size());
             match waiting {
-                Waiting::Silent(part) => self.verdicts.apply(&part),
+                Waiting::Silent { part, is_whole } => {
+                    self.verdicts.apply(&part);
+                    self.keep(now, part, is_whole);
+                }
                 Waiting::Part { part, is_whole } => {
                     self.verdicts.apply(&part);
                     self.look_at_permissions(now, &part);
-                    let part = self.view_part(part, is_whole);
+                    let kept = self.keep(now, part, is_whole);
+                    let part = self.view_part(&kept);
                     // Before the lanes, which are none of their business.
                     let saying = Saying {
                         part: Arc::clone(&part),
@@ -214,6 +226,7 @@ impl Conductor {
                     self.verdicts.skipped(&commit, &relations);
                     self.look_at_skipped(now, &relations);
                     self.outputs.push_back(Output::Torn);
+                    self.history.cut(&commit);
                     self.skip(&relations);
                 }
             }
@@ -252,7 +265,7 @@ impl Conductor {
             // What was routed may still wait in the lane.
             let lane = subscriber.lane.and_then(|lane| lanes.get(&lane));
             let settled = lane.map_or(routed, |lane| lane.settled_before(routed));
-            let is_done = *until <= settled;
+            let is_done = subscriber.phase != Phase::Replaying && *until <= settled;
             if is_done {
                 subscriber.joined = None;
             }
@@ -272,6 +285,7 @@ impl Conductor {
         let subscribers = &mut self.subscribers;
         let catching_up = &mut self.catching_up;
         let mut wanted = Vec::new();
+        let mut from_the_past = Vec::new();
         self.joining.retain(|id| {
             let Some(subscriber) = subscribers.get_mut(id) else {
                 return false;
@@ -279,9 +293,13 @@ impl Conductor {
             if subscriber.joining_since > begun.min(unseen) {
                 return true;
             }
-            subscriber.phase = Phase::Live;
             subscriber.joined = Some((horizon.snapshot.clone(), horizon.insert_lsn));
             catching_up.insert((horizon.insert_lsn, *id));
+            if subscriber.replay.is_some() {
+                from_the_past.push(*id);
+                return false;
+            }
+            subscriber.phase = Phase::Live;
             if subscriber.wants_snapshot() {
                 wanted.push(*id);
             } else {
@@ -295,11 +313,14 @@ impl Conductor {
         if !self.joining.is_empty() && unseen < u64::MAX && self.horizon_not_before.is_none() {
             self.horizon_not_before = now.checked_add(UNSEEN_PAUSE_MIN);
         }
+        for id in from_the_past {
+            self.begin_replay(now, id);
+        }
     }
 
     pub(super) fn skip(&mut self, relations: &[Oid]) {
         let concerned = |subscriber: &&Subscriber| {
-            subscriber.phase == Phase::Live
+            matches!(subscriber.phase, Phase::Live | Phase::Replaying)
                 && (relations.is_empty() || relations.iter().any(|oid| subscriber.concerns(*oid)))
         };
         let concerned: Vec<SubscriberId> = self
@@ -315,7 +336,8 @@ impl Conductor {
 
     /// Says what the part's rows of `realtime.messages` say, up to `room` of them; returns what is left.
     fn say(&mut self, mut saying: Saying, room: &mut usize) -> Option<Saying> {
-        if self.catalog.messages.is_empty() {
+        let was_said = |from| saying.part.commit.lsn < from;
+        if self.catalog.messages.is_empty() || self.says_from.is_some_and(was_said) {
             return None;
         }
         let part = Arc::clone(&saying.part);
@@ -352,13 +374,13 @@ impl Conductor {
     }
 
     /// The part as the catalog of now sees it.
-    fn view_part(&mut self, part: TransactionPart, is_whole: bool) -> Arc<Part> {
-        let views: Vec<Option<Arc<View>>> = part
+    pub(super) fn view_part(&mut self, kept: &Kept) -> Arc<Part> {
+        let views: Vec<Option<Arc<View>>> = kept
             .changes
             .iter()
             .map(|change| self.view(&change.relation))
             .collect();
-        Arc::new(Part::new(part, is_whole, views, Arc::clone(&self.catalog)))
+        Arc::new(Part::new(kept, views, Arc::clone(&self.catalog)))
     }
 
     /// Hands a released part to the lanes that it concerns and that keep up; returns it with the others.

@@ -6,7 +6,7 @@ use crate::realtime::{SnapshotLimit, SnapshotRefusal};
 impl Bench {
     /// A subscriber with a snapshot, in force and waiting for it.
     fn await_snapshot(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
-        self.subscribe_to(
+        self.subscribe_with(
             connection,
             claims,
             grace,
@@ -329,7 +329,7 @@ fn room_for_rows_is_waited_for() {
 #[test]
 fn a_malformed_wish_is_told_as_such() {
     let mut bench = Bench::new();
-    bench.subscribe_to(
+    bench.subscribe_with(
         1,
         somebody("1"),
         false,

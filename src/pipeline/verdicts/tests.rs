@@ -9,6 +9,7 @@ use crate::catalog::{Access, Collation, Column as CatalogColumn, Published, Tabl
 use crate::change::{
     Epoch, Lsn, PgTime, Relation, RelationColumn, ReplicaIdentity, TupleBuilder, Xid,
 };
+use crate::pipeline::history::Kept;
 use crate::policy::schema::{Column, Policy, Role, Schema, Table};
 use crate::policy::value::{Kind, Type, Types, oid};
 use crate::shadow::Prints;
@@ -192,7 +193,7 @@ fn memo(catalog: &Arc<Catalog>, lsn: u64, open: Option<&str>, is_whole: bool) ->
         .tables
         .get(&MEMO)
         .map(|table| Arc::new(View::new(relation, Arc::clone(table))));
-    let part = TransactionPart {
+    let kept = Kept {
         commit: Arc::new(Commit {
             epoch: Epoch(1),
             lsn: Lsn::new(lsn),
@@ -200,11 +201,12 @@ fn memo(catalog: &Arc<Catalog>, lsn: u64, open: Option<&str>, is_whole: bool) ->
             time: PgTime(0),
             xid: Xid(u32::try_from(lsn).unwrap()),
         }),
-        changes: vec![change],
+        changes: Arc::new(vec![change]),
         size: 1,
         last: true,
+        is_whole,
     };
-    Part::new(part, is_whole, vec![view], Arc::clone(catalog))
+    Part::new(&kept, vec![view], Arc::clone(catalog))
 }
 
 struct Bench {

@@ -51,6 +51,16 @@ impl Channel {
                 Fate::Lives
             }
             Notice::Refused(text) => self.refused(wire, text),
+            Notice::PositionRefused(why) => {
+                self.subscription = Subscription::None;
+                self.depart(wire);
+                if !self.is_joined() {
+                    return self.refuse(wire, &Refusal::Position(why));
+                }
+                self.system(wire, POSTGRES, Status::Error, &why.to_string());
+                wire.end(&self.join_ref, &self.quoted, End::Error);
+                Fate::Ended
+            }
             Notice::Resync(reason) => {
                 self.subscription = Subscription::None;
                 self.resync(wire, POSTGRES, reason)
@@ -62,6 +72,12 @@ impl Channel {
                 Fate::Lives
             }
             Notice::SnapshotRefused(why) => self.snapshot_refused(wire, &why),
+            Notice::Unresumed(reason) => {
+                wire.push(Output::Record(Tally::Resync(reason)));
+                let message = format!("Resync required: {reason}");
+                self.system(wire, POSTGRES, Status::Error, &message);
+                Fate::Lives
+            }
             Notice::PolicyTrouble(state) => {
                 if self.is_joined() {
                     self.policy_trouble(wire, &state);
@@ -76,6 +92,9 @@ impl Channel {
             | Notice::Answered { .. }
             | Notice::Recheck(_)
             | Notice::Undecided { .. }
+            | Notice::Mark(_)
+            | Notice::Probe
+            | Notice::TakenOver
             | Notice::ReplicationReady(_) => Fate::Lives,
         }
     }
@@ -138,6 +157,7 @@ impl Channel {
             claims: Arc::clone(self.credentials.claims()),
             bindings: self.bindings.clone(),
             grace,
+            room: Arc::clone(&self.room),
         });
     }
 
