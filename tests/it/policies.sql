@@ -345,3 +345,15 @@ create function who() returns name language sql stable security definer as 'sele
 create policy p on note using (who() <> current_user and current_user in ('anon', 'authenticated'));
 -- policy: cross join and comma
 create policy p on note using (exists (select 1 from team t, member m where m.team_id = t.id and t.id = note.team_id and m.user_id = note.owner));
+-- policy: an estimate behind what the row may lack
+create policy p on note using (open or exists (select 1 from member m where m.user_id = coalesce(note.owner, auth.uid())));
+-- policy: an estimate in front of what the row may lack
+create policy p on note using (open or exists (select 1 from member m where m.user_id = coalesce(auth.uid(), note.owner)));
+-- policy: an estimate in a branch that the row decides
+create policy p on note using (open or exists (select 1 from member m where m.user_id = case when note.rank > 1 then auth.uid() else note.owner end));
+-- policy: no estimate in a branch that the claims decide
+create policy p on note using (open or exists (select 1 from member m where m.user_id = case when auth.role() = 'nobody' then auth.uid() else note.owner end));
+-- policy: an estimate beside a column of the row
+create policy p on note using (open or exists (select 1 from member m where m.role = note.word || auth.uid()::text));
+-- policy: no estimate of the row alone
+create policy p on note using (open or exists (select 1 from member m where m.active and split_part(note.word, '/', 1) = auth.uid()::text));

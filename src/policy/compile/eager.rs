@@ -3,20 +3,46 @@
 //! An error in one of them is an error of the whole statement, on any number of rows (rls-semantics.md §5).
 
 use crate::policy::ir::{Body, Expr, Node, Query, Source};
+use crate::policy::value::Value;
+
+/// Where a condition stands.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The values of parameters are known to the planner (PL/pgSQL).
+    parameters: bool,
+    /// How many queries further out the row is that a policy is about; `None`: there is none. Subqueries of policies are
+    /// never merged into what is around them, so that there the row is nothing that could be estimated.
+    row: Option<usize>,
+}
+
+impl Place {
+    fn inside(self) -> Self {
+        Self {
+            row: self.row.map(|row| row.saturating_add(1)),
+            ..self
+        }
+    }
+}
 
 /// What is evaluated ahead of a policy's expression.
 pub(super) fn of_expression(qual: &Expr, parameters: bool) -> Vec<Expr> {
     let mut found = Vec::new();
-    condition(qual, parameters, &mut found);
+    let row = Some(0);
+    condition(qual, Place { parameters, row }, &mut found);
     found
 }
 
-/// What is evaluated ahead of a query. `parameters`: their values are known to the planner (PL/pgSQL).
+/// What is evaluated ahead of a query of a function. `parameters`: their values are known to the planner (PL/pgSQL).
 pub(super) fn of_query(query: &Query, parameters: bool, found: &mut Vec<Expr>) {
+    let row = None;
+    of_inner(query, Place { parameters, row }, found);
+}
+
+fn of_inner(query: &Query, place: Place, found: &mut Vec<Expr>) {
     for with in &query.with {
-        of_query(&with.query, parameters, found);
+        of_inner(&with.query, place.inside(), found);
         if let Some((step, _)) = &with.recursive {
-            of_query(step, parameters, found);
+            of_inner(step, place.inside(), found);
         }
     }
     match &query.body {
@@ -24,90 +50,90 @@ pub(super) fn of_query(query: &Query, parameters: bool, found: &mut Vec<Expr>) {
             select
                 .from
                 .iter()
-                .for_each(|source| of_source(source, parameters, found));
+                .for_each(|source| of_source(source, place, found));
             select
                 .filter
                 .iter()
-                .for_each(|part| condition(part, parameters, found));
+                .for_each(|part| condition(part, place, found));
             for target in &select.targets {
-                inner_queries(target, parameters, found);
+                inner_queries(target, place, found);
             }
             if let Some(grouping) = &select.grouping {
                 grouping
                     .keys
                     .iter()
-                    .for_each(|key| inner_queries(key, parameters, found));
+                    .for_each(|key| inner_queries(key, place, found));
                 grouping
                     .having
                     .iter()
-                    .for_each(|part| condition(part, parameters, found));
+                    .for_each(|part| condition(part, place, found));
                 for aggregate in &grouping.aggregates {
                     let inside = aggregate.arguments.iter().chain(&aggregate.filter);
-                    inside.for_each(|part| inner_queries(part, parameters, found));
+                    inside.for_each(|part| inner_queries(part, place, found));
                 }
             }
         }
         Body::Union(left, right, _) | Body::Intersect(left, right) | Body::Except(left, right) => {
-            of_query(left, parameters, found);
-            of_query(right, parameters, found);
+            of_inner(left, place.inside(), found);
+            of_inner(right, place.inside(), found);
         }
         Body::Values(rows) => rows
             .iter()
             .flatten()
-            .for_each(|value| inner_queries(value, parameters, found)),
+            .for_each(|value| inner_queries(value, place, found)),
     }
 }
 
-fn of_source(source: &Source, parameters: bool, found: &mut Vec<Expr>) {
+fn of_source(source: &Source, place: Place, found: &mut Vec<Expr>) {
     match source {
         Source::Table(table) => {
             if let Some(policy) = &table.policy {
-                condition(policy, false, found);
+                let (parameters, row) = (false, Some(0));
+                condition(policy, Place { parameters, row }, found);
             }
         }
-        Source::Query { query, .. } => of_query(query, parameters, found),
+        Source::Query { query, .. } => of_inner(query, place.inside(), found),
         Source::With { .. } | Source::Set { .. } => {}
         Source::Join {
             left, right, on, ..
         } => {
-            on.iter()
-                .for_each(|part| condition(part, parameters, found));
-            of_source(left, parameters, found);
-            of_source(right, parameters, found);
+            on.iter().for_each(|part| condition(part, place, found));
+            of_source(left, place, found);
+            of_source(right, place, found);
         }
     }
 }
 
 /// Queries inside of an expression that is itself not estimated.
-fn inner_queries(expr: &Expr, parameters: bool, found: &mut Vec<Expr>) {
+fn inner_queries(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
     if let Some(query) = expr.subquery() {
-        of_query(query, parameters, found);
+        of_inner(query, place.inside(), found);
     }
     for child in expr.children() {
-        inner_queries(child, parameters, found);
+        inner_queries(child, place, found);
     }
 }
 
-fn condition(expr: &Expr, parameters: bool, found: &mut Vec<Expr>) {
+fn condition(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
     match &expr.node {
-        Node::And(parts) | Node::Or(parts) => parts
-            .iter()
-            .for_each(|part| condition(part, parameters, found)),
+        Node::And(parts) | Node::Or(parts) => {
+            parts.iter().for_each(|part| condition(part, place, found))
+        }
         Node::Not(inner) | Node::IsTruth(inner, ..) | Node::Relabel(inner) => {
-            condition(inner, parameters, found)
+            condition(inner, place, found)
         }
         Node::Call(call) | Node::Distinct(call, _) => {
             if let ([left, right], true) = (
                 call.arguments.as_slice(),
                 call.estimated || matches!(expr.node, Node::Distinct(..)),
             ) {
-                match (reads_rows(left), reads_rows(right)) {
-                    (true, false) => estimate(right, parameters, found),
-                    (false, true) => estimate(left, parameters, found),
+                match (reads_rows(left, place), reads_rows(right, place)) {
+                    (true, false) => estimate(right, place, found),
+                    (false, true) => estimate(left, place, found),
                     _ => {}
                 }
             }
-            inner_queries(expr, parameters, found);
+            inner_queries(expr, place, found);
         }
         Node::AnyArray {
             left,
@@ -116,44 +142,113 @@ fn condition(expr: &Expr, parameters: bool, found: &mut Vec<Expr>) {
             ..
         } => {
             if *estimated {
-                estimate(left, parameters, found);
-                estimate(right, parameters, found);
+                estimate(left, place, found);
+                estimate(right, place, found);
             }
-            inner_queries(expr, parameters, found);
+            inner_queries(expr, place, found);
         }
-        _ => inner_queries(expr, parameters, found),
+        _ => inner_queries(expr, place, found),
     }
 }
 
-fn reads_rows(expr: &Expr) -> bool {
+/// Whether an operand has rows that the planner could know statistics of.
+fn reads_rows(expr: &Expr, place: Place) -> bool {
+    let row = place.row.filter(|row| *row > 0);
     expr.any(&mut |expr, depth| match expr.node {
-        Node::Column { level, .. } | Node::WholeRow { level, .. } => level >= depth,
+        Node::Column { level, .. } | Node::WholeRow { level, .. } => {
+            level >= depth && Some(level.saturating_sub(depth)) != row
+        }
         _ => false,
     })
 }
 
 /// The largest parts that depend on nothing but claims and settings.
-fn estimate(expr: &Expr, parameters: bool, found: &mut Vec<Expr>) {
-    let depends = expr.any(&mut |expr, _| match &expr.node {
-        Node::Column { .. } | Node::WholeRow { .. } | Node::Grouped { .. } | Node::Slot(_) => true,
-        Node::Parameter(_) => !parameters,
-        Node::Call(call) => call.volatile,
-        Node::Routine { volatile, .. } => *volatile,
-        Node::Exists(_) | Node::Scalar(_) | Node::ArrayQuery(_) | Node::AnyQuery { .. } => true,
-        _ => false,
-    });
-    if !depends {
+fn estimate(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
+    if !depends(expr, place) {
         let trivial = matches!(expr.node, Node::Const(_) | Node::Parameter(_));
         if !trivial {
             found.push(expr.clone());
         }
         return;
     }
-    // Both branches of a CASE are not taken at once.
-    if matches!(expr.node, Node::Case(..) | Node::Coalesce(_)) {
+    match &expr.node {
+        Node::Coalesce(list) => of_coalesce(expr, list, place, found),
+        Node::Case(branches, otherwise) => {
+            of_case(expr, branches, otherwise.as_deref(), place, found);
+        }
+        _ => {
+            for child in expr.children() {
+                estimate(child, place, found);
+            }
+        }
+    }
+}
+
+fn depends(expr: &Expr, place: Place) -> bool {
+    expr.any(&mut |expr, _| match &expr.node {
+        Node::Column { .. } | Node::WholeRow { .. } | Node::Grouped { .. } | Node::Slot(_) => true,
+        Node::Parameter(_) => !place.parameters,
+        Node::Call(call) => call.volatile,
+        Node::Routine { volatile, .. } => *volatile,
+        Node::Exists(_) | Node::Scalar(_) | Node::ArrayQuery(_) | Node::AnyQuery { .. } => true,
+        _ => false,
+    })
+}
+
+/// The planner goes past arguments that it does not know, up to the first one that it finds a value for.
+fn of_coalesce(expr: &Expr, list: &[Expr], place: Place, found: &mut Vec<Expr>) {
+    let mut known = Vec::new();
+    for argument in list {
+        if depends(argument, place) {
+            estimate(argument, place, found);
+        } else {
+            known.push(argument.clone());
+        }
+    }
+    if !known.is_empty() {
+        let node = Node::Coalesce(known);
+        found.push(Expr {
+            node,
+            ..expr.clone()
+        });
+    }
+}
+
+/// The planner takes a branch if it knows the conditions up to there; behind one that it does not know, every branch.
+fn of_case(
+    expr: &Expr,
+    branches: &[(Expr, Expr)],
+    otherwise: Option<&Expr>,
+    place: Place,
+    found: &mut Vec<Expr>,
+) {
+    let results = branches.iter().map(|(_, result)| result).chain(otherwise);
+    if branches
+        .iter()
+        .any(|(condition, _)| depends(condition, place))
+    {
+        for part in results.chain(branches.iter().map(|(condition, _)| condition)) {
+            estimate(part, place, found);
+        }
         return;
     }
-    for child in expr.children() {
-        estimate(child, parameters, found);
-    }
+    let mut known = |result: &Expr| {
+        if !depends(result, place) {
+            return result.clone();
+        }
+        estimate(result, place, found);
+        Expr {
+            node: Node::Const(Value::Null),
+            ..result.clone()
+        }
+    };
+    let branches = branches
+        .iter()
+        .map(|(condition, result)| (condition.clone(), known(result)))
+        .collect();
+    let otherwise = otherwise.map(|result| Box::new(known(result)));
+    found.push(Expr {
+        node: Node::Case(branches, otherwise),
+        ..expr.clone()
+    });
 }
