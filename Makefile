@@ -1,7 +1,7 @@
 # Everything a developer does. Each target installs what is missing first (scripts/install).
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test bench lint
+.PHONY: help dev test oracle planted bench lint
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -13,6 +13,14 @@ dev: ## A private Postgres with demo data and a server before it
 test: ## All tests: unit, integration against real Postgres, stock clients in Node
 	scripts/install server clients
 	cargo test --locked
+
+oracle: ## Verdicts in the stream against Postgres itself, for WALCAST_ORACLE_SECONDS (60)
+	scripts/install server
+	WALCAST_ORACLE_SECONDS=$${WALCAST_ORACLE_SECONDS:-60} cargo test --release --locked --test it oracle:: -- --nocapture
+
+planted: ## Shows that the oracle sees bugs, by planting some in a copy of the tree
+	scripts/install server
+	tests/oracle/planted.sh
 
 bench: ## All benchmarks; each prints its figures and its peer
 	scripts/install server clients

@@ -22,6 +22,7 @@ mod isolation;
 mod limits;
 mod messages;
 mod operations;
+mod oracle;
 mod policies;
 mod policy_commands;
 mod policy_values;

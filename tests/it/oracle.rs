@@ -1,0 +1,81 @@
+//! Verdicts in the stream held against Postgres itself: generated tables, policies, functions, roles and claims, and
+//! transactions that change rows, memberships and policies. After each commit Postgres is asked for every verdict, as
+//! every subscriber, and each of them must have got exactly the changes that it says.
+//!
+//! `make oracle` runs it for a minute; `WALCAST_ORACLE_SECONDS` says how long, `WALCAST_ORACLE_SEED` repeats the dice of
+//! the first world, `WALCAST_ORACLE_IDENTITIES` says how many listen,
+//! `WALCAST_ORACLE_SAMPLES=1` shows verdicts that were stricter than Postgres', and `WALCAST_ORACLE_HISTORY` names a file for the
+//! statements that led to a difference.
+
+mod claims;
+mod conditions;
+mod dice;
+mod forms;
+mod judge;
+mod listener;
+mod model;
+mod report;
+mod rows;
+mod run;
+mod schema;
+mod transactions;
+
+use std::time::{Duration, Instant};
+
+use report::Tally;
+use run::World;
+
+/// How long one world lasts.
+const WORLD: Duration = Duration::from_secs(45);
+/// Differences after which no further world is begun.
+const DIFFERENCES_MAX: usize = 5;
+
+fn number_of(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap())
+}
+
+#[tokio::test]
+async fn verdicts_in_the_stream_are_those_of_postgres() {
+    let seconds = number_of("WALCAST_ORACLE_SECONDS", 24);
+    let first = number_of("WALCAST_ORACLE_SEED", rand::random::<u32>().into());
+    let identities = usize::try_from(number_of("WALCAST_ORACLE_IDENTITIES", 96)).unwrap();
+    println!(
+        "WALCAST_ORACLE_SECONDS={seconds} WALCAST_ORACLE_SEED={first} WALCAST_ORACLE_IDENTITIES={identities}"
+    );
+    let all = Duration::from_secs(seconds);
+    let world = WORLD.min(all / 2);
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    let mut seed = first;
+    while started.elapsed() < all && tally.differences.len() < DIFFERENCES_MAX {
+        let begun = Instant::now();
+        let mut one = World::start(seed, identities).await;
+        one.run(begun + world).await;
+        println!("seed {seed}: {}", one.tally);
+        for difference in &one.tally.differences {
+            println!("{difference}");
+        }
+        if std::env::var_os("WALCAST_ORACLE_SAMPLES").is_some() {
+            for sample in &one.tally.samples {
+                println!("stricter: {sample}");
+            }
+        }
+        tally.add(std::mem::take(&mut one.tally));
+        seed += 1;
+    }
+    println!("left to Postgres:\n{}", tally.refusals());
+    println!("all: {tally}");
+    assert!(tally.differences.is_empty(), "Postgres says otherwise");
+    assert!(
+        tally.compiled_percent() >= 40,
+        "Postgres was held against itself: {tally}"
+    );
+    assert!(
+        tally.allowed * 50 > tally.verdicts(),
+        "hardly anything was allowed: {tally}"
+    );
+    assert!(
+        tally.stricter * 2 < tally.allowed,
+        "raising is no excuse for so much: {tally}"
+    );
+}

@@ -1,0 +1,594 @@
+//! One world: a database from a seed, a server before it, listeners, and transactions one at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rustix::process::Signal;
+use serde_json::json;
+use tokio_postgres::Client;
+use tokio_util::task::TaskTracker;
+use walcast::database::Database;
+use walcast::testing::{App, AppOptions};
+
+use super::claims::{Identity, ROLES};
+use super::dice::Dice;
+use super::judge::{self, Answer, Comparison, Fault};
+use super::listener::Listener;
+use super::model::Model;
+use super::report::Tally;
+use super::rows::{self, Change};
+use super::schema::{self, HELPERS};
+use super::transactions::{self, Numbers, Script};
+
+/// Attempts at something that Postgres may refuse.
+const ATTEMPTS: usize = 6;
+/// How long plans and tables may take to be in memory.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Verdicts that are stricter than Postgres' and shown.
+const SAMPLES_MAX: usize = 2;
+/// Differences that are shown of one transaction.
+const SHOWN_MAX: usize = 4;
+
+/// Transactions of which the listeners have not been asked yet.
+struct Committed {
+    scripts: Vec<Script>,
+    /// Of all of them, in order.
+    changes: Vec<Change>,
+    answers: judge::Answers,
+}
+
+impl Committed {
+    /// Whether a listener was to see none of the versions of a row.
+    fn is_never_visible(&self, place: usize, number: usize) -> bool {
+        let key = |change: &Change| {
+            let row = change.new.as_ref().or(change.old.as_ref());
+            (change.table, row.map(|row| row.key.clone()))
+        };
+        let wanted = key(&self.changes[number]);
+        let answers = &self.answers[place];
+        (self.changes.iter().enumerate())
+            .filter(|(_, change)| key(change) == wanted)
+            .all(|(number, _)| answers.get(&number) != Some(&Answer::Visible))
+    }
+
+    fn new(listeners: usize) -> Self {
+        Self {
+            scripts: Vec::new(),
+            changes: Vec::new(),
+            answers: vec![HashMap::new(); listeners],
+        }
+    }
+}
+
+pub(super) struct World {
+    app: App,
+    dice: Dice,
+    numbers: Numbers,
+    /// Writes, and reads the catalogs.
+    writer: Client,
+    /// Asks as others.
+    asker: Client,
+    model: Model,
+    listeners: Vec<Listener>,
+    /// Is told of nothing but rows of `probe`.
+    probe: Listener,
+    probes: i64,
+    next_identity: usize,
+    /// What changed the schema, as far as it succeeded.
+    history: Vec<String>,
+    seed: u64,
+    pub(super) tally: Tally,
+}
+
+impl World {
+    pub(super) async fn start(seed: u64, identities: usize) -> Self {
+        let mut dice = Dice::new(seed);
+        let options = AppOptions {
+            schema: &format!("{} {}", schema::FRAME, schema::ASK),
+            environment: &[
+                ("WALCAST_VERDICTS", "compiled"),
+                ("WALCAST_QUESTION_TIMEOUT", "20s"),
+                ("WALCAST_LOG_LEVEL", "warn,walcast::pipeline::verdicts=info"),
+            ],
+            private: Some(&["fsync=off", "autovacuum=off"]),
+        };
+        let mut app = App::prepare(env!("CARGO_BIN_EXE_walcast"), &options).await;
+        let database = Database::parse(&app.cluster().url(&app.database)).unwrap();
+        let tracker = TaskTracker::new();
+        let writer = database.connect(&tracker, "oracle").await.unwrap();
+        let asker = database.connect(&tracker, "oracle").await.unwrap();
+        // By the key's index: otherwise it depends on the plan whether other rows are looked at, which may raise.
+        asker
+            .batch_execute("set enable_seqscan = off; set statement_timeout = '60s'")
+            .await
+            .unwrap();
+        let mut history = Vec::new();
+        let mut numbers = Numbers::default();
+        for statement in schema::tables(&mut dice) {
+            writer
+                .batch_execute(&statement)
+                .await
+                .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+            history.push(statement);
+        }
+        let mut model = Model::read(&writer, &ROLES).await;
+        for helper in HELPERS {
+            attempt(&writer, &mut history, || helper.create(&mut dice, &model)).await;
+        }
+        for statement in schema::row_security(&mut dice, &model) {
+            writer.batch_execute(&statement).await.unwrap();
+            history.push(statement);
+        }
+        for table in model.tables.iter().filter(|table| table.name != "bare") {
+            for _ in 0..1 + dice.below(3) {
+                let name = numbers.name(*dice.pick(&['a', 'k', 'z']));
+                attempt(&writer, &mut history, || {
+                    schema::policy(&mut dice, &model, table, &name)
+                })
+                .await;
+            }
+        }
+        for statement in transactions::first_rows(&mut dice, &model, &mut numbers) {
+            writer
+                .batch_execute(&statement)
+                .await
+                .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        }
+        model = Model::read(&writer, &ROLES).await;
+        app.server.spawn();
+        app.server.ready().await;
+        let port = app.server.port();
+        let expires_at = i64::try_from(
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_secs(),
+        )
+        .unwrap()
+            + 100_000;
+        let people: Vec<Identity> = (0..identities)
+            .map(|number| Identity::random(&mut dice, number, expires_at))
+            .collect();
+        let listeners = join_all(
+            people
+                .into_iter()
+                .map(|identity| Listener::join(port, identity, "app")),
+        )
+        .await;
+        let reader = Identity {
+            role: "authenticated",
+            claims: json!({"role": "authenticated", "exp": expires_at}),
+        };
+        let probe = Listener::join(port, reader, "probe").await;
+        Self {
+            app,
+            dice,
+            numbers,
+            writer,
+            asker,
+            model,
+            listeners,
+            probe,
+            probes: 0,
+            next_identity: identities,
+            history,
+            seed,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Transactions until the time is over, or something differs.
+    pub(super) async fn run(&mut self, end: Instant) {
+        self.settle().await;
+        while Instant::now() < end && self.tally.differences.is_empty() {
+            let script = self.schema_script();
+            self.transactions(vec![script]).await;
+            // The first ones come while the server reads the schema anew.
+            let settled = if self.dice.chance(75) { 1 } else { 4 };
+            for number in 0..2 + self.dice.below(7) {
+                if Instant::now() >= end || !self.tally.differences.is_empty() {
+                    break;
+                }
+                if number == settled {
+                    self.settle().await;
+                }
+                let count = if self.dice.chance(25) {
+                    2 + self.dice.below(3)
+                } else {
+                    1
+                };
+                let scripts = (0..count).map(|_| self.rows_script()).collect();
+                self.transactions(scripts).await;
+            }
+        }
+        let compiled = self.verdicts("compiled").await;
+        self.tally.compiled = compiled.iter().sum();
+        self.tally.asked = self.verdicts("postgres").await.iter().sum();
+        for reason in self.app.server.log().lines().filter_map(refusal) {
+            *self.tally.refusals.entry(reason).or_default() += 1;
+        }
+    }
+
+    /// Rows only, perhaps after a TRUNCATE.
+    fn rows_script(&mut self) -> Script {
+        let mut script = Script::default();
+        if self.dice.chance(4) {
+            let name = self
+                .dice
+                .pick(&["member", "team", "share", "profile", "logs"]);
+            script.first.push(format!("truncate app.{name}"));
+        }
+        script
+    }
+
+    /// A change of the schema, perhaps with rows.
+    fn schema_script(&mut self) -> Script {
+        let mut script = Script::default();
+        let count = 1 + self.dice.below(3);
+        for _ in 0..count {
+            let early = self.dice.chance(60);
+            let statement = if early && self.dice.chance(35) {
+                transactions::tables(&mut self.dice, &self.model, &mut self.numbers)
+            } else {
+                transactions::permissions(&mut self.dice, &self.model, &mut self.numbers)
+            };
+            let Some(statement) = statement else { continue };
+            if early {
+                script.first.push(statement);
+            } else {
+                script.last.push(statement);
+            }
+        }
+        script
+    }
+
+    /// Transactions, each with all verdicts on it. Of several the server hears only when all of them have committed.
+    async fn transactions(&mut self, scripts: Vec<Script>) {
+        let compiled = self.verdicts("compiled").await[2];
+        let asked = self.asked().await;
+        let is_burst = scripts.len() > 1;
+        if is_burst {
+            self.app.server.signal(Signal::STOP);
+        }
+        let mut committed = Committed::new(self.listeners.len());
+        for script in scripts {
+            self.commit(script, &mut committed).await;
+        }
+        if is_burst {
+            self.app.server.signal(Signal::CONT);
+        }
+        let number = self.app.fence().await;
+        let Committed {
+            changes, answers, ..
+        } = &committed;
+        let mut faults: Vec<(usize, Fault)> = Vec::new();
+        let mut away = Vec::new();
+        for (place, listener) in self.listeners.iter_mut().enumerate() {
+            let heard = listener.until(number).await;
+            let comparison = Comparison {
+                model: &self.model,
+                role: listener.identity.role,
+                changes,
+                answers: &answers[place],
+            };
+            for (number, change) in changes.iter().enumerate() {
+                if comparison.is_verdict(change) {
+                    self.tally.count(&answers[place][&number]);
+                }
+            }
+            if heard.is_late() {
+                // Postgres did not answer in time: denied, and to be told so. Nothing can be compared.
+                self.tally.late += 1;
+                away.push(place);
+                continue;
+            }
+            if let Some(reason) = &heard.ended {
+                let reason = format!("the channel has ended: {reason}");
+                faults.push((place, Fault::Wrong(None, reason)));
+                away.push(place);
+            }
+            let found = comparison.faults(&heard);
+            faults.extend(found.into_iter().map(|fault| (place, fault)));
+        }
+        if is_burst && self.asked().await > asked {
+            // Postgres answers for the present: versions that were superseded meanwhile are merged. What remains certain
+            // is that nobody gets a row of which no version was visible.
+            self.tally.merged += 1;
+            faults.retain(|(place, fault)| {
+                matches!(fault, Fault::Leaked(number) if committed.is_never_visible(*place, *number))
+            });
+        }
+        let stricter = self.excuse(changes, &mut faults, compiled).await;
+        if let Some(sample) = stricter
+            && self.tally.samples.len() < SAMPLES_MAX
+        {
+            let sample = self.report(&committed, &[sample]).await;
+            self.tally.samples.push(sample);
+        }
+        if !faults.is_empty() {
+            let report = self.report(&committed, &faults).await;
+            self.tally.differences.push(report);
+        }
+        for place in away {
+            let identity = self.listeners[place]
+                .identity
+                .renumbered(self.next_identity);
+            self.next_identity += 1;
+            self.listeners[place] = Listener::join(self.app.server.port(), identity, "app").await;
+        }
+    }
+
+    /// One transaction; Postgres is asked what everybody sees right after it.
+    async fn commit(&mut self, mut script: Script, committed: &mut Committed) {
+        let with_rows = !script.changes_schema() || self.dice.chance(60);
+        let Some(before) = self.write(&mut script, with_rows).await else {
+            self.tally.refused += 1;
+            return;
+        };
+        self.tally.schema_changes += u64::from(script.changes_schema());
+        self.tally.transactions += 1;
+        let after = rows::read(&self.writer, &self.model).await;
+        let changes = rows::changes(&before, &after);
+        let first = committed.changes.len();
+        let numbered: Vec<(usize, &Change)> = (first..).zip(&changes).collect();
+        let listeners = self.listeners.iter();
+        let people: Vec<&Identity> = listeners.map(|listener| &listener.identity).collect();
+        let answers = judge::ask(&self.asker, &self.model, &people, &numbered).await;
+        for (known, more) in committed.answers.iter_mut().zip(answers) {
+            known.extend(more);
+        }
+        committed.changes.extend(changes);
+        committed.scripts.push(script);
+    }
+
+    /// Runs a script; gives the rows as they were before its own changes of rows, and what ran. Nothing if Postgres refused.
+    async fn write(&mut self, script: &mut Script, with_rows: bool) -> Option<rows::Rows> {
+        self.writer.batch_execute("begin").await.unwrap();
+        for statement in &script.first {
+            if self.writer.batch_execute(statement).await.is_err() {
+                self.writer.batch_execute("rollback").await.unwrap();
+                return None;
+            }
+        }
+        if script.changes_schema() {
+            self.model = Model::read(&self.writer, &ROLES).await;
+        }
+        let before = rows::read(&self.writer, &self.model).await;
+        if with_rows {
+            let rids = rows::rids(&self.model, &before);
+            script.rows =
+                transactions::rows(&mut self.dice, &self.model, &rids, &mut self.numbers, true);
+        }
+        for statement in script.rows.iter().chain(&script.last) {
+            if self.writer.batch_execute(statement).await.is_err() {
+                self.writer.batch_execute("rollback").await.unwrap();
+                self.model = Model::read(&self.writer, &ROLES).await;
+                return None;
+            }
+        }
+        if self.writer.batch_execute("commit").await.is_err() {
+            self.model = Model::read(&self.writer, &ROLES).await;
+            return None;
+        }
+        if script.changes_schema() {
+            self.model = Model::read(&self.writer, &ROLES).await;
+            self.history
+                .extend(script.first.iter().chain(&script.last).cloned());
+        }
+        Some(before)
+    }
+
+    /// Takes away, and gives one of, what Postgres itself does not decide one way: where it depends on the plan whether a row raises, and where
+    /// a part of an OR raises that a lucky plan does not evaluate. Both only ever deny.
+    async fn excuse(
+        &mut self,
+        changes: &[Change],
+        faults: &mut Vec<(usize, Fault)>,
+        raised_before: u64,
+    ) -> Option<(usize, Fault)> {
+        if faults.is_empty() {
+            return None;
+        }
+        let doubtful: Vec<(usize, usize)> = faults
+            .iter()
+            .filter_map(|(place, fault)| match fault {
+                Fault::Missed(number) | Fault::Leaked(number) => Some((*place, *number)),
+                Fault::Wrong(..) => None,
+            })
+            .collect();
+        self.asker
+            .batch_execute("set enable_seqscan = on")
+            .await
+            .unwrap();
+        let mut again = BTreeMap::new();
+        for (place, number) in doubtful {
+            let identity = &self.listeners[place].identity;
+            let answers = judge::ask(
+                &self.asker,
+                &self.model,
+                &[identity],
+                &[(number, &changes[number])],
+            )
+            .await;
+            again.insert((place, number), answers[0].get(&number).cloned());
+        }
+        self.asker
+            .batch_execute("set enable_seqscan = off")
+            .await
+            .unwrap();
+        let mut excused = 0;
+        faults.retain(|(place, fault)| {
+            let depends = match fault {
+                Fault::Missed(number) => {
+                    matches!(again.get(&(*place, *number)), Some(Some(Answer::Raises(_))))
+                }
+                Fault::Leaked(number) => {
+                    matches!(again.get(&(*place, *number)), Some(Some(Answer::Visible)))
+                }
+                Fault::Wrong(..) => false,
+            };
+            excused += u64::from(depends);
+            !depends
+        });
+        self.tally.plan_dependent += excused;
+        let missed = faults.iter().filter(|(_, fault)| matches!(fault, Fault::Missed(number) if changes[*number].new.is_some())).count();
+        let missed = u64::try_from(missed).unwrap();
+        let raised = self.verdicts("compiled").await[2] - raised_before;
+        if missed > 0 && raised >= missed {
+            let is_stricter = |fault: &Fault| matches!(fault, Fault::Missed(number) if changes[*number].new.is_some());
+            self.tally.stricter += missed;
+            let sample = faults.iter().find(|(_, fault)| is_stricter(fault)).cloned();
+            faults.retain(|(_, fault)| !is_stricter(fault));
+            return sample;
+        }
+        None
+    }
+
+    async fn report(&self, committed: &Committed, faults: &[(usize, Fault)]) -> String {
+        let mut text = format!(
+            "seed {}, transaction {}: {} differences\n",
+            self.seed,
+            self.tally.transactions,
+            faults.len()
+        );
+        for (place, fault) in faults.iter().take(SHOWN_MAX) {
+            let identity = &self.listeners[*place].identity;
+            writeln!(text, "\n{fault:?} as {} {}", identity.role, identity.claims).unwrap();
+            let number = match fault {
+                Fault::Missed(number) | Fault::Leaked(number) | Fault::Wrong(Some(number), _) => {
+                    *number
+                }
+                Fault::Wrong(None, _) => continue,
+            };
+            let change = &committed.changes[number];
+            let table = self
+                .model
+                .tables
+                .iter()
+                .find(|table| table.oid == change.table)
+                .unwrap();
+            writeln!(text, "{} of {}: {:?}", change.kind(), table.name, change).unwrap();
+            writeln!(
+                text,
+                "Postgres: {:?}",
+                committed.answers[*place].get(&number)
+            )
+            .unwrap();
+            let sql = format!(
+                "select string_agg(format('  %s %s %s to %s using (%s)', policyname, permissive, cmd, roles, qual), e'\\n')
+                 from pg_policies where schemaname = 'app' and tablename = '{}'",
+                table.name
+            );
+            let policies: Option<String> = self.writer.query_one(&sql, &[]).await.unwrap().get(0);
+            writeln!(
+                text,
+                "policies of {}:\n{}",
+                table.name,
+                policies.unwrap_or_default()
+            )
+            .unwrap();
+        }
+        for script in &committed.scripts {
+            writeln!(text, "\ntransaction:").unwrap();
+            for statement in script.first.iter().chain(&script.rows).chain(&script.last) {
+                writeln!(text, "  {statement};").unwrap();
+            }
+        }
+        if let Ok(path) = std::env::var("WALCAST_ORACLE_HISTORY") {
+            std::fs::write(path, self.history.join(";\n")).unwrap();
+        }
+        text
+    }
+
+    /// Waits until plans are made and the tables that they look into are loaded.
+    async fn settle(&mut self) {
+        let started = Instant::now();
+        let mut quiet = 0;
+        let mut tables = 0;
+        while quiet < 2 && started.elapsed() < PATIENCE {
+            let before: u64 = self.verdicts("compiled").await.iter().sum();
+            self.probes += 1;
+            self.writer
+                .batch_execute(&format!("insert into probe.asked values ({})", self.probes))
+                .await
+                .unwrap();
+            let number = self.app.fence().await;
+            self.probe.until(number).await;
+            for listener in &mut self.listeners {
+                let heard = listener.until(number).await;
+                assert!(
+                    heard.changes.is_empty() && heard.ended.is_none(),
+                    "{heard:?}"
+                );
+            }
+            let is_compiled = self.verdicts("compiled").await.iter().sum::<u64>() > before;
+            let now = self.figure("walcast_shadow_tables").await;
+            quiet = if is_compiled && now == tables {
+                quiet + 1
+            } else {
+                0
+            };
+            tables = now;
+            if quiet < 2 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        }
+        self.tally.settling += started.elapsed();
+    }
+
+    /// Verdicts that were asked of Postgres.
+    async fn asked(&self) -> u64 {
+        let asked: u64 = self.verdicts("postgres").await.iter().sum();
+        let merged = self.figure("walcast_changes_merged_total").await;
+        asked + merged
+    }
+
+    async fn figure(&self, name: &str) -> u64 {
+        let metrics = self.app.server.get("/metrics").await.unwrap().body;
+        figure(&metrics, name)
+    }
+
+    /// Verdicts of a source: allowed, denied, raised.
+    async fn verdicts(&self, source: &str) -> [u64; 3] {
+        let metrics = self.app.server.get("/metrics").await.unwrap().body;
+        ["allowed", "denied", "raised"].map(|result| {
+            figure(
+                &metrics,
+                &format!("walcast_verdicts_total{{source=\"{source}\",result=\"{result}\"}}"),
+            )
+        })
+    }
+}
+
+fn figure(metrics: &str, name: &str) -> u64 {
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        .unwrap_or_else(|| panic!("{name} is missing in:\n{metrics}"))
+}
+
+/// Why a table's policies are not compiled for a role, from a line of the server's log.
+fn refusal(line: &str) -> Option<String> {
+    let reason = line.split_once("reason=")?.1;
+    Some(
+        reason
+            .split(" role=")
+            .next()?
+            .split(" table=")
+            .next()?
+            .to_owned(),
+    )
+}
+
+/// Tries until Postgres takes one.
+async fn attempt(client: &Client, history: &mut Vec<String>, mut make: impl FnMut() -> String) {
+    for _ in 0..ATTEMPTS {
+        let statement = make();
+        if client.batch_execute(&statement).await.is_ok() {
+            history.push(statement);
+            return;
+        }
+    }
+}
