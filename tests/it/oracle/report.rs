@@ -25,7 +25,7 @@ pub(super) struct Tally {
     pub(super) stricter: u64,
     /// Rows that Postgres shows under one plan and raises for under another.
     pub(super) plan_dependent: u64,
-    /// Transactions at once that were not compared, because Postgres was asked about some of them.
+    /// Transactions at once that were compared in part only, because Postgres was asked about some of them.
     pub(super) merged: u64,
     /// Listeners whose question Postgres did not answer in time.
     pub(super) late: u64,
@@ -94,7 +94,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} transactions ({} changed the schema, {} more were refused), {} verdicts ({} allowed, {} hidden, {} raised), \
-             {} % of them compiled ({} of {}), {} stricter, {} depend on the plan, {} bursts not compared, {} too late, {} s waited; {} differences",
+             {} % of them compiled ({} of {}), {} stricter, {} depend on the plan, {} bursts compared in part, {} too late, {} s waited; {} differences",
             self.transactions,
             self.schema_changes,
             self.refused,

@@ -170,6 +170,34 @@ fn update(dice: &mut Dice, table: &Table, numbers: &mut Numbers, rids: &[i64]) -
     ))
 }
 
+/// Many rows of a table that others look into, so that many verdicts on the rows of the same transaction turn.
+fn upheaval(dice: &mut Dice, table: &Table) -> Option<String> {
+    let statement = match table.name.as_str() {
+        "member" => *dice.pick(&[
+            "update app.member set active = not active",
+            "update app.member set role = 'admin' where active",
+            "delete from app.member where team < 3",
+            "delete from app.member where who in (select id from app.profile where team < 3)",
+        ]),
+        "team" => *dice.pick(&[
+            "update app.team set public = not public",
+            "update app.team set parent = (parent + 1) % 7",
+            "update app.team set owner = '10000000-0000-4000-8000-000000000001'",
+        ]),
+        "profile" => *dice.pick(&[
+            "update app.profile set team = (team + 1) % 7",
+            "update app.profile set role = 'admin', blocked = '{}'",
+        ]),
+        "share" => *dice.pick(&[
+            "update app.share set until = 'infinity'",
+            "update app.share set who = '20000000-0000-4000-8000-000000000002'",
+            "delete from app.share where doc < 3",
+        ]),
+        _ => return None,
+    };
+    Some(statement.to_owned())
+}
+
 /// Rows to begin with.
 pub(super) fn first_rows(dice: &mut Dice, model: &Model, numbers: &mut Numbers) -> Vec<String> {
     let mut made = Vec::new();
@@ -221,7 +249,13 @@ pub(super) fn rows(
         let rids = known.entry(table.name.clone()).or_default();
         let crowded = rids.len() > 25;
         let roll = dice.below(100);
-        let statement = if rids.is_empty() || (roll < 40 && !crowded) {
+        let turned = is_base
+            .then(|| upheaval(dice, table))
+            .flatten()
+            .filter(|_| dice.chance(45));
+        let statement = if turned.is_some() {
+            turned
+        } else if rids.is_empty() || (roll < 40 && !crowded) {
             Some(insert(dice, table, numbers, rids))
         } else if roll < 85 && !(crowded && dice.chance(40)) {
             update(dice, table, numbers, rids)
