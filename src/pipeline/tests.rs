@@ -29,6 +29,8 @@ const UNBOUND: u32 = 201;
 const ROOT: u32 = 300;
 const PARTITION: u32 = 301;
 
+mod simulation;
+
 struct Bench {
     conductor: Conductor,
     log: Arc<Log>,

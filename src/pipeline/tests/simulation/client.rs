@@ -1,0 +1,235 @@
+//! A client behind a network that loses its connections, and what it makes of what it receives.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Value, json};
+
+use super::database::{Database, Kind, Selected};
+
+/// What a client has received since it last took the state by a SELECT.
+#[derive(Debug, Default)]
+pub(super) struct Stretch {
+    selected: Selected,
+    /// By commit and row: what it was.
+    received: BTreeMap<(u64, u64), (Kind, u64)>,
+    newest: (u64, u32),
+    shown: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) person: usize,
+    /// Sends its token only after the join was answered.
+    pub(super) late_token: bool,
+    /// What the server has sent and the client has not received.
+    pub(super) pipe: VecDeque<String>,
+    /// What the client wants sent.
+    pub(super) sends: VecDeque<String>,
+    references: u32,
+    join_ref: Option<String>,
+    stretch: Option<Stretch>,
+    /// The change before, on this connection.
+    before: Option<((u64, u32), bool)>,
+    pub(super) token: String,
+    pub(super) changes: u64,
+    pub(super) resyncs: BTreeMap<String, u64>,
+}
+
+impl Client {
+    pub(super) fn new(person: usize, late_token: bool, token: String) -> Self {
+        Self {
+            person,
+            late_token,
+            pipe: VecDeque::new(),
+            sends: VecDeque::new(),
+            references: 0,
+            join_ref: None,
+            stretch: None,
+            before: None,
+            token,
+            changes: 0,
+            resyncs: BTreeMap::new(),
+        }
+    }
+
+    /// On a new connection.
+    pub(super) fn connect(&mut self) {
+        self.pipe.clear();
+        self.sends.clear();
+        self.before = None;
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.references += 1;
+        let reference = self.references.to_string();
+        let mut payload = json!({"config": {"postgres_changes": [
+            {"event": "*", "schema": "public", "table": "*"},
+        ]}});
+        if !self.late_token {
+            payload["access_token"] = self.token.as_str().into();
+        }
+        let text = json!([reference, reference, "realtime:t", "phx_join", payload]).to_string();
+        self.sends.push_back(text);
+        self.join_ref = Some(reference);
+    }
+
+    /// Nothing follows: what was received up to here must be without gaps.
+    pub(super) fn lose(&mut self, database: &Database) -> Result<(), String> {
+        match self.stretch.take() {
+            Some(stretch) => stretch.check(self.person, database, false),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything was received.
+    pub(super) fn end(&mut self, database: &Database) -> Result<(), String> {
+        let stretch = self.stretch.take().ok_or("was never subscribed")?;
+        stretch.check(self.person, database, true)?;
+        match stretch.shown.keys().find(|id| !database.exists(**id)) {
+            Some(ghost) => Err(format!("still shows row {ghost}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The next frame of the pipe arrives.
+    pub(super) fn receive(&mut self, database: &Database) -> Result<(), String> {
+        let Some(text) = self.pipe.pop_front() else {
+            return Ok(());
+        };
+        let frame: Value = serde_json::from_str(&text).unwrap();
+        let payload = &frame[4];
+        match frame[3].as_str().unwrap() {
+            "phx_reply" => {
+                if payload["status"] != "ok" {
+                    return Err(format!("refused: {text}"));
+                }
+                let is_join = frame[1].as_str() == self.join_ref.as_deref();
+                if is_join && self.late_token {
+                    self.references += 1;
+                    let token = json!({"access_token": self.token});
+                    let refresh = json!([
+                        self.join_ref,
+                        self.references.to_string(),
+                        "realtime:t",
+                        "access_token",
+                        token
+                    ]);
+                    self.sends.push_back(refresh.to_string());
+                }
+                Ok(())
+            }
+            "system" => {
+                let message = payload["message"].as_str().unwrap();
+                if message == "Subscribed to PostgreSQL" {
+                    if self.stretch.is_none() {
+                        let selected = database.select(self.person);
+                        self.stretch = Some(Stretch {
+                            shown: selected.rows.clone(),
+                            selected,
+                            ..Stretch::default()
+                        });
+                    }
+                    Ok(())
+                } else if let Some(reason) = message.strip_prefix("Resync required: ") {
+                    *self.resyncs.entry(reason.to_owned()).or_default() += 1;
+                    self.lose(database)
+                } else {
+                    Err(format!("was told {message}"))
+                }
+            }
+            "phx_error" => {
+                if self.stretch.is_some() {
+                    return Err("phx_error without a reason".to_owned());
+                }
+                self.before = None;
+                self.join();
+                Ok(())
+            }
+            "postgres_changes" => self.change(payload, database),
+            _ => Ok(()),
+        }
+    }
+
+    fn change(&mut self, payload: &Value, database: &Database) -> Result<(), String> {
+        self.changes += 1;
+        let data = &payload["data"];
+        let kind = match data["type"].as_str().unwrap() {
+            "INSERT" => Kind::Insert,
+            "UPDATE" => Kind::Update,
+            _ => Kind::Delete,
+        };
+        let row = match kind {
+            Kind::Delete => &data["old_record"],
+            Kind::Insert | Kind::Update => &data["record"],
+        };
+        let id = row["id"].as_u64().unwrap();
+        let cursor = data["cursor"].as_str().unwrap();
+        let mut parts = cursor.split('-').skip(1);
+        let mut part = || u64::from_str_radix(parts.next().unwrap(), 16).unwrap();
+        let (lsn, order) = (part(), u32::try_from(part()).unwrap());
+        let at = (lsn, order);
+        let last = payload["last"] == true;
+        if let Some((earlier, was_last)) = self.before.replace((at, last)) {
+            if earlier >= at {
+                return Err(format!("{at:?} after {earlier:?}"));
+            }
+            if was_last == (earlier.0 == at.0) {
+                return Err(format!("before {at:?} the last one is not marked"));
+            }
+        }
+        let transaction = database.transactions.iter().find(|other| other.lsn == lsn);
+        let deed = transaction
+            .and_then(|transaction| transaction.deeds.iter().find(|deed| deed.id == id));
+        let Some(deed) = deed else {
+            return Err(format!("row {id} did not change at {lsn}"));
+        };
+        if (kind == Kind::Delete) != (deed.kind == Kind::Delete) {
+            return Err(format!("{kind:?} of {deed:?}"));
+        }
+        if kind != Kind::Delete {
+            if row["body"] != super::database::body(deed.team, deed.version).as_str() {
+                return Err(format!("{row} of {deed:?}"));
+            }
+            if !deed.seen[self.person] {
+                return Err(format!("LEAK to {}: {deed:?}", self.person));
+            }
+        }
+        let Some(stretch) = &mut self.stretch else {
+            return Ok(());
+        };
+        stretch.newest = at;
+        stretch.received.insert((lsn, id), (kind, deed.version));
+        match kind {
+            Kind::Delete => stretch.shown.remove(&id),
+            Kind::Insert | Kind::Update => stretch.shown.insert(id, deed.version),
+        };
+        Ok(())
+    }
+}
+
+impl Stretch {
+    fn check(&self, person: usize, database: &Database, complete: bool) -> Result<(), String> {
+        for transaction in &database.transactions {
+            if !complete && transaction.lsn >= self.newest.0 {
+                break;
+            }
+            if self.selected.seen.contains(&transaction.xid) {
+                continue;
+            }
+            for deed in &transaction.deeds {
+                let excused = deed.kind == Kind::Delete
+                    || deed.superseded
+                    || deed.hidden[person]
+                    || !deed.seen[person];
+                if !excused && !self.received.contains_key(&(transaction.lsn, deed.id)) {
+                    return Err(format!(
+                        "{person} misses {deed:?} of {} at {}; received to {:?}, complete {complete}",
+                        transaction.xid, transaction.lsn, self.newest
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
