@@ -85,6 +85,12 @@ pub struct Config {
     pub spool_bytes_max: u64,
     /// Bytes of WAL that the slot may hold back.
     pub retained_wal_bytes_max: u64,
+    /// Bytes of WAL that are confirmed late, so that positions outlive a restart.
+    pub resume_wal_bytes_max: u64,
+    /// Bytes of recent transactions in memory, with the payloads that are.
+    pub history_bytes_max: u64,
+    /// How long they are kept; > 0.
+    pub history_age_max: Duration,
     /// Sockets; ≥ 1.
     pub sockets_max: usize,
     /// Channels of one socket; ≥ 1.
@@ -221,6 +227,9 @@ impl Config {
             spool_directory: reader.optional("spool_directory", |text| Ok(PathBuf::from(text))),
             spool_bytes_max: reader.value("spool_bytes_max", 1, values::bytes),
             retained_wal_bytes_max: reader.value("retained_wal_bytes_max", 1, values::bytes),
+            resume_wal_bytes_max: reader.value("resume_wal_bytes_max", 0, values::bytes_or_none),
+            history_bytes_max: reader.value("history_bytes_max", 1, values::bytes),
+            history_age_max: reader.value("history_age_max", Duration::ZERO, positive),
             sockets_max: reader.value("sockets_max", 1, values::count),
             channels_per_socket_max: reader.value("channels_per_socket_max", 1, values::count),
             payload_bytes_max: reader.value("payload_bytes_max", 1, values::memory),

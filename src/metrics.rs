@@ -199,6 +199,8 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     /// Bytes of payloads that memory had no room for.
     pub log_file_bytes: Gauge,
+    /// Bytes of recent transactions.
+    pub history_bytes: Gauge,
 }
 
 impl Default for Metrics {
@@ -267,6 +269,7 @@ impl Metrics {
             replication_epochs: Counter::default(),
             log_bytes: Gauge::default(),
             log_file_bytes: Gauge::default(),
+            history_bytes: Gauge::default(),
         }
     }
 
@@ -320,6 +323,7 @@ impl Metrics {
         to.register("walcast_ready", "1 while changes flow", self.ready.clone());
         to.register("walcast_broadcasts_ready", "1 while broadcasts from the database flow", self.broadcasts_ready.clone());
         to.register_with_unit("walcast_log", "Payloads in memory", Unit::Bytes, self.log_bytes.clone());
+        to.register_with_unit("walcast_history", "Recent transactions in memory", Unit::Bytes, self.history_bytes.clone());
         to.register_with_unit("walcast_log_file", "Payloads that memory had no room for", Unit::Bytes, self.log_file_bytes.clone());
     }
 

@@ -99,6 +99,8 @@ pub enum StreamEvent {
         epoch: Epoch,
         /// Nothing that committed before this position follows.
         from: Lsn,
+        /// The end of the WAL when it began.
+        end: Lsn,
     },
     /// A piece of a committed transaction.
     Part(TransactionPart),

@@ -3,7 +3,7 @@
 //! Follows the Postgres manual, "Logical Replication Message Formats", `TupleData`. A tuple keeps the bytes that
 //! arrived and is walked when read, so that it costs no more memory than its message did.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// One column's value in a tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,16 @@ impl Tuple {
         Self {
             columns: self.columns,
             raw: Bytes::copy_from_slice(&self.raw),
+        }
+    }
+
+    /// The same at the front of `block`'s free memory, which many tuples may share.
+    #[must_use]
+    pub fn detach_into(&self, block: &mut BytesMut) -> Self {
+        block.extend_from_slice(&self.raw);
+        Self {
+            columns: self.columns,
+            raw: block.split().freeze(),
         }
     }
 }

@@ -238,6 +238,7 @@ pub(super) fn slot_options(config: &Config) -> SlotOptions {
         // Only made use of where the server has them, and harmless where no standby does.
         failover: true,
         retained_wal_bytes_max: config.retained_wal_bytes_max,
+        trail_bytes_max: config.resume_wal_bytes_max,
     }
 }
 
@@ -272,6 +273,10 @@ fn pipeline_options(
         withhold_deletes: config.deletes == Deletes::Withhold,
         compile: config.verdicts == VerdictSource::Compiled,
         shadow_bytes_max: config.shadow_bytes_max,
+        history: pipeline::HistoryLimits {
+            bytes_max: size(config.history_bytes_max),
+            age_max: config.history_age_max,
+        },
         broadcast_bytes_max: config.payload_bytes_max,
         broadcast_latency: metrics.broadcast_latency.clone(),
     }

@@ -98,6 +98,17 @@ pub const SETTINGS: &[Setting] = &[
         "4GiB",
         "How much WAL the slot may hold back before it moves on and subscribers resynchronise.",
     ),
+    open(
+        "resume_wal_bytes_max",
+        "64MiB",
+        "How much WAL the slot holds back on purpose, so that positions outlive a restart; 0 for none, and never more than a quarter of `retained_wal_bytes_max`.",
+    ),
+    open(
+        "history_bytes_max",
+        "256MiB",
+        "Memory for the recent transactions, which `since` and `resume` go through again, with the changes that sockets still read.",
+    ),
+    open("history_age_max", "1h", "How long they are kept at most."),
     open("sockets_max", "100000", "WebSockets at the same time."),
     open(
         "channels_per_socket_max",

@@ -57,6 +57,14 @@ pub(super) fn bytes(text: &str) -> Result<u64, Expected> {
         .ok_or(EXPECTED)
 }
 
+/// Bytes where 0 means none.
+pub(super) fn bytes_or_none(text: &str) -> Result<u64, Expected> {
+    if text == "0" {
+        return Ok(0);
+    }
+    bytes(text)
+}
+
 /// Bytes that are kept in memory at once.
 pub(super) fn memory(text: &str) -> Result<usize, Expected> {
     bytes(text).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))

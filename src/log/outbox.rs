@@ -69,6 +69,8 @@ struct Waiting<N> {
     entries: VecDeque<Entry<N>>,
     /// The sum of the entries' bytes.
     offered_bytes: usize,
+    /// The sum of the runs' payloads.
+    payloads: u64,
 }
 
 /// A posting as it waits; no larger than the posting itself.
@@ -103,6 +105,7 @@ impl<N> Outbox<N> {
             waiting: Mutex::new(Waiting {
                 entries: VecDeque::new(),
                 offered_bytes: 0,
+                payloads: 0,
             }),
             offered_bytes_max,
             overflowed: AtomicBool::new(false),
@@ -154,6 +157,12 @@ impl<N> Outbox<N> {
         self.lock().entries.is_empty()
     }
 
+    /// Payloads that wait.
+    #[must_use]
+    pub fn payloads(&self) -> u64 {
+        self.lock().payloads
+    }
+
     /// Takes the oldest posting; a run of more than `payloads_max` payloads is split, its rest staying in front.
     #[must_use]
     pub fn pop(&self, payloads_max: u32) -> Option<Posting<N>> {
@@ -177,6 +186,9 @@ impl<N> Outbox<N> {
 
 impl<N> Waiting<N> {
     fn push(&mut self, posting: Posting<N>) {
+        if let Posting::Run(run) = &posting {
+            self.payloads = self.payloads.saturating_add(u64::from(run.count));
+        }
         let entry = match (self.entries.back_mut(), posting) {
             (Some(Entry::Run(back)), Posting::Run(run)) if back.is_continued_by(&run) => {
                 back.count = back.count.saturating_add(run.count);
@@ -213,6 +225,7 @@ impl<N> Waiting<N> {
             };
             run.first = run.first.saturating_add(payloads_max);
             run.count = run.count.saturating_sub(payloads_max);
+            self.payloads = self.payloads.saturating_sub(u64::from(payloads_max));
             return Some(Posting::Run(head));
         }
         let entry = self.entries.pop_front()?;
@@ -220,7 +233,10 @@ impl<N> Waiting<N> {
             self.entries = VecDeque::new();
         }
         Some(match entry {
-            Entry::Run(run) => Posting::Run(run),
+            Entry::Run(run) => {
+                self.payloads = self.payloads.saturating_sub(u64::from(run.count));
+                Posting::Run(run)
+            }
             Entry::Notice {
                 membership,
                 bytes,
@@ -268,7 +284,9 @@ mod tests {
         outbox.push(run(0, 2, false));
         outbox.push(run(2, 3, true));
         outbox.push(run(5, 1, false));
+        assert_eq!(outbox.payloads(), 6);
         assert_eq!(outbox.pop(4), Some(run(0, 4, false)));
+        assert_eq!(outbox.payloads(), 2);
         assert_eq!(outbox.pop(4), Some(run(4, 1, true)));
         assert_eq!(outbox.pop(4), Some(run(5, 1, false)));
         assert_eq!(outbox.pop(4), None);

@@ -151,6 +151,12 @@ impl Log {
         Ok(payloads)
     }
 
+    /// Whether payloads of the part can be read.
+    #[must_use]
+    pub fn holds(&self, part: u64) -> bool {
+        self.lock().part_mut(part).is_ok_and(|part| !part.is_lost)
+    }
+
     /// Bytes of payloads, in memory and in the file.
     #[must_use]
     pub fn bytes(&self) -> (usize, usize) {

@@ -11,6 +11,7 @@ mod lanes;
 mod membership;
 mod questions;
 mod release;
+mod replay;
 mod rows;
 mod stream;
 
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::history::{self, History};
 use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId, LaneKey};
 use super::locks::Locks;
@@ -52,6 +54,8 @@ pub(super) struct Rules {
     pub(super) compile: bool,
     /// Bytes of the tables that compiled policies look into.
     pub(super) shadow_bytes_max: usize,
+    /// Bounds of the recent past.
+    pub(super) history: history::Limits,
 }
 
 /// Rows that wait in one sound lane before the stream waits for it.
@@ -173,7 +177,10 @@ enum Waiting {
     },
     /// Concerns no subscriber; only plans may look into its tables. Waits for nothing but what is before it, so that it
     /// is never the first of what waits.
-    Silent(TransactionPart),
+    Silent {
+        part: TransactionPart,
+        is_whole: bool,
+    },
     Skipped {
         commit: Arc<Commit>,
         relations: Vec<Oid>,
@@ -183,14 +190,14 @@ enum Waiting {
 impl Waiting {
     fn commit(&self) -> &Arc<Commit> {
         match self {
-            Self::Part { part, .. } | Self::Silent(part) => &part.commit,
+            Self::Part { part, .. } | Self::Silent { part, .. } => &part.commit,
             Self::Skipped { commit, .. } => commit,
         }
     }
 
     fn size(&self) -> usize {
         match self {
-            Self::Part { part, .. } | Self::Silent(part) => {
+            Self::Part { part, .. } | Self::Silent { part, .. } => {
                 memory_of(part.size, part.changes.len())
             }
             Self::Skipped { .. } => 1,
@@ -268,11 +275,23 @@ pub(super) struct Conductor {
     verdicts: Verdicts,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
+    history: History,
+    /// Those who go through the past, or have and are not done with it, in turn.
+    replaying: VecDeque<SubscriberId>,
+    /// The next turn.
+    replay_at: Option<Instant>,
+    /// Whatever committed here or later did so under the catalog at hand.
+    catalog_from: Option<Lsn>,
+    /// No commit that is visible to us starts after this.
+    wal_end: Lsn,
+    /// Broadcasts of earlier commits were said before this process began, or concerned nobody.
+    says_from: Option<Lsn>,
 }
 
 impl Conductor {
     pub(super) fn new(rules: Rules, log: Arc<Log>) -> Self {
         let idle = rules.connections.clone();
+        let history = rules.history;
         let verdicts = Verdicts::new(rules.compile, rules.shadow_bytes_max);
         Self {
             rules,
@@ -323,6 +342,12 @@ impl Conductor {
             counts: Counts::default(),
             verdicts,
             learn_at: None,
+            history: History::new(history),
+            replaying: VecDeque::new(),
+            replay_at: None,
+            catalog_from: None,
+            wal_end: Lsn::ZERO,
+            says_from: None,
         }
     }
 
@@ -348,6 +373,11 @@ impl Conductor {
     /// Verdicts that needed no question.
     pub(super) fn judged(&self) -> Judged {
         self.verdicts.judged()
+    }
+
+    /// Bytes of recent transactions.
+    pub(super) fn history_bytes(&self) -> usize {
+        self.history.bytes()
     }
 
     /// The tables that compiled policies look into.
@@ -384,7 +414,8 @@ impl Conductor {
             .filter(|_| !self.awaiting_successor.is_empty());
         let look = self.look_at.filter(|_| may_look && self.needs_catalog());
         let locks = self.locks.next_timeout();
-        [grace, horizon, poke, look, locks]
+        let replay = self.replay_at;
+        [grace, horizon, poke, look, locks, replay]
             .into_iter()
             .flatten()
             .min()
@@ -408,6 +439,7 @@ impl Conductor {
         for lane in self.locks.due(now) {
             self.check_lane(now, lane);
         }
+        self.replay(now);
         self.advance(now);
     }
 
@@ -443,6 +475,8 @@ impl Conductor {
         self.take_horizon(now);
         self.expire_pending(now);
         self.log.settle();
+        let (in_memory, _) = self.log.bytes();
+        self.history.bound(now, in_memory);
         self.ask_what_is_ready();
         self.confirm();
     }

@@ -38,6 +38,8 @@ pub(super) struct LaneKey {
     pub(super) identity: Identity,
     /// The bindings of subscribers whose filters are not certain.
     pub(super) uncertain: Option<Arc<str>>,
+    /// A subscriber that goes through the past: what is outstanding there is nobody else's.
+    pub(super) alone: Option<SubscriberId>,
 }
 
 /// The changes that wait for one identity's verdicts.
@@ -66,6 +68,8 @@ pub(super) struct Lane {
     open: HashMap<RowKey, u32>,
     /// Versions whose successor is to come.
     pub(super) pending: HashMap<RowKey, Pending>,
+    /// The subscriber has gone through the past up to this commit; `None` if there is nothing more to go through.
+    pub(super) replayed: Option<Lsn>,
 }
 
 /// SQLSTATE of a statement that its timeout ended.
@@ -92,6 +96,8 @@ pub(super) struct ItemRow {
     /// Index of the change in the part.
     pub(super) change: u32,
     pub(super) state: RowState,
+    /// The row must be there with this content although no policy asks for it.
+    pub(super) must_exist: bool,
     pub(super) predicates: Box<[Predicate]>,
     pub(super) truths: Box<[bool]>,
 }
@@ -119,6 +125,8 @@ pub(super) enum RowState {
     Raised,
     /// Denied without being asked: the identity must not be, or the row cannot be found by key.
     Refused,
+    /// A DELETE of the past: told to those who were shown the row before.
+    IfShown,
 }
 
 impl ItemRow {
@@ -126,6 +134,7 @@ impl ItemRow {
         Self {
             change,
             state,
+            must_exist: false,
             predicates: predicates.into(),
             truths: Box::default(),
         }
@@ -177,6 +186,7 @@ impl Lane {
             sitting: Sitting::default(),
             open: HashMap::new(),
             pending: HashMap::new(),
+            replayed: None,
         }
     }
 
@@ -296,7 +306,7 @@ impl Lane {
                     view,
                     &question.columns,
                     &row.predicates,
-                    policies_ask(change, view, self.key.identity.role()),
+                    row.must_exist || policies_ask(change, view, self.key.identity.role()),
                 ));
                 asking.rows.push((item.number, index));
                 row.state = RowState::Asked;
@@ -385,10 +395,13 @@ impl Lane {
 
     /// Every commit that starts before this is settled here, given that all before `routed` were routed.
     pub(super) fn settled_before(&self, routed: Lsn) -> Lsn {
+        // What a lane has of its own is settled for its only subscriber when the past is.
+        let is_alone = self.key.alone.is_some();
         self.queue
             .iter()
-            .find(|item| item.only.is_none())
-            .map_or(routed, |item| item.part.commit.lsn)
+            .find(|item| is_alone || item.only.is_none())
+            .map_or(self.replayed.unwrap_or(routed), |item| item.part.commit.lsn)
+            .min(routed)
     }
 }
 

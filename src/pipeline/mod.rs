@@ -4,11 +4,13 @@
 //! snapshot has shown its transaction. Never touches a socket of a subscriber.
 
 mod conductor;
+mod history;
 mod knowledge;
 mod lane;
 mod locks;
 mod messages;
 mod part;
+mod replay;
 mod settle;
 mod standing;
 mod subscriber;
@@ -43,6 +45,7 @@ use crate::replication::stream::{Channels, Confirmed};
 use crate::rooms::Rooms;
 use crate::routing::RequestedBinding;
 use crate::shadow::Sizes;
+pub use history::Limits as HistoryLimits;
 pub use messages::Unsendable;
 pub use settle::Denied;
 pub use verdicts::Judged;
@@ -159,6 +162,8 @@ pub struct Totals {
     pub log_memory_bytes: u64,
     /// Bytes of payloads in the log's file.
     pub log_file_bytes: u64,
+    /// Bytes of recent transactions.
+    pub history_bytes: u64,
 }
 
 /// Settings of the pipeline.
@@ -174,6 +179,8 @@ pub struct Options {
     pub spool: SpoolOptions,
     /// Bounds of the log.
     pub log: Limits,
+    /// Bounds of the recent past.
+    pub history: HistoryLimits,
     /// Connections for identities that are known to answer quickly.
     pub connections_proven: usize,
     /// Connections for identities that were not asked before.
@@ -256,6 +263,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         broadcast_bytes_max: options.broadcast_bytes_max,
         compile: options.compile,
         shadow_bytes_max: options.shadow_bytes_max,
+        history: options.history,
     };
     let driver = Driver {
         conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -547,6 +555,7 @@ impl Driver {
             lanes: count(lanes),
             log_memory_bytes: count(memory),
             log_file_bytes: count(file),
+            history_bytes: count(self.conductor.history_bytes()),
         }
     }
 }

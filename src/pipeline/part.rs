@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
+use super::history::Kept;
 use super::lane::row_keys;
 use super::view::{RowKey, RowKeys, View};
 use crate::catalog::Catalog;
-use crate::change::{Change, Commit, TransactionPart};
+use crate::change::{Change, Commit};
 use crate::log::Log;
 use crate::realtime::payload::{
     CHANGE_BYTES_MAX, OldShape, RenderAs, Shape, Withheld, render, render_withheld,
@@ -18,7 +19,7 @@ use crate::realtime::payload::{
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) commit: Arc<Commit>,
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Arc<Vec<Change>>,
     /// The relations of `changes` as the catalog sees them, by index of the change; `None` for tables that are no
     /// longer published.
     pub(super) views: Vec<Option<Arc<View>>>,
@@ -86,19 +87,14 @@ pub(super) struct Place {
 }
 
 impl Part {
-    pub(super) fn new(
-        part: TransactionPart,
-        is_whole: bool,
-        views: Vec<Option<Arc<View>>>,
-        catalog: Arc<Catalog>,
-    ) -> Self {
+    pub(super) fn new(kept: &Kept, views: Vec<Option<Arc<View>>>, catalog: Arc<Catalog>) -> Self {
         Self {
-            commit: part.commit,
-            size: memory_of(part.size, part.changes.len()),
-            changes: part.changes,
+            commit: Arc::clone(&kept.commit),
+            size: kept.size,
+            changes: Arc::clone(&kept.changes),
             views,
-            last: part.last,
-            is_whole,
+            last: kept.last,
+            is_whole: kept.is_whole,
             catalog,
             row_keys: OnceLock::new(),
             rendered: Mutex::default(),
@@ -109,7 +105,7 @@ impl Part {
     pub(super) fn under(&self, views: Vec<Option<Arc<View>>>, catalog: Arc<Catalog>) -> Self {
         Self {
             commit: Arc::clone(&self.commit),
-            changes: self.changes.clone(),
+            changes: Arc::clone(&self.changes),
             views,
             size: self.size,
             last: self.last,
@@ -169,6 +165,12 @@ impl Part {
             .unwrap_or((None, None))
     }
 
+    /// Whether what was rendered of it can still be read.
+    pub(super) fn is_readable(&self, log: &Log) -> bool {
+        let rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        rendered.number.is_none_or(|number| log.holds(number))
+    }
+
     /// The change at `index` with its view.
     pub(super) fn change(&self, index: u32) -> Option<(&Change, &Arc<View>)> {
         let index = usize::try_from(index).ok()?;
@@ -209,6 +211,15 @@ impl Part {
 impl Rendered {
     fn store(&mut self, log: &Log, payload: Bytes) -> Option<Place> {
         let part = *self.number.get_or_insert_with(|| log.open());
+        if let Ok(place) = log.append(part, payload.clone()) {
+            return Some(Place {
+                part,
+                payload: place,
+            });
+        }
+        // What was rendered before has left the log.
+        self.places.clear();
+        let part = *self.number.insert(log.open());
         let payload = log.append(part, payload).ok()?;
         Some(Place { part, payload })
     }

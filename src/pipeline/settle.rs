@@ -127,6 +127,7 @@ impl Desk<'_> {
                 count(&mut self.settled.denied.not_asked);
                 self.deny(lane, item, row);
             }
+            RowState::IfShown => self.delete_if_shown(lane, item, row, change, view, earlier),
             // Undecided rows cannot be here: the item would not have been popped.
             RowState::Tracked | RowState::Unasked | RowState::Asked => {}
         }
@@ -162,7 +163,8 @@ impl Desk<'_> {
                 (_, false) => merged = with_first_old(change, earlier.first_old),
             }
         }
-        let hides_old = access.policies_apply || (is_delete && view.table.row_security);
+        let hides_old =
+            access.policies_apply || row.must_exist || (is_delete && view.table.row_security);
         let truths: Vec<(Predicate, bool)> = row
             .predicates
             .iter()
@@ -185,13 +187,44 @@ impl Desk<'_> {
             truths: &truths,
         };
         let mut frames = 0_usize;
+        let keys = self.keys;
         for_receivers(lane, item, self.subscribers, |subscriber| {
-            frames = frames.saturating_add(subscriber.post(&post))
+            let posted = subscriber.post(&post);
+            frames = frames.saturating_add(posted);
+            if item.only.is_some() && posted > 0 && !is_delete {
+                let (_, key) = item.part.row_keys(keys, row.change);
+                if let (Some(replay), Some(key)) = (&mut subscriber.replay, key) {
+                    replay.show(key);
+                }
+            }
         });
         self.settled.delivered = self
             .settled
             .delivered
             .saturating_add(u64::try_from(frames).unwrap_or(u64::MAX));
+    }
+
+    /// A DELETE of the past. Nobody can say any more who saw the row.
+    fn delete_if_shown(
+        &mut self,
+        lane: &Lane,
+        item: &Item,
+        row: &ItemRow,
+        change: &Change,
+        view: &Arc<View>,
+        earlier: Option<Pending>,
+    ) {
+        let (key, _) = item.part.row_keys(self.keys, row.change);
+        let subscriber = item.only.and_then(|only| self.subscribers.get_mut(&only));
+        let replay = subscriber.and_then(|subscriber| subscriber.replay.as_mut());
+        let shown = replay
+            .zip(key)
+            .is_some_and(|(replay, key)| replay.take_shown(key));
+        if shown {
+            self.deliver(lane, item, row, change, view, earlier);
+        } else {
+            count(&mut self.settled.denied.delete);
+        }
     }
 
     fn withhold(&mut self, lane: &Lane, item: &Item, row: &ItemRow, view: &View, variant: Variant) {

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use super::lane::LaneId;
 use super::part::{Part, Place, Variant};
+use super::replay::Replay;
 use super::view::View;
 use crate::auth::Claims;
 use crate::catalog::{Access, Catalog};
-use crate::change::{Change, ChangeKind, Lsn, Snapshot};
+use crate::change::{Change, ChangeKind, Commit, Lsn, Snapshot};
 use crate::log::{Outbox, Posting, Run};
 use crate::policy::Predicate;
 use crate::realtime::Notice;
@@ -46,6 +47,8 @@ pub(super) struct Subscriber {
     /// Commits that this snapshot sees are older than the subscription; needed until the stream has passed the
     /// position.
     pub(super) joined: Option<(Snapshot, Lsn)>,
+    /// Its way through the past, until it is done with it.
+    pub(super) replay: Option<Box<Replay>>,
     pub(super) grace: Option<Grace>,
     /// The newest run, not yet posted because it may be the last of its transaction.
     held: Option<Run>,
@@ -60,6 +63,8 @@ pub(super) enum Phase {
     Resolving,
     /// Waiting for a snapshot that marks the beginning.
     Joining,
+    /// Goes through the past; live changes come after it.
+    Replaying,
     /// Changes flow.
     Live,
     /// The bindings cannot be served for this role.
@@ -107,6 +112,7 @@ impl Subscriber {
             lane: None,
             lane_since: 0,
             joined: None,
+            replay: None,
             grace: grace.map(|until| Grace {
                 until,
                 kept: Vec::new(),
@@ -121,7 +127,7 @@ impl Subscriber {
     /// rest does not wait for the change that is held back.
     pub(super) fn tell(&mut self, notice: Notice) {
         match notice {
-            Notice::Resync(_) | Notice::Refused(_) => {
+            Notice::Resync(_) | Notice::Refused(_) | Notice::PositionRefused(_) => {
                 if let Some(run) = self.held.take() {
                     self.outbox.push(Posting::Run(run));
                 }
@@ -136,11 +142,39 @@ impl Subscriber {
 
     /// Whether this part of a transaction may concern the subscriber at all.
     pub(super) fn is_open_to(&self, part: &Part) -> bool {
-        self.phase == Phase::Live
-            && self
-                .joined
-                .as_ref()
-                .is_none_or(|(snapshot, _)| !snapshot.sees(part.commit.xid))
+        // Of a subscriber with a past, each binding has a beginning of its own.
+        self.phase == Phase::Live && (self.replay.is_some() || self.is_after_join(&part.commit))
+    }
+
+    fn is_after_join(&self, commit: &Commit) -> bool {
+        let seen = |(snapshot, _): &(Snapshot, Lsn)| snapshot.sees(commit.xid);
+        !self.joined.as_ref().is_some_and(seen)
+    }
+
+    /// Whether a binding wants changes of where this one stands.
+    fn has_begun(&self, binding: u32, commit: &Commit, order: u32) -> bool {
+        let joined = self.joined.as_ref().map(|(snapshot, _)| snapshot);
+        self.replay
+            .as_ref()
+            .is_none_or(|replay| replay.wants(binding, commit, order, joined))
+    }
+
+    /// Whether a change of the past may be for any of the bindings.
+    pub(super) fn goes_through(&self, commit: &Commit, change: &Change) -> bool {
+        self.filters(change.relation.oid)
+            .any(|(subscription, _)| self.has_begun(subscription.id, commit, change.order))
+    }
+
+    /// Whether the change is of the past, and must be judged as such.
+    pub(super) fn is_past(&self, commit: &Commit, change: &Change) -> bool {
+        self.replay
+            .as_ref()
+            .is_some_and(|replay| replay.covers(commit, change.order))
+    }
+
+    /// Payloads that its connection has still to take.
+    pub(super) fn posted(&self) -> u64 {
+        self.outbox.payloads()
     }
 
     /// The filters of this subscriber on one table.
@@ -258,9 +292,10 @@ impl Subscriber {
         let Some(change) = part.change(index).map(|(change, _)| change) else {
             return;
         };
-        let wanting = self
-            .filters(view.table.oid)
-            .filter(|(subscription, _)| subscription.wants(&change.kind));
+        let wanting = self.filters(view.table.oid).filter(|(subscription, _)| {
+            subscription.wants(&change.kind)
+                && self.has_begun(subscription.id, &part.commit, change.order)
+        });
         let ids: Vec<u32> = wanting.map(|(subscription, _)| subscription.id).collect();
         if ids.is_empty() {
             return;
@@ -324,7 +359,8 @@ impl Subscriber {
                 }
                 _ => subscription.wants(&change.kind),
             };
-            if !passes || !wanted {
+            let has_begun = self.has_begun(subscription.id, &post.part.commit, change.order);
+            if !passes || !wanted || !has_begun {
                 continue;
             }
             match matched

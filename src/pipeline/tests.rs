@@ -19,7 +19,9 @@ use crate::change::{
 use crate::log::{Limits, Log, Outbox, Posting};
 use crate::policy::{Answer, Asked, Found, Trouble};
 use crate::realtime::{Notice, ResyncReason};
-use crate::routing::{Event, Filter, RequestedBinding, Subscription, TableFilter};
+use crate::routing::{Binding, Event, Filter, RequestedBinding, Subscription, TableFilter};
+
+mod replay;
 
 const MESSAGES: u32 = 100;
 const OPEN: u32 = 200;
@@ -219,7 +221,7 @@ impl Bench {
     fn compiling(compile: bool) -> Self {
         let log = Arc::new(Log::new(Limits {
             memory_bytes_max: 1 << 20,
-            bytes_max: 1 << 20,
+            bytes_max: 2 << 20,
             directory: std::env::temp_dir(),
         }));
         let rules = Rules {
@@ -233,6 +235,10 @@ impl Bench {
             broadcast_bytes_max: 1000,
             compile,
             shadow_bytes_max: 1 << 20,
+            history: super::history::Limits {
+                bytes_max: 4 << 20,
+                age_max: Duration::from_secs(3600),
+            },
         };
         let mut bench = Self {
             conductor: Conductor::new(rules, Arc::clone(&log)),
@@ -249,6 +255,7 @@ impl Bench {
         bench.stream(StreamEvent::Started {
             epoch: Epoch(1),
             from: Lsn::ZERO,
+            end: Lsn::ZERO,
         });
         bench
     }
@@ -264,16 +271,14 @@ impl Bench {
                         columns: None,
                     };
                     let tables = HashMap::from([(MESSAGES, filter.clone()), (OPEN, filter)]);
-                    let subscription = Subscription {
-                        id: 7,
+                    let subscription = |binding: &Binding| Subscription {
+                        id: binding.id,
                         event: Event::All,
-                        tables,
+                        tables: tables.clone(),
                     };
-                    self.conductor.handle_resolved(
-                        self.now,
-                        resolve.ticket,
-                        Ok(vec![subscription]),
-                    );
+                    let subscriptions = resolve.bindings.iter().map(subscription).collect();
+                    self.conductor
+                        .handle_resolved(self.now, resolve.ticket, Ok(subscriptions));
                 }
                 Output::Ask(ask) => self.asked.push(ask),
                 Output::TakeHorizon => self.wants_horizon = true,
@@ -353,12 +358,26 @@ impl Bench {
     }
 
     fn subscribe(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
-        let outbox = Arc::new(Outbox::new());
-        self.outboxes.insert(connection, Arc::clone(&outbox));
         let json =
             RawValue::from_string(r#"{"event":"*","schema":"public","table":"*"}"#.to_owned())
                 .unwrap();
-        let bindings = vec![RequestedBinding { id: 7, json }];
+        self.subscribe_to(
+            connection,
+            claims,
+            grace,
+            vec![RequestedBinding { id: 7, json }],
+        );
+    }
+
+    fn subscribe_to(
+        &mut self,
+        connection: u64,
+        claims: Arc<Claims>,
+        grace: bool,
+        bindings: Vec<RequestedBinding>,
+    ) {
+        let outbox = Arc::new(Outbox::new());
+        self.outboxes.insert(connection, Arc::clone(&outbox));
         let command = Command::Subscribe {
             connection,
             membership: 1,
@@ -419,6 +438,18 @@ impl Bench {
             });
         }
         read
+    }
+
+    /// The ids of the changes that the connection has been sent.
+    fn ids(&mut self, connection: u64) -> Vec<String> {
+        let outbox = Arc::clone(&self.outboxes[&connection]);
+        let postings = std::iter::from_fn(|| outbox.pop(1));
+        postings
+            .filter_map(|posting| match posting {
+                Posting::Run(run) => Some(run.ids.to_string()),
+                Posting::Notice { .. } => None,
+            })
+            .collect()
     }
 
     /// Takes the only open question.
@@ -614,6 +645,7 @@ fn a_transaction_that_comes_again_after_a_reconnect_goes_on_where_it_was() {
     bench.stream(StreamEvent::Started {
         epoch: Epoch(1),
         from: Lsn::ZERO,
+        end: Lsn::ZERO,
     });
     bench.next_order = 0;
     bench.part(
@@ -810,11 +842,13 @@ fn another_epoch_makes_everybody_start_over() {
     bench.stream(StreamEvent::Started {
         epoch: Epoch(1),
         from: Lsn::ZERO,
+        end: Lsn::ZERO,
     });
     assert_eq!(bench.read(1), [""; 0], "a reconnect is no new epoch");
     bench.stream(StreamEvent::Started {
         epoch: Epoch(2),
         from: Lsn::ZERO,
+        end: Lsn::ZERO,
     });
     assert_eq!(
         bench.read(1),

@@ -133,11 +133,6 @@ impl Verdicts {
         self.shadow.sizes()
     }
 
-    /// Whether changes must come by in the order of the stream, whoever they concern.
-    pub(super) const fn follows_stream(&self) -> bool {
-        self.enabled
-    }
-
     /// Positions have a new meaning. Returns whether the database must be read again.
     pub(super) fn restart(&mut self, is_loading: bool) -> bool {
         self.forget();
@@ -254,6 +249,16 @@ impl Verdicts {
     pub(super) fn loaded(&mut self, result: LoadResult) {
         self.loading = self.loading.saturating_sub(1);
         self.shadow.loaded(result);
+    }
+
+    /// Whether verdicts of this table for the role, if there is a plan, are the same at any time.
+    pub(super) fn is_timeless(&self, table: Oid, role: &str) -> bool {
+        let planned = self.plans.get(&table).and_then(|by| by.get(role));
+        planned.is_some_and(|planned| {
+            planned
+                .as_ref()
+                .is_ok_and(|compiled| !compiled.plan.reads.time)
+        })
     }
 
     /// Whether rows of the part may be judged here for the role.

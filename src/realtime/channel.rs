@@ -238,6 +238,7 @@ impl Channel {
             Notice::ReplicationReady(ready) => self.tell_replication(wire, ready),
             Notice::Subscribed
             | Notice::Refused(_)
+            | Notice::PositionRefused(_)
             | Notice::Resync(_)
             | Notice::PolicyTrouble(_) => self.pipeline_notice(wire, notice),
         }

@@ -21,6 +21,8 @@ pub enum ErrorCode {
     Unauthorized,
     /// Bindings that can never be served, or private channels without their table.
     RealtimeDisabledForConfiguration,
+    /// A `since` from before what is retained.
+    PositionTooOld,
     /// No replay.
     UnableToReplayMessages,
     /// Too many channels.
@@ -106,7 +108,7 @@ const fn entry(
 
 impl ErrorCode {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::TopicNameRequired,
         Self::MalformedJwt,
         Self::JwtSignatureError,
@@ -114,6 +116,7 @@ impl ErrorCode {
         Self::InvalidJwtToken,
         Self::Unauthorized,
         Self::RealtimeDisabledForConfiguration,
+        Self::PositionTooOld,
         Self::UnableToReplayMessages,
         Self::ChannelRateLimitReached,
         Self::ClientJoinRateLimitReached,
@@ -211,6 +214,13 @@ impl ErrorCode {
                 ],
                 "A private join without the table, or a join with `wait` whose bindings can never be served.",
                 "Run `walcast setup`, or mend the binding that the text names.",
+            ),
+            Self::PositionTooOld => entry(
+                Join,
+                "PositionTooOld",
+                &["oldest available position is CURSOR"],
+                "A binding's `since` names a position or a time that is no longer retained, or of another series.",
+                "Read the rows again and join without `since`, or with a newer one.",
             ),
             Self::UnableToReplayMessages => entry(
                 Join,

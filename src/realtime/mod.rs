@@ -31,7 +31,7 @@ pub use code::{AckError, ErrorCode, markdown as errors_markdown};
 pub use exercise::{exercise, exercise_broadcast};
 pub use frame::Version;
 pub use input::{Input, Now};
-pub use notice::{Notice, PresenceDiff, PresenceState, ResyncReason};
+pub use notice::{Notice, PositionRefused, PresenceDiff, PresenceState, ResyncReason};
 pub use output::{Deliveries, Frame, Output, Receives, RoomRequest, Tally};
 pub use rate::{Counted, PerSecond, Rate, Subject, Subjects};
 pub use request::{Answer, Ask, AskError, Extension, Stored, StoredData};

@@ -7,6 +7,8 @@ use super::broadcast::Broadcast;
 use super::frame::{QuotedTopic, Version};
 use super::output::Frame;
 use super::request::{Answer, AskError};
+use crate::change::Cursor;
+use crate::routing::SinceError;
 use crate::topic::Topic;
 
 /// Something that a channel is told.
@@ -35,10 +37,33 @@ pub enum Notice {
     /// The bindings can never be served as they are; the text is for the subscriber (protocol.md §4.5). Nothing
     /// further comes for the membership's bindings.
     Refused(String),
+    /// A `since` that cannot be served (protocol.md §11). Nothing further comes.
+    PositionRefused(PositionRefused),
     /// Changes may have been lost; the channel must start over (protocol.md §11). Nothing further comes.
     Resync(ResyncReason),
     /// Policies raise or time out for this identity, with this SQLSTATE; its changes of the table are withheld.
     PolicyTrouble(Box<str>),
+}
+
+/// Why changes cannot begin where a binding asks for it; the text is part of the wire (protocol.md §11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PositionRefused {
+    /// Neither a cursor nor a time.
+    Malformed,
+    /// Not retained, or of another series; the oldest one that is, if there is any.
+    TooOld(Option<Cursor>),
+}
+
+impl fmt::Display for PositionRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => SinceError.fmt(f),
+            Self::TooOld(None) => f.write_str("PositionTooOld: no position is available yet"),
+            Self::TooOld(Some(oldest)) => {
+                write!(f, "PositionTooOld: oldest available position is {oldest}")
+            }
+        }
+    }
 }
 
 /// Who came and who left, encoded once per protocol version.

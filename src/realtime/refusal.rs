@@ -7,6 +7,7 @@ use crate::auth::TokenError;
 
 use super::code::ErrorCode;
 use super::join::JoinError;
+use super::notice::PositionRefused;
 use super::request::AskError;
 
 /// Why a join is refused.
@@ -38,6 +39,8 @@ pub(super) enum Refusal {
     ReplayOnPublic,
     /// The bindings can never be served, and the join waited for them.
     Configuration(String),
+    /// A binding's `since` cannot be served.
+    Position(PositionRefused),
     /// The join waited for its bindings in vain.
     SubscribeTimeout(Duration),
     /// The pipeline is not ready, or has to start over.
@@ -67,6 +70,8 @@ impl Refusal {
             Self::ReplayFailed | Self::ReplayParams | Self::ReplayOnPublic => {
                 ErrorCode::UnableToReplayMessages
             }
+            Self::Position(PositionRefused::Malformed) => ErrorCode::UnknownErrorOnChannel,
+            Self::Position(PositionRefused::TooOld(_)) => ErrorCode::PositionTooOld,
             Self::Configuration(_) => ErrorCode::RealtimeDisabledForConfiguration,
             Self::SubscribeTimeout(_) => ErrorCode::PostgresChangesSubscribeTimeout,
             Self::Initializing => ErrorCode::InitializingProjectConnection,
@@ -107,11 +112,14 @@ impl fmt::Display for Refusal {
             // Brings its code along.
             return f.write_str(&error.join_reason());
         }
+        if let Self::Position(why) = self {
+            return why.fmt(f);
+        }
         write!(f, "{}: ", self.code().name())?;
         match self {
             Self::Payload(error) => error.fmt(f),
             Self::TopicTooLong { max } => write!(f, "topic may have at most {max} bytes"),
-            Self::Token(_) => Ok(()),
+            Self::Token(_) | Self::Position(_) => Ok(()),
             Self::Expired { seconds_ago } => f.write_str(&expired(*seconds_ago)),
             Self::Unauthorized { sub_topic } => f.write_str(&unauthorized(sub_topic)),
             Self::ReplayParams => f.write_str("Replay params are not valid"),

@@ -26,7 +26,7 @@ use super::assembler::{Assembler, AssemblerOptions, KeyResolver, SpoolOptions};
 use super::guard::{Guard, InForce, Intervention, Ownership};
 use super::incarnation::{self, Incarnations, System};
 use super::messages::{self, MESSAGES_PUBLICATION, Sighting};
-use super::progress::Progress;
+use super::progress::{Progress, Trail};
 use super::session::{Session, SessionError};
 use super::slot::{self, Publication, SlotError, SlotOptions, SlotState};
 use super::status::{ReplicationState, ReplicationStatus};
@@ -269,7 +269,7 @@ impl Connection {
         let (confirmed, publications) = self.prepare_slot(&client).await?;
         let mut session = Session::open(&self.database, &self.application_name).await?;
         self.ownership.take(session.process_id);
-        let from = self
+        let (from, end) = self
             .begin_epoch(&client, &mut session, confirmed, &publications)
             .await?;
         let in_force = self.choose_publications(&client, publications).await?;
@@ -281,6 +281,7 @@ impl Connection {
         session
             .start_streaming(&slot::start_command(
                 &self.slot,
+                from,
                 in_force.messages.then_some(MESSAGES_PUBLICATION),
             ))
             .await?;
@@ -293,6 +294,10 @@ impl Connection {
         let epoch = self.memory.epoch;
         let messages = in_force.messages || self.slot.is_configured(MESSAGES_PUBLICATION);
         let messages_from = messages.then_some(in_force.messages_from);
+        let trail = Trail {
+            bytes_max: self.slot.trail_bytes(),
+            from: self.memory.began,
+        };
         info!(%epoch, %from, slot = self.slot.name, messages, "streaming");
         self.publications.send_replace(in_force);
         // Downstream may be busy for longer than the server waits, so the loop that gives feedback sends this too.
@@ -301,7 +306,7 @@ impl Connection {
         let stream = Stream {
             session: &mut session,
             assembler: &mut self.assembler,
-            progress: Progress::new(confirmed, STATUS_INTERVAL),
+            progress: Progress::new(confirmed, STATUS_INTERVAL, trail),
             memory: &mut self.memory,
             channels: &mut self.channels,
             interventions: &mut self.interventions,
@@ -309,7 +314,7 @@ impl Connection {
             status: &self.status,
             blocked: None,
         };
-        let end = stream.run(StreamEvent::Started { epoch, from }).await;
+        let end = stream.run(StreamEvent::Started { epoch, from, end }).await;
         session.close().await;
         Err(end.into())
     }
@@ -487,14 +492,15 @@ impl Connection {
         })
     }
 
-    /// Finds out in which epoch the session's positions stand. Returns the position before which nothing follows.
+    /// Finds out in which epoch the session's positions stand. Returns the position before which nothing follows, and the
+    /// end of the WAL.
     async fn begin_epoch(
         &mut self,
         client: &Client,
         session: &mut Session,
         confirmed: Lsn,
         publications: &[Publication],
-    ) -> Result<Lsn, Outcome> {
+    ) -> Result<(Lsn, Lsn), Outcome> {
         let (system, end) = identify(session).await?;
         let oids = || {
             publications
@@ -520,14 +526,26 @@ impl Connection {
                     .epochs
                     .fetch_add(1, Ordering::Relaxed);
             }
+            // The slot trails, and what was handed down means nothing to those who come later.
+            let goes_on = self.memory.epoch != Epoch(0)
+                && confirmed <= self.memory.confirmed
+                && end >= self.memory.wal_end;
+            let position = if goes_on {
+                confirmed.max(self.memory.position)
+            } else {
+                confirmed
+            };
             self.memory = Memory {
                 epoch,
-                position: confirmed,
+                position,
                 confirmed,
+                began: position,
                 ..Memory::NOTHING
             };
+            let counter = &self.channels.counters.position_lsn;
+            counter.store(position.bytes(), Ordering::Relaxed);
         }
-        Ok(self.memory.position)
+        Ok((self.memory.position, end))
     }
 
     /// Does to the slot what the guard demands; it will demand it again if that fails.

@@ -268,8 +268,11 @@ impl Guard {
         if self.slot.is_configured(MESSAGES_PUBLICATION) {
             return Ok(None);
         }
+        // Before the look; the slot trails this position.
+        let position = Lsn::new(self.counters.position_lsn.load(Ordering::Relaxed));
         let look = messages::look(client, &self.slot).await?;
-        let demand = demand_for_messages(&in_force, &look, slot, &mut self.sighting);
+        let reached = slot.confirmed_flush.max(Some(position));
+        let demand = demand_for_messages(&in_force, &look, reached, &mut self.sighting);
         if demand.is_none() && self.sighting.waits_for_confirmation() {
             self.poke.notify_one();
         }
@@ -292,7 +295,7 @@ impl Guard {
 fn demand_for_messages(
     in_force: &InForce,
     look: &Look,
-    slot: &SlotState,
+    reached: Option<Lsn>,
     sighting: &mut Sighting,
 ) -> Option<Intervention> {
     if in_force.messages {
@@ -302,7 +305,7 @@ fn demand_for_messages(
             .then_some(Intervention::LeaveMessages)
     } else {
         sighting
-            .is_safe(look, slot.confirmed_flush)
+            .is_safe(look, reached)
             .then_some(Intervention::TakeMessages)
     }
 }
@@ -345,11 +348,8 @@ mod tests {
                 messages_oid: began_with,
                 ..InForce::default()
             };
-            let slot = SlotState {
-                confirmed_flush: Some(Lsn::new(confirmed)),
-                ..SlotState::default()
-            };
-            demand_for_messages(&in_force, &Look::quiet(found, 100), &slot, &mut sighting)
+            let reached = Some(Lsn::new(confirmed));
+            demand_for_messages(&in_force, &Look::quiet(found, 100), reached, &mut sighting)
         };
         assert_eq!(demand(true, Some(1), Some(1), 0), None);
         let leave = Some(Intervention::LeaveMessages);

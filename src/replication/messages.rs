@@ -86,9 +86,9 @@ struct Seen {
 }
 
 impl Sighting {
-    /// Whether every transaction that a new session would decode knows the publication. `confirmed` is the slot's
-    /// position, read before the look.
-    pub(super) fn is_safe(&mut self, look: &Look, confirmed: Option<Lsn>) -> bool {
+    /// Whether every transaction that a new session would decode knows the publication. `reached` is where it would
+    /// begin, read before the look.
+    pub(super) fn is_safe(&mut self, look: &Look, reached: Option<Lsn>) -> bool {
         let Some(oid) = look.oid else {
             self.forget();
             return false;
@@ -107,10 +107,10 @@ impl Sighting {
             seen.safe_from.get_or_insert(look.end);
         }
         seen.safe_from
-            .is_some_and(|from| confirmed.is_some_and(|confirmed| confirmed >= from))
+            .is_some_and(|from| reached.is_some_and(|reached| reached >= from))
     }
 
-    /// Only the slot's confirmed position is waited for.
+    /// Only the position is waited for.
     pub(super) fn waits_for_confirmation(&self) -> bool {
         self.0.as_ref().is_some_and(|seen| seen.safe_from.is_some())
     }

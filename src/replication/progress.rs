@@ -20,10 +20,22 @@ pub struct Feedback {
     pub flushed: Lsn,
 }
 
+/// WAL that is kept although it was processed: another process that begins at the slot's position reads it again, and so
+/// knows what was delivered shortly before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trail {
+    /// At most so much.
+    pub bytes_max: u64,
+    /// Nothing before this position is of use: another series of positions ended there.
+    pub from: Lsn,
+}
+
 /// How far the stream has come: received, handed down, processed.
 #[derive(Clone, Debug)]
 pub struct Progress {
     status_interval: Duration,
+    trail: Trail,
+    start: Lsn,
     received: Lsn,
     handed_down: Lsn,
     processed: Lsn,
@@ -33,11 +45,13 @@ pub struct Progress {
 
 impl Progress {
     /// Progress of a session that starts at `start`, which was confirmed before. Feedback goes out at least every
-    /// `status_interval`.
+    /// `status_interval`, and trails by `trail`.
     #[must_use]
-    pub const fn new(start: Lsn, status_interval: Duration) -> Self {
+    pub const fn new(start: Lsn, status_interval: Duration, trail: Trail) -> Self {
         Self {
             status_interval,
+            trail,
+            start,
             received: start,
             handed_down: start,
             processed: start,
@@ -81,8 +95,16 @@ impl Progress {
     pub fn feedback(&self) -> Feedback {
         Feedback {
             written: self.received.max(self.processed),
-            flushed: self.processed,
+            flushed: self.flushed(),
         }
+    }
+
+    fn flushed(&self) -> Lsn {
+        let trailing = self.processed.bytes().saturating_sub(self.trail.bytes_max);
+        Lsn::new(trailing)
+            .max(self.trail.from)
+            .min(self.processed)
+            .max(self.start)
     }
 
     /// When [`Self::poll_feedback`] will have something to send; `None` for at once.
@@ -132,7 +154,35 @@ mod tests {
     }
 
     fn progress() -> Progress {
-        Progress::new(Lsn::new(100), INTERVAL)
+        trailing(0, 0)
+    }
+
+    fn trailing(bytes_max: u64, from: u64) -> Progress {
+        let trail = Trail {
+            bytes_max,
+            from: Lsn::new(from),
+        };
+        Progress::new(Lsn::new(100), INTERVAL, trail)
+    }
+
+    #[test]
+    fn the_trail_is_confirmed_late_and_never_backwards() {
+        let mut progress = trailing(50, 0);
+        progress.process(Lsn::new(120));
+        assert_eq!(flushed(&progress), 100);
+        progress.process(Lsn::new(220));
+        assert_eq!(flushed(&progress), 170);
+        assert_eq!(progress.feedback().written, Lsn::new(220));
+        assert!(progress.is_idle());
+    }
+
+    #[test]
+    fn what_another_series_left_behind_is_no_trail() {
+        let mut progress = trailing(1000, 300);
+        progress.process(Lsn::new(200));
+        assert_eq!(flushed(&progress), 200);
+        progress.process(Lsn::new(400));
+        assert_eq!(flushed(&progress), 300);
     }
 
     #[test]

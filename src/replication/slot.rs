@@ -37,9 +37,18 @@ pub struct SlotOptions {
     /// Bytes of WAL that the slot may keep: at half a warning, at the limit it moves forward, at twice the limit it is
     /// created anew.
     pub retained_wal_bytes_max: u64,
+    /// Bytes of WAL that are confirmed late, so that whoever begins at the slot's position reads them again; a quarter of
+    /// the limit above at most.
+    pub trail_bytes_max: u64,
 }
 
 impl SlotOptions {
+    /// Bytes of WAL that are confirmed late.
+    #[must_use]
+    pub(super) fn trail_bytes(&self) -> u64 {
+        self.trail_bytes_max.min(self.retained_wal_bytes_max / 4)
+    }
+
     /// Whether the publication is one of the configured ones.
     #[must_use]
     pub fn is_configured(&self, publication: &str) -> bool {
@@ -411,9 +420,10 @@ pub async fn oldest_transaction(
     Ok(row.and_then(|row| row.get(0)))
 }
 
-/// The command that streams from the slot's confirmed position on, with publications besides the configured ones.
+/// The command that streams from `position` on, or from the slot's confirmed position if that is later, with publications
+/// besides the configured ones.
 #[must_use]
-pub(super) fn start_command(options: &SlotOptions, besides: Option<&str>) -> String {
+pub(super) fn start_command(options: &SlotOptions, position: Lsn, besides: Option<&str>) -> String {
     let mut names = String::new();
     for publication in options
         .publications
@@ -430,7 +440,7 @@ pub(super) fn start_command(options: &SlotOptions, besides: Option<&str>) -> Str
         );
     }
     format!(
-        "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '2', publication_names '{names}', messages 'true', \
+        "START_REPLICATION SLOT {} LOGICAL {position} (proto_version '2', publication_names '{names}', messages 'true', \
          streaming 'on')",
         quote_identifier(&options.name)
     )
@@ -470,10 +480,14 @@ mod tests {
             publications: vec!["a".to_owned()],
             failover: true,
             retained_wal_bytes_max: 0,
+            trail_bytes_max: 0,
         };
-        let expected = "START_REPLICATION SLOT \"walcast\" LOGICAL 0/0 (proto_version '2', publication_names \
+        let expected = "START_REPLICATION SLOT \"walcast\" LOGICAL 0/7 (proto_version '2', publication_names \
             '\"a\",\"it''s \"\"b\"\"\"', messages 'true', streaming 'on')";
-        assert_eq!(start_command(&options, Some("it's \"b\"")), expected);
+        assert_eq!(
+            start_command(&options, Lsn::new(7), Some("it's \"b\"")),
+            expected
+        );
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct ReplicationCounters {
     pub epochs: AtomicU64,
     /// The server's last known position, as bytes.
     pub received_lsn: AtomicU64,
+    /// Everything before this position was handed down, as bytes.
+    pub position_lsn: AtomicU64,
     /// The position that was confirmed last, as bytes.
     pub confirmed_lsn: AtomicU64,
     /// Bytes of WAL between what is confirmed and the end, a few seconds old.

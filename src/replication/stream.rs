@@ -77,6 +77,8 @@ pub(super) struct Memory {
     pub(super) wal_end: Lsn,
     /// Highest position that was ever confirmed.
     pub(super) confirmed: Lsn,
+    /// Where the epoch began for us: WAL before it is of no use to those who come later.
+    pub(super) began: Lsn,
     /// A transaction was handed down in part. When it comes again it must be made of the same changes, because downstream
     /// goes on by their order.
     pub(super) torn: bool,
@@ -89,6 +91,7 @@ impl Memory {
         position: Lsn::ZERO,
         wal_end: Lsn::ZERO,
         confirmed: Lsn::ZERO,
+        began: Lsn::ZERO,
         torn: false,
     };
 
@@ -284,6 +287,7 @@ impl Stream<'_> {
                             .receive_keepalive(wal_end, reply_requested, in_transaction);
                         self.assembler.handle_keepalive(wal_end);
                         self.memory.position = self.memory.position.max(wal_end);
+                        self.note_position();
                         self.channels
                             .counters
                             .received_lsn
@@ -319,6 +323,7 @@ impl Stream<'_> {
             StreamEvent::Skipped { commit, .. } => Some((Arc::clone(commit), true)),
             StreamEvent::Position(position) => {
                 self.memory.position = self.memory.position.max(*position);
+                self.note_position();
                 None
             }
             StreamEvent::Started { .. }
@@ -331,6 +336,7 @@ impl Stream<'_> {
             self.progress.hand_down(commit.end_lsn);
             if last {
                 self.memory.position = self.memory.position.max(commit.end_lsn);
+                self.note_position();
                 self.memory.wal_end = self.memory.wal_end.max(commit.end_lsn);
                 self.channels
                     .counters
@@ -340,6 +346,13 @@ impl Stream<'_> {
         }
         room.send(event);
         Ok(Wait::Nobody)
+    }
+
+    /// A session that began now would begin here.
+    fn note_position(&self) {
+        let position = self.memory.position.bytes();
+        let counter = &self.channels.counters.position_lsn;
+        counter.store(position, Ordering::Relaxed);
     }
 
     /// Hands down what the assembler still holds.

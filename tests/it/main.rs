@@ -32,6 +32,7 @@ mod races;
 mod rendering;
 mod replay;
 mod shadow;
+mod since;
 mod subscribe;
 mod values;
 mod visibility;

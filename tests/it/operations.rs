@@ -10,7 +10,9 @@ use walcast::testing::{
     eventually, join_payload, user,
 };
 
-use crate::world::{ALICE, CAROL, SCHEMA, TALK, all, brief, contents, say, start, subscribe};
+use crate::world::{
+    ALICE, CAROL, SCHEMA, TALK, all, brief, contents, say, start, start_with_environment, subscribe,
+};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_walcast");
 
@@ -226,7 +228,13 @@ async fn a_transaction_of_a_million_rows_fits_in_little_memory() {
     const ROWS: u64 = 1_000_000;
     const MEMORY_MAX: u64 = 200 * 1024 * 1024;
     // Small, so that the transaction is streamed while it runs.
-    let app = start_private(&["logical_decoding_work_mem=4MB"]).await;
+    let options = AppOptions {
+        schema: SCHEMA,
+        // The past has a limit of its own.
+        environment: &[("WALCAST_HISTORY_BYTES_MAX", "32MiB")],
+        private: Some(&["logical_decoding_work_mem=4MB"]),
+    };
+    let app = App::start_with(BINARY, &options).await;
     let mut alice = subscribe(&app, ALICE, "notes").await;
     let started = Instant::now();
     let writer = app.session().await;
@@ -372,7 +380,7 @@ async fn confirmed(app: &App) -> u64 {
 /// `replication::progress` points here: an idle slot must not keep the WAL of others.
 #[tokio::test]
 async fn idle_slot() {
-    let app = start().await;
+    let app = start_with_environment("", &[("WALCAST_RESUME_WAL_BYTES_MAX", "0")]).await;
     app.sql("create table unpublished (n int, body text)").await;
     for _round in 0..3 {
         let before: u64 = app

@@ -77,6 +77,7 @@ impl World {
         let options = ReplicationOptions {
             database: database.clone(),
             slot: SlotOptions {
+                trail_bytes_max: 0,
                 name: slot.to_owned(),
                 publications: vec!["shadowed".to_owned()],
                 failover: false,

@@ -1,5 +1,6 @@
 //! Lanes are entered and left, settled and bounded.
 
+use super::replay::restrict;
 use super::rows::routed_row;
 use super::{Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX, SLOW_LANE_ROWS_MAX};
 use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
@@ -30,6 +31,7 @@ impl Conductor {
         let key = LaneKey {
             identity: Identity::new(Arc::clone(&subscriber.claims)),
             uncertain,
+            alone: subscriber.replay.is_some().then_some(id),
         };
         subscriber.lane_since = number;
         let lane = *self.lane_ids.entry(key.clone()).or_insert(number);
@@ -166,9 +168,16 @@ impl Conductor {
             }
             let number = self.next_number;
             self.next_number = number.saturating_add(1);
+            let catalog_from = self.catalog_from;
             let rows = group.iter().filter_map(|(part, index)| {
                 let (change, view) = part.change(*index)?;
-                routed_row(now, lane, &[&*subscriber], change, view, *index, false)
+                let mut row = routed_row(now, lane, &[&*subscriber], change, view, *index, false)?;
+                if subscriber.is_past(&part.commit, change) {
+                    let access = view.table.access.get(lane.key.identity.role());
+                    let known = catalog_from.is_some_and(|from| part.commit.lsn >= from);
+                    restrict(&mut row, change, view, access, known);
+                }
+                Some(row)
             });
             let rows: Vec<ItemRow> = rows.collect();
             if ends || !rows.is_empty() {

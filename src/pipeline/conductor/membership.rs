@@ -5,9 +5,10 @@ use crate::auth::Claims;
 use crate::change::Oid;
 use crate::pipeline::Command;
 use crate::pipeline::lane::LaneId;
+use crate::pipeline::replay::Replay;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
-use crate::realtime::{Notice, ResyncReason};
-use crate::routing::{Binding, Subscription};
+use crate::realtime::{Notice, PositionRefused, ResyncReason};
+use crate::routing::{Binding, RequestedBinding, Since, Subscription};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +30,9 @@ impl Conductor {
                     membership,
                 };
                 self.remove(id);
-                let parsed: Result<Vec<Binding>, _> = bindings.iter().map(Binding::parse).collect();
+                let requested = bindings;
+                let parsed: Result<Vec<Binding>, _> =
+                    requested.iter().map(Binding::parse).collect();
                 let until = if grace { now.checked_add(GRACE) } else { None };
                 let (bindings, refusal) = match parsed {
                     Ok(bindings) => (bindings.into(), None),
@@ -37,9 +40,14 @@ impl Conductor {
                 };
                 let mut subscriber =
                     Subscriber::new(id, outbox, Arc::clone(&claims), bindings, until);
+                let since = since(&requested);
                 if let Some(text) = refusal {
                     subscriber.phase = Phase::Refused;
                     subscriber.tell(Notice::Refused(text));
+                }
+                match since {
+                    Ok(since) => subscriber.replay = Replay::new(since),
+                    Err(refused) => return subscriber.tell(Notice::PositionRefused(refused)),
                 }
                 let refused = subscriber.phase == Phase::Refused;
                 self.subscribers.insert(id, subscriber);
@@ -155,8 +163,8 @@ impl Conductor {
                 self.joining.insert(id);
             }
             Phase::Joining => {}
-            Phase::Live if !new_token && same_tables => {}
-            Phase::Live => subscriber.tell(Notice::Subscribed),
+            Phase::Replaying | Phase::Live if !new_token && same_tables => {}
+            Phase::Replaying | Phase::Live => subscriber.tell(Notice::Subscribed),
         }
         self.enter_lane(now, id);
         self.pay(now, id, owed, new_token);
@@ -207,4 +215,14 @@ impl Conductor {
             self.resync(subscriber, reason);
         }
     }
+}
+
+/// From where on bindings want changes, by their numbers.
+fn since(bindings: &[RequestedBinding]) -> Result<Vec<(u32, Since)>, PositionRefused> {
+    let mut found = Vec::new();
+    for binding in bindings {
+        let since = Since::of(binding).map_err(|_neither| PositionRefused::Malformed)?;
+        found.extend(since.map(|since| (binding.id, since)));
+    }
+    Ok(found)
 }

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::auth::Claims;
 use crate::catalog::Catalog;
-use crate::change::{Oid, Relation, TransactionPart};
+use crate::change::{Oid, Relation};
+use crate::pipeline::history::Kept;
 use crate::pipeline::lane::{Item, Lane, LaneId};
 use crate::pipeline::messages::broadcast_of;
 use crate::pipeline::part::Part;
@@ -74,6 +75,8 @@ impl Conductor {
             Some(_) if self.learns(now) => self.load_catalog(),
             Some(horizon) => {
                 self.verdicts.seen(&horizon.snapshot);
+                self.catalog_from.get_or_insert(horizon.insert_lsn);
+                self.wal_end = self.wal_end.max(horizon.insert_lsn);
                 self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
                 self.release = Some(Release {
                     horizon,
@@ -114,6 +117,9 @@ impl Conductor {
         };
         let before = std::mem::replace(&mut self.catalog, Arc::clone(&catalog));
         let first = !std::mem::replace(&mut self.has_catalog, true);
+        if before.fingerprint != catalog.fingerprint {
+            self.catalog_from = None;
+        }
         self.views.clear();
         if self.verdicts.renew(&catalog) {
             let lanes = &self.lanes;
@@ -125,8 +131,10 @@ impl Conductor {
         }
         self.look_at = self.look_at.or_else(|| now.checked_add(LOOK_PAUSE));
         let outdated = |subscriber: &&Subscriber| {
-            let resolved = matches!(subscriber.phase, Phase::Joining | Phase::Live)
-                || self.resolving.contains_key(&subscriber.ticket);
+            let resolved = matches!(
+                subscriber.phase,
+                Phase::Joining | Phase::Replaying | Phase::Live
+            ) || self.resolving.contains_key(&subscriber.ticket);
             resolved && (first || must_resolve(subscriber, &before, &catalog))
         };
         let outdated: Vec<(SubscriberId, Arc<Claims>)> = (self.subscribers.values())
@@ -193,17 +201,21 @@ impl Conductor {
             self.log.settle();
             let snapshot = &release.horizon.snapshot;
             let Some(waiting) = self.waiting.pop_front_if(|waiting| {
-                matches!(waiting, Waiting::Silent(_)) || snapshot.sees(waiting.commit().xid)
+                matches!(waiting, Waiting::Silent { .. }) || snapshot.sees(waiting.commit().xid)
             }) else {
                 break;
             };
             release.released = true;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.size());
             match waiting {
-                Waiting::Silent(part) => self.verdicts.apply(&part),
+                Waiting::Silent { part, is_whole } => {
+                    self.verdicts.apply(&part);
+                    self.keep(now, part, is_whole);
+                }
                 Waiting::Part { part, is_whole } => {
                     self.verdicts.apply(&part);
-                    let part = self.view_part(part, is_whole);
+                    let kept = self.keep(now, part, is_whole);
+                    let part = self.view_part(&kept);
                     // Before the lanes, which are none of their business.
                     let saying = Saying {
                         part: Arc::clone(&part),
@@ -214,6 +226,7 @@ impl Conductor {
                 }
                 Waiting::Skipped { commit, relations } => {
                     self.verdicts.skipped(&commit, &relations);
+                    self.history.cut(&commit);
                     self.skip(&relations);
                 }
             }
@@ -246,10 +259,8 @@ impl Conductor {
             let Some(subscriber) = subscribers.get_mut(id) else {
                 return false;
             };
-            let behind = subscriber
-                .joined
-                .as_ref()
-                .is_some_and(|(_, until)| *until > routed);
+            let behind = subscriber.phase == Phase::Replaying
+                || (subscriber.joined.as_ref()).is_some_and(|(_, until)| *until > routed);
             if !behind {
                 subscriber.joined = None;
             }
@@ -264,6 +275,7 @@ impl Conductor {
         let begun = self.horizon_ticket;
         let subscribers = &mut self.subscribers;
         let catching_up = &mut self.catching_up;
+        let mut from_the_past = Vec::new();
         self.joining.retain(|id| {
             let Some(subscriber) = subscribers.get_mut(id) else {
                 return false;
@@ -271,20 +283,27 @@ impl Conductor {
             if subscriber.joining_since > begun.min(unseen) {
                 return true;
             }
-            subscriber.phase = Phase::Live;
             subscriber.joined = Some((horizon.snapshot.clone(), horizon.insert_lsn));
             catching_up.insert(*id);
+            if subscriber.replay.is_some() {
+                from_the_past.push(*id);
+                return false;
+            }
+            subscriber.phase = Phase::Live;
             subscriber.tell(Notice::Subscribed);
             false
         });
         if !self.joining.is_empty() && unseen < u64::MAX && self.horizon_not_before.is_none() {
             self.horizon_not_before = now.checked_add(UNSEEN_PAUSE_MIN);
         }
+        for id in from_the_past {
+            self.begin_replay(now, id);
+        }
     }
 
     pub(super) fn skip(&mut self, relations: &[Oid]) {
         let concerned = |subscriber: &&Subscriber| {
-            subscriber.phase == Phase::Live
+            matches!(subscriber.phase, Phase::Live | Phase::Replaying)
                 && (relations.is_empty() || relations.iter().any(|oid| subscriber.concerns(*oid)))
         };
         let concerned: Vec<SubscriberId> = self
@@ -300,7 +319,8 @@ impl Conductor {
 
     /// Says what the part's rows of `realtime.messages` say, up to `room` of them; returns what is left.
     fn say(&mut self, mut saying: Saying, room: &mut usize) -> Option<Saying> {
-        if self.catalog.messages.is_empty() {
+        let was_said = |from| saying.part.commit.lsn < from;
+        if self.catalog.messages.is_empty() || self.says_from.is_some_and(was_said) {
             return None;
         }
         let part = Arc::clone(&saying.part);
@@ -329,13 +349,13 @@ impl Conductor {
     }
 
     /// The part as the catalog of now sees it.
-    fn view_part(&mut self, part: TransactionPart, is_whole: bool) -> Arc<Part> {
-        let views: Vec<Option<Arc<View>>> = part
+    pub(super) fn view_part(&mut self, kept: &Kept) -> Arc<Part> {
+        let views: Vec<Option<Arc<View>>> = kept
             .changes
             .iter()
             .map(|change| self.view(&change.relation))
             .collect();
-        Arc::new(Part::new(part, is_whole, views, Arc::clone(&self.catalog)))
+        Arc::new(Part::new(kept, views, Arc::clone(&self.catalog)))
     }
 
     /// Hands a released part to the lanes that it concerns and that keep up; returns it with the others.

@@ -2,6 +2,7 @@
 
 use super::{CLOSE_LOOK, CLOSE_LOOK_PAUSE, Conductor, UNSEEN_MAX, Waiting};
 use crate::change::{Epoch, Lsn, StreamEvent, TransactionPart};
+use crate::pipeline::history::Kept;
 use crate::pipeline::subscriber::SubscriberId;
 use crate::realtime::ResyncReason;
 use std::time::Instant;
@@ -10,21 +11,31 @@ impl Conductor {
     /// The stream went on.
     pub(in crate::pipeline) fn handle_stream(&mut self, now: Instant, event: StreamEvent) {
         match event {
-            StreamEvent::Started { epoch, .. } => self.start_epoch(epoch),
+            StreamEvent::Started { epoch, from, end } => {
+                self.start_epoch(epoch);
+                self.history.begin(from);
+                // What is read again of an earlier process was said by it.
+                self.says_from.get_or_insert(end);
+            }
             StreamEvent::Interrupted => self.streaming = false,
             // A hint only: anybody may write one. It makes us look, and the fingerprint tells.
             StreamEvent::Message { .. } => {
-                self.look_closely_until = now.checked_add(CLOSE_LOOK);
-                self.look_at = self.look_at.map(|time| time.min(now + CLOSE_LOOK_PAUSE));
+                self.look_closely(now);
             }
             StreamEvent::Position(position) => self.received = self.received.max(position),
-            StreamEvent::Part(part) => self.receive_part(part),
+            StreamEvent::Part(part) => self.receive_part(now, part),
             StreamEvent::Skipped { commit, relations } => {
                 self.received = self.received.max(commit.end_lsn);
                 self.wait(Waiting::Skipped { commit, relations });
             }
         }
         self.advance(now);
+    }
+
+    /// The catalog is looked at more often for a while.
+    pub(super) fn look_closely(&mut self, now: Instant) {
+        self.look_closely_until = now.checked_add(CLOSE_LOOK);
+        self.look_at = self.look_at.map(|time| time.min(now + CLOSE_LOOK_PAUSE));
     }
 
     pub(super) fn start_epoch(&mut self, epoch: Epoch) {
@@ -42,6 +53,10 @@ impl Conductor {
         self.unseen.clear();
         self.received = Lsn::ZERO;
         self.confirmed = Lsn::ZERO;
+        self.history.restart();
+        self.catalog_from = None;
+        self.wal_end = Lsn::ZERO;
+        self.says_from = Some(Lsn::ZERO);
         if self.verdicts.restart(self.catalog_loading) {
             self.load_catalog();
         }
@@ -51,7 +66,7 @@ impl Conductor {
         }
     }
 
-    pub(super) fn receive_part(&mut self, mut part: TransactionPart) {
+    pub(super) fn receive_part(&mut self, now: Instant, mut part: TransactionPart) {
         // After a reconnect a transaction that was handed down in part comes again from its beginning.
         let (next, is_first) = match self.received_part {
             Some((commit, next)) if commit == part.commit.lsn => (next, false),
@@ -75,10 +90,10 @@ impl Conductor {
             .changes
             .saturating_add(u64::try_from(part.changes.len()).unwrap_or(u64::MAX));
         let continued = self.continued == Some(part.commit.lsn);
+        let is_whole = is_first && part.last;
         if continued || self.is_interesting(&part) {
             // All further parts, or else nobody would hear of the transaction's end.
             self.continued = (!part.last).then_some(part.commit.lsn);
-            let is_whole = is_first && part.last;
             return self.wait(Waiting::Part { part, is_whole });
         }
         if part.last {
@@ -88,14 +103,20 @@ impl Conductor {
             let number = self.number();
             self.unseen.push_back((number, part.commit.xid));
         }
-        // Plans may look into its tables. What is before it in the stream comes first; nothing else need be waited for.
-        if self.verdicts.follows_stream() {
-            if self.waiting.is_empty() && self.release.is_none() {
-                self.verdicts.apply(&part);
-            } else {
-                self.wait(Waiting::Silent(part));
-            }
+        // Plans may look into its tables, and somebody may come back for it. What is before it in the stream comes first;
+        // nothing else need be waited for.
+        if self.waiting.is_empty() && self.release.is_none() {
+            self.verdicts.apply(&part);
+            self.keep(now, part, is_whole);
+        } else {
+            self.wait(Waiting::Silent { part, is_whole });
         }
+    }
+
+    /// Adds a part to the recent past.
+    pub(super) fn keep(&mut self, now: Instant, part: TransactionPart, is_whole: bool) -> Kept {
+        let (in_memory, _) = self.log.bytes();
+        self.history.push(now, part, is_whole, in_memory)
     }
 
     /// Whether anybody may be concerned. Tables that the catalog does not know yet may be anybody's, or new partitions of

@@ -51,6 +51,16 @@ impl Channel {
                 Fate::Lives
             }
             Notice::Refused(text) => self.refused(wire, text),
+            Notice::PositionRefused(why) => {
+                self.subscription = Subscription::None;
+                self.depart(wire);
+                if !self.is_joined() {
+                    return self.refuse(wire, &Refusal::Position(why));
+                }
+                self.system(wire, POSTGRES, Status::Error, &why.to_string());
+                wire.end(&self.join_ref, &self.quoted, End::Error);
+                Fate::Ended
+            }
             Notice::Resync(reason) => {
                 self.subscription = Subscription::None;
                 self.depart(wire);

@@ -1,0 +1,461 @@
+//! Those who go through the past: from a position in the history to its end, and from there on live.
+//!
+//! What they go through they get as they would have, and only if they still may: a change needs an allow as of its commit,
+//! and one of now. A compiled plan gives both at once where nothing that it looks into has changed since. Otherwise
+//! Postgres is asked, and says what can be seen now with this very content. A DELETE says what was there before, which nobody can
+//! be asked about: it is told to those who were shown the row on the way.
+//!
+//! Bounded by what waits in the lane and in the outbox; goes on when the time comes, a little at a time.
+
+use super::rows::{judge_rows, routed_row};
+use super::{Conductor, LANE_BYTES_MAX};
+use crate::catalog::Access;
+use crate::change::{Change, ChangeKind, Cursor};
+use crate::pipeline::history::{Kept, Position};
+use crate::pipeline::lane::{Item, ItemRow, LaneId, RowState};
+use crate::pipeline::part::Part;
+use crate::pipeline::replay::{Replay, Start};
+use crate::pipeline::subscriber::{Phase, SubscriberId};
+use crate::pipeline::view::View;
+use crate::realtime::{Notice, PositionRefused, ResyncReason};
+use crate::routing::Since;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Changes looked at before others have their turn; well below a millisecond.
+const LOOKS_MAX: usize = 1000;
+/// Changes handed on at once.
+const CHUNK_MAX: usize = 250;
+/// Rows that may wait in the lane.
+const QUEUED_MAX: usize = 1000;
+/// Payloads that may wait in the outbox: the log must hold them until they are read.
+const POSTED_MAX: u64 = 2000;
+/// Subscribers that have their turn at once.
+const TURNS_MAX: usize = 32;
+/// Until the next turn.
+const PAUSE: Duration = Duration::from_millis(1);
+/// The same while everybody waits for a peer or for Postgres.
+const BLOCKED_PAUSE: Duration = Duration::from_millis(10);
+
+/// What one turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// There is more to go through.
+    Goes,
+    /// Something must be taken or answered first.
+    Waits,
+    /// It is live, or gone.
+    Done,
+}
+
+impl Conductor {
+    /// The snapshot of a join was taken: the subscriber may begin with the past.
+    pub(super) fn begin_replay(&mut self, now: Instant, id: SubscriberId) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let Some(mut replay) = subscriber.replay.take() else {
+            return;
+        };
+        match self.find_starts(&mut replay) {
+            Err(refused) => {
+                let Some(subscriber) = self.subscribers.get_mut(&id) else {
+                    return;
+                };
+                subscriber.tell(Notice::PositionRefused(refused));
+                self.remove(id);
+            }
+            Ok(first) => {
+                replay.next = first.map_or(self.history.end(), |position| {
+                    self.history.number_after(position)
+                });
+                let Some(subscriber) = self.subscribers.get_mut(&id) else {
+                    return;
+                };
+                subscriber.replay = Some(replay);
+                subscriber.phase = Phase::Replaying;
+                subscriber.tell(Notice::Subscribed);
+                self.replaying.push_back(id);
+                self.replay_at = Some(now);
+            }
+        }
+    }
+
+    /// Turns what was asked for into positions; returns the first. `None`: there is nothing to go through yet.
+    fn find_starts(&self, replay: &mut Replay) -> Result<Option<Position>, PositionRefused> {
+        let too_old = || {
+            let oldest = self.epoch.zip(self.history.floor());
+            PositionRefused::TooOld(oldest.map(|(epoch, floor)| Cursor {
+                epoch,
+                commit_lsn: floor.lsn,
+                order: floor.order,
+            }))
+        };
+        let mut first = None;
+        for (_, start) in &mut replay.starts {
+            let found = match *start {
+                Start::After(position) => Some(position),
+                Start::From(_) => None,
+                Start::Asked(Since::Time(time)) => self
+                    .history
+                    .before_time(time)
+                    .map_err(|_too_old| too_old())?,
+                Start::Asked(Since::Cursor(cursor)) => {
+                    let position = Position::from(cursor);
+                    // One that nobody can have been given is not ours either.
+                    let is_known = Some(cursor.epoch) == self.epoch
+                        && self.history.holds(position)
+                        && cursor.commit_lsn <= self.wal_end;
+                    Some(is_known.then_some(position).ok_or_else(too_old)?)
+                }
+            };
+            *start = match (found, *start) {
+                (Some(position), _) => Start::After(position),
+                (None, Start::Asked(Since::Time(time))) => Start::From(time),
+                (None, other) => other,
+            };
+            first = match (first, found) {
+                (Some(one), Some(other)) => Some(Position::min(one, other)),
+                (one, other) => one.or(other),
+            };
+        }
+        Ok(first)
+    }
+
+    /// The next turn of those who go through the past, if it is time.
+    pub(super) fn replay(&mut self, now: Instant) {
+        if self.replay_at.is_none_or(|time| time > now) || self.release.is_some() {
+            return;
+        }
+        // Who may see the past is asked of now: a change of the catalog should be noticed soon.
+        self.look_closely(now);
+        let mut looks = LOOKS_MAX;
+        let mut waits = true;
+        for _ in 0..self.replaying.len().min(TURNS_MAX) {
+            let Some(id) = self.replaying.pop_front() else {
+                break;
+            };
+            let turn = self.replay_some(now, id, &mut looks);
+            waits &= turn == Turn::Waits;
+            if turn != Turn::Done {
+                self.replaying.push_back(id);
+            }
+            if looks == 0 {
+                break;
+            }
+        }
+        let pause = if waits { BLOCKED_PAUSE } else { PAUSE };
+        self.replay_at = if self.replaying.is_empty() {
+            None
+        } else {
+            now.checked_add(pause)
+        };
+    }
+
+    fn replay_some(&mut self, now: Instant, id: SubscriberId, looks: &mut usize) -> Turn {
+        while *looks > 0 {
+            let Some(subscriber) = self.subscribers.get(&id) else {
+                return Turn::Done;
+            };
+            if subscriber.phase == Phase::Live {
+                return self.rejoin_lane(now, id);
+            }
+            let (Phase::Replaying, Some(replay)) = (subscriber.phase, &subscriber.replay) else {
+                return Turn::Done;
+            };
+            // A token that may follow says who is to be judged.
+            let waits = subscriber.grace.is_some()
+                || subscriber.next_claims.is_some()
+                || subscriber.posted() >= POSTED_MAX;
+            let lane = subscriber.lane.and_then(|lane| self.lanes.get(&lane));
+            let has_room = lane.is_some_and(|lane| {
+                lane.queued_rows < QUEUED_MAX && lane.queued_bytes < LANE_BYTES_MAX / 2
+            });
+            if waits || !has_room {
+                return Turn::Waits;
+            }
+            let (number, from) = (replay.next, replay.change);
+            match self.history.get(number) {
+                Err(_too_old) => {
+                    self.resync(id, ResyncReason::PositionGone);
+                    return Turn::Done;
+                }
+                Ok(None) => {
+                    self.go_live(now, id);
+                    return Turn::Goes;
+                }
+                Ok(Some(kept)) => {
+                    let kept = kept.clone();
+                    self.replay_chunk(now, id, &kept, (number, from), looks);
+                }
+            }
+        }
+        Turn::Goes
+    }
+
+    /// Hands some changes of a part on.
+    fn replay_chunk(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+        kept: &Kept,
+        (number, from): (u64, usize),
+        looks: &mut usize,
+    ) {
+        let Some(subscriber) = self.subscribers.get(&id) else {
+            return;
+        };
+        let mut indexes = Vec::new();
+        let mut next = from;
+        for change in kept.changes.get(from..).unwrap_or_default() {
+            if *looks == 0 || indexes.len() >= CHUNK_MAX {
+                break;
+            }
+            *looks = looks.saturating_sub(1);
+            if subscriber.goes_through(&kept.commit, change)
+                && let Ok(index) = u32::try_from(next)
+            {
+                indexes.push(index);
+            }
+            next = next.saturating_add(1);
+        }
+        // A part without changes costs a look as well.
+        *looks = looks.saturating_sub(1);
+        let is_done = next >= kept.changes.len();
+        let ends = is_done && kept.last;
+        let rows = if indexes.is_empty() {
+            None
+        } else {
+            let part = self.see(number, kept);
+            Some((self.replayed_rows(now, id, &part, &indexes), part))
+        };
+        self.hand_on(now, id, kept, (number, ends), rows);
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let lane = subscriber.lane;
+        if let Some(replay) = &mut subscriber.replay {
+            (replay.next, replay.change) = if is_done {
+                (number.saturating_add(1), 0)
+            } else {
+                (number, next)
+            };
+        }
+        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(&lane)) {
+            lane.replayed = Some(kept.commit.lsn);
+        }
+    }
+
+    /// Puts rows of the past into the subscriber's lane.
+    fn hand_on(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+        kept: &Kept,
+        (number, ends): (u64, bool),
+        rows: Option<(Vec<ItemRow>, Arc<Part>)>,
+    ) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let (Some(replay), Some(lane_id)) = (&mut subscriber.replay, subscriber.lane) else {
+            return;
+        };
+        let is_open = replay.is_open;
+        let (mut rows, part) = match rows {
+            Some((rows, part)) if !rows.is_empty() || (ends && is_open) => (rows, part),
+            // Whoever holds a change back must hear that it was the last.
+            _ if ends && is_open => (Vec::new(), self.see(number, kept)),
+            _ => return,
+        };
+        let number = self.number();
+        let told = self.judge_replayed(lane_id, &part, number, &mut rows);
+        let (Some(lane), Some(subscriber)) =
+            (self.lanes.get_mut(&lane_id), self.subscribers.get_mut(&id))
+        else {
+            return;
+        };
+        if let Some(replay) = &mut subscriber.replay {
+            replay.is_open = !ends;
+        }
+        let undecided = rows.iter().filter(|row| row.state.is_open()).count();
+        lane.push(
+            &self.keys,
+            Item {
+                number,
+                part,
+                only: Some(id),
+                ends,
+                rows,
+                undecided,
+            },
+        );
+        for (table, raised) in told {
+            match raised {
+                Some(state) => self.tell_trouble(lane_id, table, state),
+                None => self.recovered(lane_id, table),
+            }
+        }
+        self.check_lane(now, lane_id);
+    }
+
+    /// The rows of a part of the past for one subscriber.
+    fn replayed_rows(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+        part: &Part,
+        indexes: &[u32],
+    ) -> Vec<ItemRow> {
+        let is_known = self.knows_grants_of(part);
+        let Some(subscriber) = self.subscribers.get(&id) else {
+            return Vec::new();
+        };
+        let Some(lane) = subscriber.lane.and_then(|lane| self.lanes.get(&lane)) else {
+            return Vec::new();
+        };
+        let row = |index: &u32| {
+            let (change, view) = part.change(*index)?;
+            let follows = lane.follows_open_row(&self.keys, part, *index);
+            match routed_row(now, lane, &[subscriber], change, view, *index, follows) {
+                Some(mut row) => {
+                    let access = view.table.access.get(lane.key.identity.role());
+                    restrict(&mut row, change, view, access, is_known);
+                    Some(row)
+                }
+                None if follows => Some(ItemRow::new(*index, RowState::Tracked, Vec::new())),
+                None => None,
+            }
+        };
+        indexes.iter().filter_map(row).collect()
+    }
+
+    /// Decides without asking what can be decided for both moments at once.
+    fn judge_replayed(
+        &mut self,
+        lane_id: LaneId,
+        part: &Part,
+        number: u64,
+        rows: &mut [ItemRow],
+    ) -> Vec<(u32, Option<Box<str>>)> {
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return Vec::new();
+        };
+        let mut told = Vec::new();
+        for row in rows {
+            let Some((_, view)) = part.change(row.change) else {
+                continue;
+            };
+            let role = lane.key.identity.role();
+            if row.must_exist || !self.verdicts.is_timeless(view.table.oid, role) {
+                continue;
+            }
+            let row = std::slice::from_mut(row);
+            told.extend(judge_rows(&mut self.verdicts, lane, part, number, row));
+        }
+        told.dedup();
+        told
+    }
+
+    /// Whether the grants at hand were those of the part's commit.
+    pub(super) fn knows_grants_of(&self, part: &Part) -> bool {
+        self.catalog_from
+            .is_some_and(|from| part.commit.lsn >= from)
+    }
+
+    /// A part of the history as the catalog of now sees it; shared by those who go through it at the same time.
+    fn see(&mut self, number: u64, kept: &Kept) -> Arc<Part> {
+        if let Some(part) = self.history.seen(number)
+            && Arc::ptr_eq(&part.catalog, &self.catalog)
+            && part.is_readable(&self.log)
+        {
+            return part;
+        }
+        let part = self.view_part(kept);
+        self.history.see(number, &part);
+        part
+    }
+
+    /// There is nothing more to go through: what is released from now on comes by itself.
+    fn go_live(&mut self, now: Instant, id: SubscriberId) {
+        let number = self.number();
+        let end = self.history.last();
+        let unfinished = self.unfinished.is_some();
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        subscriber.phase = Phase::Live;
+        subscriber.lane_since = number;
+        let mut is_open = false;
+        if let Some(replay) = &mut subscriber.replay {
+            replay.until = end;
+            is_open = replay.is_open;
+        }
+        let Some(lane_id) = subscriber.lane else {
+            return;
+        };
+        if is_open && unfinished {
+            self.unended.insert(lane_id);
+        }
+        if let Some(lane) = self.lanes.get_mut(&lane_id) {
+            lane.replayed = None;
+        }
+        self.check_lane(now, lane_id);
+    }
+
+    /// Nothing of the past is outstanding any more: the subscriber may share a lane with its like.
+    fn rejoin_lane(&mut self, now: Instant, id: SubscriberId) -> Turn {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return Turn::Done;
+        };
+        let lane = subscriber.lane.and_then(|lane| self.lanes.get(&lane));
+        let is_quiet = lane.is_none_or(|lane| {
+            lane.queue.is_empty() && lane.pending.is_empty() && lane.asking.is_none()
+        });
+        if !is_quiet || subscriber.joined.is_some() || subscriber.next_claims.is_some() {
+            return Turn::Waits;
+        }
+        subscriber.replay = None;
+        // Its lane is empty, so that nothing is owed.
+        let _nothing = self.leave_lane(id);
+        self.enter_lane(now, id);
+        Turn::Done
+    }
+}
+
+/// Takes back what a row of the past must not be allowed without a look.
+pub(super) fn restrict(
+    row: &mut ItemRow,
+    change: &Change,
+    view: &View,
+    access: Option<&Access>,
+    knows_grants: bool,
+) {
+    if matches!(row.state, RowState::Withheld(_)) {
+        return;
+    }
+    let applies = access.is_some_and(|access| access.policies_apply);
+    if !applies && knows_grants {
+        return;
+    }
+    match &change.kind {
+        ChangeKind::Delete { .. } => {
+            row.state = if row.predicates.is_empty() {
+                RowState::IfShown
+            } else {
+                row.predicates = Box::default();
+                RowState::Hidden
+            };
+        }
+        ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => {
+            if view.key_of(new).is_none() {
+                row.predicates = Box::default();
+                row.state = RowState::Refused;
+            } else if row.state == RowState::Allowed {
+                row.state = RowState::Unasked;
+            }
+            row.must_exist = !applies;
+        }
+        ChangeKind::Truncate => {}
+    }
+}
