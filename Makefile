@@ -1,7 +1,7 @@
 # Everything a developer does. Each target installs what is missing first (scripts/install).
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test bench lint
+.PHONY: help dev test faults bench lint
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -13,6 +13,12 @@ dev: ## A private Postgres with demo data and a server before it
 test: ## All tests: unit, integration against real Postgres, stock clients in Node
 	scripts/install server clients
 	cargo test --locked
+
+faults: ## Random faults, races of joins and writes, and the simulation, all for minutes
+	scripts/install server
+	WALCAST_FAULTS_SECONDS=300 WALCAST_FAULTS_CLIENTS=60 WALCAST_FAULTS_CALM=1500 WALCAST_RACES=10000 \
+		cargo test --locked --release --test it -- --nocapture --test-threads 1 faults:: races::
+	WALCAST_SIMULATION_SEEDS=100000 cargo test --locked --release --lib -- --nocapture simulation
 
 bench: ## All benchmarks; each prints its figures and its peer
 	scripts/install server clients

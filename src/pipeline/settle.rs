@@ -157,10 +157,12 @@ impl Desk<'_> {
         if let Some(earlier) = earlier {
             self.settled.merged = self.settled.merged.saturating_add(1);
             match (&change.kind, earlier.inserted) {
-                // Appeared and vanished before anybody could be shown it.
-                (ChangeKind::Delete { .. }, true) => return,
+                // Told although its INSERT was not: who read the table once the subscription was in force may have seen
+                // the row before it vanished.
+                (ChangeKind::Delete { .. }, true) | (_, false) => {
+                    merged = with_first_old(change, earlier.first_old)
+                }
                 (_, true) => render_as = RenderAs::Insert,
-                (_, false) => merged = with_first_old(change, earlier.first_old),
             }
         }
         let hides_old =

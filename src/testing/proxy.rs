@@ -243,12 +243,7 @@ async fn carry(
     let reset = {
         let (mut client_reads, mut client_writes) = client.split();
         let (mut server_reads, mut server_writes) = server.split();
-        let up = pump(
-            shared,
-            Direction::Up,
-            &mut client_reads,
-            &mut server_writes,
-        );
+        let up = pump(shared, Direction::Up, &mut client_reads, &mut server_writes);
         let down = pump(
             shared,
             Direction::Down,

@@ -342,9 +342,9 @@ impl Socket {
             Some(Ok(Message::Close(None)) | Err(_)) | None => {
                 Some(Received::Closed(None, String::new()))
             }
-            Some(Ok(Message::Binary(bytes))) => Some(Received::Frame(Box::new(
-                self.parse_binary(bytes.to_vec()),
-            ))),
+            Some(Ok(Message::Binary(bytes))) => {
+                Some(Received::Frame(Box::new(self.parse_binary(bytes.to_vec()))))
+            }
             Some(Ok(_ping_or_pong)) => None,
         }
     }

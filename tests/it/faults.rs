@@ -21,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use walcast::testing::{Cluster, Cut, Faults, Proxy, Server, Session, Version};
 
-use client::{Circumstances, Client};
+use client::{Circumstances, Client, ReturnBy};
 use journal::{PUBLIC, Truth, Who};
 use model::{Check, Findings, Interest};
 use writer::Writer;
@@ -62,8 +62,14 @@ struct Weather {
     seed: u64,
     clients: usize,
     calm_max: Duration,
-    /// Clients resume; without it their connections last, as does walcast.
-    resume: bool,
+    /// With nothing, connections of clients last, as does walcast.
+    return_by: ReturnBy,
+}
+
+impl Weather {
+    fn spares_clients(&self) -> bool {
+        self.return_by == ReturnBy::Nothing
+    }
 }
 
 struct World {
@@ -137,7 +143,11 @@ impl World {
     }
 
     /// Who the clients are and what they ask for: some of everything.
-    async fn clients(&mut self, weather: &Weather, circumstances: &Arc<Circumstances>) -> Vec<Client> {
+    async fn clients(
+        &mut self,
+        weather: &Weather,
+        circumstances: &Arc<Circumstances>,
+    ) -> Vec<Client> {
         let mut clients = Vec::new();
         for number in 0..weather.clients {
             let who = match number % 8 {
@@ -161,10 +171,10 @@ impl World {
     }
 
     /// One fault; takes as long as it lasts.
-    async fn harm(&mut self, resume: bool) {
+    async fn harm(&mut self, spares_clients: bool) {
         let dice = &mut self.dice;
         let pause = Duration::from_millis(dice.random_range(50..700));
-        let kinds = if resume { 10 } else { 7 };
+        let kinds = if spares_clients { 7 } else { 10 };
         let name = match dice.random_range(0..kinds) {
             0..2 => {
                 let kill = format!(
@@ -251,8 +261,8 @@ async fn run(weather: Weather) {
     let end = started + Duration::from_secs(seconds);
     let circumstances = Arc::new(Circumstances {
         url: world.url(),
-        resume: weather.resume,
-        rude_until: weather.resume.then_some(end),
+        return_by: weather.return_by,
+        rude_until: (!weather.spares_clients()).then_some(end),
         calm_max: weather.calm_max,
         end: AtomicU64::new(0),
         give_up: end + Duration::from_secs(60),
@@ -278,7 +288,7 @@ async fn run(weather: Weather) {
             break;
         }
         tokio::time::sleep(calm).await;
-        world.harm(weather.resume).await;
+        world.harm(weather.spares_clients()).await;
     }
     let mut transactions = 0;
     for writer in writers {
@@ -288,7 +298,8 @@ async fn run(weather: Weather) {
         .end
         .store(END.unsigned_abs(), Ordering::Relaxed);
     let session = world.session().await;
-    let rows = (0..TEAMS).map(|team| format!("({}, {team}, {}, -1, 'end')", END + team, END + team));
+    let rows =
+        (0..TEAMS).map(|team| format!("({}, {team}, {}, -1, 'end')", END + team, END + team));
     let rows: Vec<String> = rows.collect();
     let puts: Vec<_> = (0..TEAMS)
         .map(|team| serde_json::json!(["put", END + team, team, END + team, true]))
@@ -308,9 +319,12 @@ async fn run(weather: Weather) {
     }
     let asked = asked(&world.server).await;
     let sum = judge(&weather, &world, &truth, &after, transactions, started);
-    if !weather.resume {
+    if weather.spares_clients() {
         // Compiled verdicts are those of the commit, however late they are taken.
-        assert!(asked > 0 || (sum.merged, sum.uncertain) == (0, 0), "{sum:?}");
+        assert!(
+            asked > 0 || (sum.merged, sum.uncertain) == (0, 0),
+            "{sum:?}"
+        );
     }
 }
 
@@ -343,6 +357,7 @@ fn judge(
             who: client.who,
             interest: client.interest,
             truth,
+            resumes: weather.return_by != ReturnBy::Since,
         };
         match check.run(&client.events, client.saw_end()) {
             Ok(findings) => {
@@ -386,7 +401,7 @@ fn judge(
         weather.seed,
         faults[..faults.len().min(10)].join("\n")
     );
-    if weather.resume {
+    if !weather.spares_clients() {
         assert!(disconnects > 0 && sum.changes > 0);
     } else {
         assert_eq!(disconnects, 0, "connections of clients last");
@@ -407,7 +422,20 @@ async fn faults_of_postgres_alone_cost_connected_clients_nothing() {
         seed: number_of("WALCAST_FAULTS_SEED", rand::random()),
         clients: 10,
         calm_max: Duration::ZERO,
-        resume: false,
+        return_by: ReturnBy::Nothing,
+    };
+    run(weather).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_with_a_position_misses_nothing_whatever_fails() {
+    let clients = number_of("WALCAST_FAULTS_CLIENTS", 10);
+    let weather = Weather {
+        seconds: number_of("WALCAST_FAULTS_SECONDS", 10),
+        seed: number_of("WALCAST_FAULTS_SEED", rand::random()),
+        clients: usize::try_from(clients).unwrap(),
+        calm_max: Duration::from_millis(number_of("WALCAST_FAULTS_CALM", 2000)),
+        return_by: ReturnBy::Since,
     };
     run(weather).await;
 }

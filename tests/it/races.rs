@@ -44,7 +44,13 @@ async fn race(socket: &mut Socket, session: &Session, number: usize) -> Duration
     if late {
         let reference = socket.next_reference();
         let refresh = json!({"access_token": token});
-        let send = socket.send(Some(&join_ref), &reference, &topic, "access_token", &refresh);
+        let send = socket.send(
+            Some(&join_ref),
+            &reference,
+            &topic,
+            "access_token",
+            &refresh,
+        );
         // In any order.
         tokio::join!(send, session.run(&write));
     } else {

@@ -21,13 +21,23 @@ const SILENCE: Duration = Duration::from_secs(4);
 /// How long an upgrade may take.
 const UPGRADE: Duration = Duration::from_secs(2);
 
+/// How a client whose connection was lost comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReturnBy {
+    /// Its connection lasts.
+    Nothing,
+    /// With the cursor of the newest change as `since`.
+    Since,
+    /// With the same `resume` as ever.
+    Resume,
+}
+
 /// What all clients of a run share.
 #[derive(Debug)]
 pub(crate) struct Circumstances {
     /// Of the database, as superuser.
     pub(crate) url: String,
-    /// Clients send `resume=ID`.
-    pub(crate) resume: bool,
+    pub(crate) return_by: ReturnBy,
     /// Their connections are cut on purpose until then.
     pub(crate) rude_until: Option<Instant>,
     /// Between two cuts of one client, at most.
@@ -56,6 +66,11 @@ pub(crate) struct Client {
     /// Whatever no client should be told.
     pub(crate) surprises: Vec<String>,
     references: u64,
+    /// Of the newest change since it began.
+    cursor: Option<String>,
+    asked_since: bool,
+    /// On this join: to start over.
+    told: bool,
 }
 
 /// The heartbeat that was not answered yet.
@@ -87,12 +102,10 @@ impl Client {
         };
         let key = walcast::testing::PUBLISHABLE_KEY;
         let mut path = format!("/realtime/v1/websocket?apikey={key}&vsn={vsn}");
-        if circumstances.resume {
+        if circumstances.return_by == ReturnBy::Resume {
             let id: [u64; 3] = dice.random();
-            path.push_str(&format!(
-                "&resume={:016x}{:016x}{:016x}",
-                id[0], id[1], id[2]
-            ));
+            let id: String = id.iter().map(|part| format!("{part:016x}")).collect();
+            path.push_str(&format!("&resume={id}"));
         }
         Self {
             number,
@@ -111,6 +124,9 @@ impl Client {
             resyncs: BTreeMap::new(),
             surprises: Vec::new(),
             references: 0,
+            cursor: None,
+            asked_since: false,
+            told: false,
         }
     }
 
@@ -193,7 +209,11 @@ impl Client {
                 Ok(Received::Frame(frame)) => *frame,
             };
             heard_at = Instant::now();
-            if let Some(Beat { reference, sent, proves: proved }) = &beat
+            if let Some(Beat {
+                reference,
+                sent,
+                proves: proved,
+            }) = &beat
                 && frame.reference == reference.as_str()
             {
                 // It handled what was before the answer to the heartbeat before, or this one would not have been sent.
@@ -210,6 +230,7 @@ impl Client {
 
     async fn join(&mut self, socket: &mut Socket) -> String {
         self.references += 1;
+        self.told = false;
         let reference = format!("join-{}", self.references);
         let mut binding = json!({
             "event": if self.interest.inserts_only { "INSERT" } else { "*" },
@@ -218,6 +239,16 @@ impl Client {
         });
         if let Some(team) = self.interest.team {
             binding["filter"] = format!("team=eq.{team}").into();
+        }
+        if self.circumstances.return_by == ReturnBy::Since {
+            if self.began && self.cursor.is_none() {
+                // Nothing to come back with.
+                self.start_over("(no position yet)");
+            }
+            self.asked_since = self.cursor.is_some();
+            if let Some(cursor) = &self.cursor {
+                binding["since"] = cursor.as_str().into();
+            }
         }
         let payload = json!({
             "config": {"postgres_changes": [binding]},
@@ -237,7 +268,11 @@ impl Client {
             "phx_reply" if frame.reference == join_ref => {
                 if frame.payload["status"] != "ok" {
                     // A server that is leaving or has not come up yet says so.
-                    let reason = frame.payload["response"]["reason"].to_string();
+                    let reason = frame.payload["response"]["reason"].as_str().unwrap();
+                    if self.asked_since && reason.starts_with("PositionTooOld: ") {
+                        self.start_over("(join) PositionTooOld");
+                        return true;
+                    }
                     *self.resyncs.entry(format!("(join) {reason}")).or_default() += 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     return true;
@@ -251,13 +286,20 @@ impl Client {
                     }
                 } else if let Some(reason) = message.strip_prefix("Resync required: ") {
                     self.start_over(reason);
+                    // Without a `phx_error` behind it the channel lives on.
+                    self.told = true;
+                    self.select().await;
+                } else if self.asked_since && message.starts_with("PositionTooOld: ") {
+                    self.start_over("PositionTooOld");
+                    self.told = true;
                 } else if message != "Server requested disconnect" {
                     self.surprises.push(message);
                 }
             }
             "phx_error" => {
                 if self.began {
-                    self.surprises.push(format!("{} without a reason", frame.raw));
+                    self.surprises
+                        .push(format!("{} without a reason", frame.raw));
                 }
                 return true;
             }
@@ -271,6 +313,7 @@ impl Client {
         *self.resyncs.entry(reason.to_owned()).or_default() += 1;
         self.events.push(Event::Resync);
         self.began = false;
+        self.cursor = None;
     }
 
     /// Takes in what arrives until `end`, and answers nothing.
@@ -281,7 +324,8 @@ impl Client {
             let told = frame.payload["message"].as_str();
             if frame.event == "postgres_changes" {
                 self.change(&frame.payload);
-            } else if let Some(reason) = told.and_then(|told| told.strip_prefix("Resync required: "))
+            } else if let Some(reason) =
+                told.and_then(|told| told.strip_prefix("Resync required: "))
             {
                 return self.start_over(reason);
             }
@@ -306,11 +350,17 @@ impl Client {
             kind == Kind::Delete,
             "a delete under row security shows its key: {data}"
         );
-        let (high, low) = data["commit_lsn"].as_str().unwrap().split_once('/').unwrap();
+        let (high, low) = data["commit_lsn"]
+            .as_str()
+            .unwrap()
+            .split_once('/')
+            .unwrap();
         let part = |text| u64::from_str_radix(text, 16).unwrap();
         let cursor = data["cursor"].as_str().unwrap();
         let order = cursor.rsplit('-').next().unwrap();
         let version = version.unwrap_or(0);
+        // What comes before the state was taken is no position: something before it may still be on its way.
+        self.cursor = self.began.then(|| cursor.to_owned());
         self.events.push(Event::Change {
             at: (
                 part(high) << 32 | part(low),
@@ -331,9 +381,9 @@ impl Client {
         while Instant::now() < self.circumstances.give_up {
             if let Some((snapshot, rows)) = self.try_select().await {
                 let end = self.circumstances.end.load(Ordering::Relaxed);
-                self.saw_end = rows
-                    .iter()
-                    .any(|(_, version)| end > 0 && u64::try_from(*version).is_ok_and(|version| version >= end));
+                self.saw_end = rows.iter().any(|(_, version)| {
+                    end > 0 && u64::try_from(*version).is_ok_and(|version| version >= end)
+                });
                 self.events.push(Event::Began { snapshot, rows });
                 self.began = true;
                 return;
@@ -388,10 +438,6 @@ impl Client {
         // What had arrived before counts.
         let end = Instant::now() + Duration::from_millis(5);
         self.overhear(&mut socket, end).await;
-    }
-
-    pub(crate) fn proxy_counts(&self) -> walcast::testing::ProxyCounts {
-        self.proxy.counts()
     }
 
     pub(crate) fn version(&self) -> Version {

@@ -129,9 +129,7 @@ impl Truth {
     /// Whether somebody could see the version of a row that transaction `index` left, right then or at any time before it
     /// was superseded: whoever asks Postgres learns of the present.
     pub(crate) fn ever_visible(&self, who: Who, id: i64, team: i64, index: usize) -> bool {
-        let end = self
-            .successor(id, index)
-            .unwrap_or(self.transactions.len());
+        let end = self.successor(id, index).unwrap_or(self.transactions.len());
         self.sees(who, team, index) || self.turns(who, team, index, end)
     }
 
@@ -150,7 +148,8 @@ impl Truth {
     /// The first transaction that committed more than so many microseconds after `index`.
     fn later(&self, index: usize, patience: i64) -> usize {
         let until = self.transactions[index].time.saturating_add(patience);
-        self.transactions.partition_point(|other| other.time <= until)
+        self.transactions
+            .partition_point(|other| other.time <= until)
     }
 }
 

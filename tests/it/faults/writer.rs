@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
 use rand::Rng;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use walcast::testing::Session;
 
@@ -82,18 +82,13 @@ impl Writer {
         let session = Session::try_connect(&self.url).await.ok()?;
         let own = format!("select id, team from docs where writer = {}", self.number);
         let rows = session.query(&own, &[]).await.ok()?;
-        self.rows = rows
-            .iter()
-            .map(|row| (row.get(0), row.get(1)))
-            .collect();
+        self.rows = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         let members = session
             .query("select team, person::text from members", &[])
             .await
             .ok()?;
-        let known: Vec<(i64, String)> = members
-            .iter()
-            .map(|row| (row.get(0), row.get(1)))
-            .collect();
+        let known: Vec<(i64, String)> =
+            members.iter().map(|row| (row.get(0), row.get(1))).collect();
         for team in STABLE_TEAMS + 1..TEAMS {
             for somebody in 0..PEOPLE {
                 if (team + i64::try_from(somebody).unwrap()) % self.writers == self.number {
@@ -211,7 +206,9 @@ impl Writer {
                     self.number, self.next
                 )
                 .unwrap();
-                draft.others.push(json!(["bulk", first, count, team, first]));
+                draft
+                    .others
+                    .push(json!(["bulk", first, count, team, first]));
                 rows.extend((first..=self.next).map(|id| (id, team)));
             }
         }
@@ -255,7 +252,11 @@ impl Writer {
         if in_bulk {
             draft.leave_out(id);
         }
-        let inserted = in_bulk || draft.puts.get(&id).is_some_and(|(_, _, inserted)| *inserted);
+        let inserted = in_bulk
+            || draft
+                .puts
+                .get(&id)
+                .is_some_and(|(_, _, inserted)| *inserted);
         draft.puts.insert(id, (team, version, inserted));
         rows.insert(id, team);
     }
@@ -263,7 +264,10 @@ impl Writer {
     fn delete(&mut self, draft: &mut Draft, rows: &mut BTreeMap<i64, i64>, id: i64) {
         write!(draft.sql, "delete from docs where id = {id};").unwrap();
         rows.remove(&id);
-        let appeared = draft.puts.remove(&id).is_some_and(|(_, _, inserted)| inserted);
+        let appeared = draft
+            .puts
+            .remove(&id)
+            .is_some_and(|(_, _, inserted)| inserted);
         if draft.inserts_in_bulk(id) {
             draft.leave_out(id);
         } else if !appeared {
@@ -293,8 +297,15 @@ impl Draft {
         let number = |place: usize| bulk[place].as_i64().unwrap();
         let (first, count, team, version) = (number(1), number(2), number(3), number(4));
         let before = id - first;
-        self.others.push(json!(["bulk", first, before, team, version]));
-        let behind = json!(["bulk", id + 1, count - before - 1, team, version + before + 1]);
+        self.others
+            .push(json!(["bulk", first, before, team, version]));
+        let behind = json!([
+            "bulk",
+            id + 1,
+            count - before - 1,
+            team,
+            version + before + 1
+        ]);
         self.others.push(behind);
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Stretch {
     /// By commit and row: what it was.
     received: BTreeMap<(u64, u64), (Kind, u64)>,
     newest: (u64, u32),
+    /// Where `newest` is, for `since`.
+    cursor: Option<String>,
     shown: BTreeMap<u64, u64>,
 }
 
@@ -21,6 +23,8 @@ pub(super) struct Client {
     pub(super) person: usize,
     /// Sends its token only after the join was answered.
     pub(super) late_token: bool,
+    /// Comes back with `since`, the cursor of the newest change.
+    since: bool,
     /// What the server has sent and the client has not received.
     pub(super) pipe: VecDeque<String>,
     /// What the client wants sent.
@@ -30,22 +34,32 @@ pub(super) struct Client {
     stretch: Option<Stretch>,
     /// The change before, on this connection.
     before: Option<((u64, u32), bool)>,
+    /// What was kept for the token may come out of order, once.
+    may_jump: bool,
+    asked_since: bool,
+    pub(super) too_old: u64,
+    pub(super) replays: u64,
     pub(super) token: String,
     pub(super) changes: u64,
     pub(super) resyncs: BTreeMap<String, u64>,
 }
 
 impl Client {
-    pub(super) fn new(person: usize, late_token: bool, token: String) -> Self {
+    pub(super) fn new(person: usize, late_token: bool, since: bool, token: String) -> Self {
         Self {
             person,
             late_token,
+            since,
             pipe: VecDeque::new(),
             sends: VecDeque::new(),
             references: 0,
             join_ref: None,
             stretch: None,
             before: None,
+            may_jump: false,
+            asked_since: false,
+            too_old: 0,
+            replays: 0,
             token,
             changes: 0,
             resyncs: BTreeMap::new(),
@@ -63,9 +77,18 @@ impl Client {
     fn join(&mut self) {
         self.references += 1;
         let reference = self.references.to_string();
-        let mut payload = json!({"config": {"postgres_changes": [
-            {"event": "*", "schema": "public", "table": "*"},
-        ]}});
+        let mut binding = json!({"event": "*", "schema": "public", "table": "*"});
+        let cursor = self
+            .stretch
+            .as_ref()
+            .and_then(|stretch| stretch.cursor.as_ref());
+        self.asked_since = cursor.is_some();
+        if let Some(cursor) = cursor {
+            binding["since"] = cursor.as_str().into();
+            self.replays += 1;
+        }
+        self.may_jump = self.late_token;
+        let mut payload = json!({"config": {"postgres_changes": [binding]}});
         if !self.late_token {
             payload["access_token"] = self.token.as_str().into();
         }
@@ -74,8 +97,17 @@ impl Client {
         self.join_ref = Some(reference);
     }
 
+    /// The connection is lost. Who has no position to come back with starts over.
+    pub(super) fn cut(&mut self, database: &Database) -> Result<(), String> {
+        let stretch = self.stretch.as_ref();
+        if self.since && stretch.is_some_and(|stretch| stretch.cursor.is_some()) {
+            return Ok(());
+        }
+        self.lose(database)
+    }
+
     /// Nothing follows: what was received up to here must be without gaps.
-    pub(super) fn lose(&mut self, database: &Database) -> Result<(), String> {
+    fn lose(&mut self, database: &Database) -> Result<(), String> {
         match self.stretch.take() {
             Some(stretch) => stretch.check(self.person, database, false),
             None => Ok(()),
@@ -87,8 +119,9 @@ impl Client {
         let stretch = self.stretch.take().ok_or("was never subscribed")?;
         stretch.check(self.person, database, true)?;
         match stretch.shown.keys().find(|id| !database.exists(**id)) {
-            Some(ghost) => Err(format!("still shows row {ghost}")),
-            None => Ok(()),
+            // A replay tells of a DELETE only those who were shown the row on the way.
+            Some(ghost) if !self.since => Err(format!("still shows row {ghost}")),
+            _ => Ok(()),
         }
     }
 
@@ -102,7 +135,19 @@ impl Client {
         match frame[3].as_str().unwrap() {
             "phx_reply" => {
                 if payload["status"] != "ok" {
-                    return Err(format!("refused: {text}"));
+                    let reason = payload["response"]["reason"].as_str().unwrap_or_default();
+                    let too_old = self.asked_since && reason.starts_with("PositionTooOld: ");
+                    if !too_old && !reason.starts_with("InitializingProjectConnection: ") {
+                        return Err(format!("refused: {text}"));
+                    }
+                    let mut whole = Ok(());
+                    if too_old {
+                        self.too_old += 1;
+                        whole = self.lose(database);
+                    }
+                    self.before = None;
+                    self.join();
+                    return whole;
                 }
                 let is_join = frame[1].as_str() == self.join_ref.as_deref();
                 if is_join && self.late_token {
@@ -122,6 +167,7 @@ impl Client {
             "system" => {
                 let message = payload["message"].as_str().unwrap();
                 if message == "Subscribed to PostgreSQL" {
+                    // Who came back with a position goes on from there.
                     if self.stretch.is_none() {
                         let selected = database.select(self.person);
                         self.stretch = Some(Stretch {
@@ -133,6 +179,9 @@ impl Client {
                     Ok(())
                 } else if let Some(reason) = message.strip_prefix("Resync required: ") {
                     *self.resyncs.entry(reason.to_owned()).or_default() += 1;
+                    self.lose(database)
+                } else if self.asked_since && message.starts_with("PositionTooOld: ") {
+                    self.too_old += 1;
                     self.lose(database)
                 } else {
                     Err(format!("was told {message}"))
@@ -170,6 +219,13 @@ impl Client {
         let (lsn, order) = (part(), u32::try_from(part()).unwrap());
         let at = (lsn, order);
         let last = payload["last"] == true;
+        let jumps = |(earlier, was_last): ((u64, u32), bool)| {
+            earlier >= at || (was_last && earlier.0 == at.0)
+        };
+        if self.may_jump && self.before.is_some_and(jumps) {
+            self.may_jump = false;
+            self.before = None;
+        }
         if let Some((earlier, was_last)) = self.before.replace((at, last)) {
             if earlier >= at {
                 return Err(format!("{at:?} after {earlier:?}"));
@@ -179,8 +235,8 @@ impl Client {
             }
         }
         let transaction = database.transactions.iter().find(|other| other.lsn == lsn);
-        let deed = transaction
-            .and_then(|transaction| transaction.deeds.iter().find(|deed| deed.id == id));
+        let deed =
+            transaction.and_then(|transaction| transaction.deeds.iter().find(|deed| deed.id == id));
         let Some(deed) = deed else {
             return Err(format!("row {id} did not change at {lsn}"));
         };
@@ -198,8 +254,13 @@ impl Client {
         let Some(stretch) = &mut self.stretch else {
             return Ok(());
         };
-        stretch.newest = at;
-        stretch.received.insert((lsn, id), (kind, deed.version));
+        if at > stretch.newest {
+            stretch.newest = at;
+            stretch.cursor = Some(cursor.to_owned());
+        }
+        if let Some(before) = stretch.received.insert((lsn, id), (kind, deed.version)) {
+            return Err(format!("{at:?} again, before it was {before:?}"));
+        }
         match kind {
             Kind::Delete => stretch.shown.remove(&id),
             Kind::Insert | Kind::Update => stretch.shown.insert(id, deed.version),

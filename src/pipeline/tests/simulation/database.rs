@@ -160,7 +160,8 @@ impl Database {
             row_security: None,
             visible: false,
         };
-        let taken = |xid: u32| (self.transactions.iter().rev().take(9)).any(|other| other.xid == xid);
+        let taken =
+            |xid: u32| (self.transactions.iter().rev().take(9)).any(|other| other.xid == xid);
         while taken(transaction.xid) {
             transaction.xid += 1;
         }
@@ -182,7 +183,8 @@ impl Database {
         }
         // Nobody writes a table whose definition is changing.
         let open = transaction.row_security.is_none()
-            && (self.transactions.iter()).all(|other| other.visible || other.row_security.is_none());
+            && (self.transactions.iter())
+                .all(|other| other.visible || other.row_security.is_none());
         let mut count = dice.random_range(0..4);
         if dice.random_bool(0.03) {
             count = 20;
@@ -225,7 +227,11 @@ impl Database {
         };
         let some = (!self.newest.rows.is_empty() && dice.random_bool(0.6)).then(|| {
             let place = dice.random_range(0..self.newest.rows.len());
-            self.newest.rows.iter().nth(place).map(|(id, at)| (*id, *at))
+            self.newest
+                .rows
+                .iter()
+                .nth(place)
+                .map(|(id, at)| (*id, *at))
         });
         let Some(Some((id, (index, place)))) = some else {
             if self.newest.rows.len() >= ROWS_MAX {
@@ -236,7 +242,12 @@ impl Database {
             } else {
                 MESSAGES
             };
-            return Some(deed(table, version, Kind::Insert, dice.random_range(0..TEAMS)));
+            return Some(deed(
+                table,
+                version,
+                Kind::Insert,
+                dice.random_range(0..TEAMS),
+            ));
         };
         let before = self.transactions.get(index)?.deeds.get(place)?;
         let (table, team) = (before.table, before.team);

@@ -18,6 +18,7 @@ use crate::change::{
 use crate::log::{Limits as LogLimits, Log, Outbox, Posting};
 use crate::pipeline::Command;
 use crate::pipeline::conductor::{Ask, Conductor, Horizon, Output, Resolve, Rules};
+use crate::pipeline::history;
 use crate::pipeline::standing::{Pool, Timeouts};
 use crate::policy::{Asked, Trouble};
 use crate::realtime::{
@@ -45,6 +46,9 @@ pub(super) struct Totals {
     asked: u64,
     catalogs: u64,
     resyncs: u64,
+    restarts: u64,
+    replays: u64,
+    too_old: u64,
 }
 
 impl Totals {
@@ -57,6 +61,9 @@ impl Totals {
         self.asked += other.asked;
         self.catalogs += other.catalogs;
         self.resyncs += other.resyncs;
+        self.restarts += other.restarts;
+        self.replays += other.replays;
+        self.too_old += other.too_old;
     }
 
     pub(super) fn is_of_everything(&self) -> bool {
@@ -69,6 +76,9 @@ impl Totals {
             self.asked,
             self.catalogs,
             self.resyncs,
+            self.restarts,
+            self.replays,
+            self.too_old,
         ]
         .iter()
         .all(|count| *count > 0)
@@ -94,6 +104,7 @@ pub(super) struct World {
     now: Instant,
     begin: Instant,
     database: Database,
+    rules: Rules,
     conductor: Conductor,
     log: Arc<Log>,
     clients: Vec<Client>,
@@ -108,6 +119,9 @@ pub(super) struct World {
     resolves: Vec<Resolve>,
     asks: Vec<Stage<Ask, (Ask, Option<Asked>)>>,
     epoch: u64,
+    /// Where the slot's series of positions begins, and what of it is done with.
+    epoch_from: u64,
+    confirmed: u64,
     streaming: bool,
     /// The next transaction of the stream, and the changes of it that were handed down.
     streamed: usize,
@@ -122,11 +136,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
-        let log = Arc::new(Log::new(LogLimits {
-            memory_bytes_max: 1 << 20,
-            bytes_max: 1 << 20,
-            directory: std::env::temp_dir(),
-        }));
+        let log = empty_log();
         let rules = Rules {
             timeouts: Timeouts {
                 proven: Duration::from_millis(500),
@@ -141,6 +151,15 @@ impl World {
             broadcast_bytes_max: 1000,
             compile: dice.random_bool(0.3),
             shadow_bytes_max: 1 << 20,
+            history: history::Limits {
+                // Now and then little enough that positions are gone.
+                bytes_max: if dice.random_bool(0.2) {
+                    4 << 10
+                } else {
+                    4 << 20
+                },
+                age_max: Duration::from_secs(3600),
+            },
         };
         let begin = crate::clock::instant();
         let verifier = Verifier::new(Some(SECRET), None, ApiKeys::default()).unwrap();
@@ -156,15 +175,17 @@ impl World {
         let clients = (0..CLIENTS).map(|_client| {
             let person = dice.random_range(0..PEOPLE);
             let late_token = dice.random_bool(0.3);
+            let since = dice.random_bool(0.5);
             let token = token("authenticated", Some(person.to_string()));
-            Client::new(person, late_token, token)
+            Client::new(person, late_token, since, token)
         });
         let clients: Vec<Client> = clients.collect();
         let database = Database::new(&mut dice);
         let mut world = Self {
             now: begin,
             begin,
-            conductor: Conductor::new(rules, Arc::clone(&log)),
+            conductor: Conductor::new(rules.clone(), Arc::clone(&log)),
+            rules,
             log,
             connections: clients.iter().map(|_| None).collect(),
             clients,
@@ -177,6 +198,8 @@ impl World {
             resolves: Vec::new(),
             asks: Vec::new(),
             epoch: 1,
+            epoch_from: 0,
+            confirmed: 0,
             streaming: false,
             streamed: 0,
             streamed_part: 0,
@@ -197,6 +220,8 @@ impl World {
         let mut totals = self.totals;
         for client in &self.clients {
             totals.changes += client.changes;
+            totals.replays += client.replays;
+            totals.too_old += client.too_old;
             totals.resyncs += client.resyncs.values().sum::<u64>();
         }
         totals.commits = u64::try_from(self.database.transactions.len()).unwrap_or(0);
@@ -248,8 +273,11 @@ impl World {
             95 => self.cut(),
             96 => self.interrupt(),
             97..99 => self.connect(),
-            _ if self.dice.random_bool(0.1) => self.end_epoch(),
-            _ => {}
+            _ => match self.dice.random_range(0..20) {
+                0..2 => self.end_epoch(),
+                2..5 => self.restart(),
+                _ => {}
+            },
         }
         self.settle();
     }
@@ -301,10 +329,12 @@ impl World {
             && resolves.is_empty()
             && asks.is_empty()
             && commands.is_empty();
-        let read = self.clients.iter().all(|client| {
-            client.pipe.is_empty() && client.sends.is_empty()
-        });
-        let served = (self.connections.iter().flatten()).all(|connection| connection.outbox.is_empty());
+        let read = self
+            .clients
+            .iter()
+            .all(|client| client.pipe.is_empty() && client.sends.is_empty());
+        let served =
+            (self.connections.iter().flatten()).all(|connection| connection.outbox.is_empty());
         idle && read && served && self.streamed == self.database.transactions.len()
             // The stream's position is beyond everything that was asked.
             && self.conductor.next_timeout().is_none_or(|at| at > self.now + Duration::from_secs(1))
@@ -343,11 +373,13 @@ impl World {
         self.streaming = true;
         // What was handed down in part comes again from its beginning.
         self.streamed_part = 0;
-        let from = Lsn::ZERO;
+        let next = self.database.transactions.get(self.streamed);
+        let from = next.map_or(self.database.insert_lsn(), |next| Lsn::new(next.lsn));
+        let end = self.database.insert_lsn();
         let epoch = Epoch(self.epoch);
-        self.tell(|| format!("the stream starts, epoch {}", epoch.0));
+        self.tell(|| format!("the stream starts from {from}, epoch {}", epoch.0));
         self.conductor
-            .handle_stream(self.now, StreamEvent::Started { epoch, from });
+            .handle_stream(self.now, StreamEvent::Started { epoch, from, end });
     }
 
     fn interrupt(&mut self) {
@@ -368,7 +400,31 @@ impl World {
             self.epoch += 1;
             self.totals.epochs += 1;
             self.streamed = self.database.transactions.len();
+            self.epoch_from = self.database.insert_lsn().bytes();
+            self.confirmed = self.epoch_from;
         }
+    }
+
+    /// The server is killed, and another one begins some way before what the first had done with.
+    fn restart(&mut self) {
+        for number in 0..CLIENTS {
+            if self.connections[number].take().is_some() {
+                self.lose_connection(number);
+            }
+        }
+        self.totals.restarts += 1;
+        self.tell(|| "the server is killed".to_owned());
+        self.log = empty_log();
+        self.conductor = Conductor::new(self.rules.clone(), Arc::clone(&self.log));
+        self.commands.clear();
+        (self.horizon, self.catalog) = (None, None);
+        self.resolves.clear();
+        self.asks.clear();
+        let trail = self.dice.random_range(0..400);
+        let from = self.confirmed.saturating_sub(trail).max(self.epoch_from);
+        self.streamed = (self.database.transactions).partition_point(|other| other.lsn < from);
+        self.conductor.handle_connected(self.now);
+        self.start_stream();
     }
 
     fn stream(&mut self) {
@@ -542,6 +598,7 @@ impl World {
             return;
         };
         let client = &mut self.clients[number];
+        connection.socket.handle_timeout(now);
         if let Some(text) = client.sends.pop_front() {
             connection.socket.handle(now, Input::Text(&text));
         } else if client.pipe.len() < PIPE_MAX {
@@ -552,7 +609,8 @@ impl World {
                     connection.socket.handle(now, input);
                 }
                 Some(Posting::Run(run)) => {
-                    let payloads = self.log.read(run.part, run.first, run.count).unwrap();
+                    let payloads = self.log.read(run.part, run.first, run.count);
+                    let payloads = payloads.expect("nobody is that slow here");
                     let changes = Input::Changes {
                         membership: run.membership,
                         ids: &run.ids,
@@ -679,11 +737,15 @@ impl World {
             connection.socket.handle(now, Input::Gone);
             self.drain_socket(number);
             self.connections[number] = None;
-            self.clients[number].pipe.clear();
-            self.tell(|| format!("client {number} is cut off"));
-            let whole = self.clients[number].lose(&self.database);
-            self.hold(whole, number);
+            self.lose_connection(number);
         }
+    }
+
+    fn lose_connection(&mut self, number: usize) {
+        self.clients[number].pipe.clear();
+        self.tell(|| format!("client {number} is cut off"));
+        let whole = self.clients[number].cut(&self.database);
+        self.hold(whole, number);
     }
 
     /// Does what the conductor wants done.
@@ -695,8 +757,8 @@ impl World {
                     Output::LoadCatalog => self.catalog = Some(Stage::Asked(())),
                     Output::Resolve(resolve) => self.resolves.push(resolve),
                     Output::Ask(ask) => self.asks.push(Stage::Asked(ask)),
-                    Output::Poke if self.streaming => {
-                        // The walsender answers when it has sent everything.
+                    Output::Confirm(epoch, lsn) if epoch == Epoch(self.epoch) => {
+                        self.confirmed = self.confirmed.max(lsn.bytes());
                     }
                     _ => {}
                 }
@@ -711,6 +773,14 @@ impl World {
             self.conductor.go_on(self.now);
         }
     }
+}
+
+fn empty_log() -> Arc<Log> {
+    Arc::new(Log::new(LogLimits {
+        memory_bytes_max: 1 << 20,
+        bytes_max: 1 << 20,
+        directory: std::env::temp_dir(),
+    }))
 }
 
 /// A piece of a transaction as the assembler hands it down.
