@@ -272,7 +272,8 @@ fn for_receivers(
 
 /// Whether an item of this number is for the subscriber.
 pub(super) fn receives(subscriber: &Subscriber, number: u64, only: bool, part: &Part) -> bool {
-    only || (number >= subscriber.lane_since && subscriber.is_open_to(part))
+    number >= subscriber.entered
+        && (only || (number >= subscriber.lane_since && subscriber.is_open_to(part)))
 }
 
 /// The key before the change, if it was another one.

@@ -606,6 +606,41 @@ fn of_a_row_that_came_and_went_before_it_was_judged_the_end_is_told() {
 }
 
 #[test]
+fn what_is_owed_again_in_the_same_lane_comes_once() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.subscribe(2, claims("anon", "-"), true);
+    bench.see_all();
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    let is_anon = |ask: &Ask| ask.question.identity.role() == "anon";
+    let place = bench.asked.iter().position(is_anon).unwrap();
+    let hidden = bench.asked.remove(place);
+    bench.answer(&hidden, &[Found::Missing]);
+    // Its token makes it another tab of the first one's user, whose question is still open; and comes twice.
+    let open = bench.question();
+    for _token in 0..2 {
+        bench.conductor.handle_command(
+            bench.now,
+            Command::Identify {
+                connection: 2,
+                membership: 1,
+                claims: claims("authenticated", "1"),
+            },
+        );
+        bench.turn();
+    }
+    bench.answer(&open, &[Found::Same]);
+    while let Some(ask) = bench.asked.pop() {
+        bench.answer(&ask, &vec![Found::Same; ask.question.rows.len()]);
+    }
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+    let mut read = bench.read(2);
+    read.retain(|told| told != "subscribed");
+    assert_eq!(read, ["INSERT 1 hi."]);
+}
+
+#[test]
 fn a_hidden_row_is_no_loss_and_an_unconfirmed_one_is() {
     let mut bench = Bench::new();
     bench.join(1);

@@ -34,6 +34,7 @@ impl Conductor {
             alone: subscriber.replay.is_some().then_some(id),
         };
         subscriber.lane_since = number;
+        subscriber.entered = number;
         let lane = *self.lane_ids.entry(key.clone()).or_insert(number);
         subscriber.lane = Some(lane);
         for subscription in &subscriber.subscriptions {
@@ -89,10 +90,9 @@ impl Conductor {
         lane.subscribers.retain(|member| *member != id);
         let mut owed = Vec::new();
         for item in &lane.queue {
-            let for_me = item.only.map_or_else(
-                || receives(subscriber, item.number, false, &item.part),
-                |only| only == id,
-            );
+            let is_only = item.only.is_some();
+            let for_me = item.only.is_none_or(|only| only == id)
+                && receives(subscriber, item.number, is_only, &item.part);
             if for_me {
                 owed.extend(
                     item.rows
