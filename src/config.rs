@@ -91,6 +91,8 @@ pub struct Config {
     pub history_bytes_max: u64,
     /// How long they are kept; > 0.
     pub history_age_max: Duration,
+    /// Where positions of sessions outlive the process.
+    pub state_dir: Option<PathBuf>,
     /// Sockets; ≥ 1.
     pub sockets_max: usize,
     /// Channels of one socket; ≥ 1.
@@ -230,6 +232,7 @@ impl Config {
             resume_wal_bytes_max: reader.value("resume_wal_bytes_max", 0, values::bytes_or_none),
             history_bytes_max: reader.value("history_bytes_max", 1, values::bytes),
             history_age_max: reader.value("history_age_max", Duration::ZERO, positive),
+            state_dir: reader.optional("state_dir", |text| Ok(PathBuf::from(text))),
             sockets_max: reader.value("sockets_max", 1, values::count),
             channels_per_socket_max: reader.value("channels_per_socket_max", 1, values::count),
             payload_bytes_max: reader.value("payload_bytes_max", 1, values::memory),

@@ -25,8 +25,8 @@ pub enum Message {
     Binary(Bytes),
     /// To be answered by a pong with the same bytes.
     Ping(Bytes),
-    /// Nothing follows from it.
-    Pong,
+    /// The answer to a ping of ours, with its bytes, or to none.
+    Pong(Bytes),
     /// To be answered by a close frame with the same code. Nothing may follow.
     Close(Option<u16>),
 }
@@ -263,7 +263,7 @@ impl Decoder {
     ) -> Result<Option<Message>, DecodeError> {
         let is_text = match frame.opcode {
             Opcode::Ping => return Ok(Some(Message::Ping(payload.freeze()))),
-            Opcode::Pong => return Ok(Some(Message::Pong)),
+            Opcode::Pong => return Ok(Some(Message::Pong(payload.freeze()))),
             Opcode::Close => return close(&payload).map(Some),
             Opcode::Text => true,
             Opcode::Binary | Opcode::Continuation => false,
@@ -390,7 +390,7 @@ mod tests {
                 Message::Ping(Bytes::from_static(b"?")),
                 text("gr\u{fc}n"),
                 Message::Binary(Bytes::from_static(b"\xff")),
-                Message::Pong,
+                Message::Pong(Bytes::new()),
                 text(""),
                 Message::Close(Some(1000)),
             ],

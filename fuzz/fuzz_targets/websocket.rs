@@ -33,8 +33,8 @@ fuzz_target!(|data: &[u8]| {
     for message in whole.0 {
         let length = match message {
             Message::Text(text) => text.len(),
-            Message::Binary(bytes) | Message::Ping(bytes) => bytes.len(),
-            Message::Pong | Message::Close(_) => 0,
+            Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
+            Message::Close(_) => 0,
         };
         assert!(length <= MESSAGE_BYTES_MAX);
     }

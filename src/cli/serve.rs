@@ -273,6 +273,7 @@ fn pipeline_options(
         withhold_deletes: config.deletes == Deletes::Withhold,
         compile: config.verdicts == VerdictSource::Compiled,
         shadow_bytes_max: config.shadow_bytes_max,
+        state_directory: config.state_dir.clone(),
         history: pipeline::HistoryLimits {
             bytes_max: size(config.history_bytes_max),
             age_max: config.history_age_max,

@@ -109,6 +109,11 @@ pub const SETTINGS: &[Setting] = &[
         "Memory for the recent transactions, which `since` and `resume` go through again, with the changes that sockets still read.",
     ),
     open("history_age_max", "1h", "How long they are kept at most."),
+    open(
+        "state_dir",
+        "",
+        "A directory where the positions of sockets with a resume ID outlive the process; without it, whoever comes back after a restart is told to resynchronise.",
+    ),
     open("sockets_max", "100000", "WebSockets at the same time."),
     open(
         "channels_per_socket_max",

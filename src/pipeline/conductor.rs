@@ -12,6 +12,7 @@ mod membership;
 mod questions;
 mod release;
 mod replay;
+mod resume;
 mod rows;
 mod stream;
 
@@ -25,6 +26,7 @@ use super::lane::{Lane, LaneId, LaneKey};
 use super::locks::Locks;
 use super::messages::Unsendable;
 use super::part::memory_of;
+use super::sessions::Sessions;
 use super::settle::Settled;
 use super::standing::{Breaker, Pool, Timeouts};
 use super::subscriber::{Subscriber, SubscriberId};
@@ -276,10 +278,16 @@ pub(super) struct Conductor {
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
     history: History,
-    /// Those who go through the past, or have and are not done with it, in turn.
+    /// Those who go through the past, in turn.
     replaying: VecDeque<SubscriberId>,
+    /// Those who have, and are not done with it.
+    rejoining: VecDeque<SubscriberId>,
     /// The next turn.
     replay_at: Option<Instant>,
+    /// Who may come back.
+    sessions: Sessions,
+    /// When connections last answered, while that is asked.
+    answered: HashMap<u64, Instant>,
     /// Whatever committed here or later did so under the catalog at hand.
     catalog_from: Option<Lsn>,
     /// No commit that is visible to us starts after this.
@@ -344,7 +352,10 @@ impl Conductor {
             learn_at: None,
             history: History::new(history),
             replaying: VecDeque::new(),
+            rejoining: VecDeque::new(),
             replay_at: None,
+            sessions: Sessions::default(),
+            answered: HashMap::new(),
             catalog_from: None,
             wal_end: Lsn::ZERO,
             says_from: None,
@@ -373,6 +384,11 @@ impl Conductor {
     /// Verdicts that needed no question.
     pub(super) fn judged(&self) -> Judged {
         self.verdicts.judged()
+    }
+
+    /// Who may come back.
+    pub(super) fn sessions(&mut self) -> &mut Sessions {
+        &mut self.sessions
     }
 
     /// Bytes of recent transactions.

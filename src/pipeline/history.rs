@@ -395,7 +395,7 @@ mod tests {
             let mut part = part(400, 1, true);
             part.commit = Arc::new(Commit {
                 time: PgTime(lsn),
-                lsn: Lsn::new(1000 + u64::try_from(history.end()).unwrap()),
+                lsn: Lsn::new(1000 + history.end()),
                 ..(*part.commit).clone()
             });
             history.push(now, part, true, 0);

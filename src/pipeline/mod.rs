@@ -10,7 +10,9 @@ mod lane;
 mod locks;
 mod messages;
 mod part;
+mod positions;
 mod replay;
+mod sessions;
 mod settle;
 mod standing;
 mod subscriber;
@@ -22,6 +24,7 @@ mod workers;
 mod tests;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Claims;
 use crate::catalog::Catalog;
-use crate::change::StreamEvent;
+use crate::change::{Cursor, StreamEvent};
 use crate::clock;
 use crate::database::Database;
 use crate::log::{Limits, Log, Outbox};
@@ -47,10 +50,12 @@ use crate::routing::RequestedBinding;
 use crate::shadow::Sizes;
 pub use history::Limits as HistoryLimits;
 pub use messages::Unsendable;
+pub use sessions::{Acknowledged, Farewell, KeyHash, Place, Resume};
 pub use settle::Denied;
 pub use verdicts::Judged;
 
 use conductor::{Conductor, Counts, Output, Rules};
+use sessions::Record;
 use standing::{Pool, Timeouts};
 use workers::{Done, Workers};
 
@@ -72,6 +77,8 @@ pub enum Command {
         /// The join carried no token of its own: what its claims may not see is kept shortly for the token that may
         /// follow.
         grace: bool,
+        /// What it may go on by if it was here before.
+        resume: Option<Resume>,
     },
     /// The membership's token changed. Answered by [`Notice::Subscribed`] or [`Notice::Refused`].
     Identify {
@@ -81,6 +88,31 @@ pub enum Command {
         membership: u32,
         /// What the new token claims.
         claims: Arc<Claims>,
+    },
+    /// The peer of a connection has got so far. Also with no position: it answers.
+    Acknowledge {
+        /// The socket's number.
+        connection: u64,
+        /// What that means.
+        what: Acknowledged,
+        /// By membership.
+        positions: Vec<(u32, Cursor)>,
+    },
+    /// Memberships are to be told how far they are, by [`Notice::Mark`].
+    Mark {
+        /// The socket's number.
+        connection: u64,
+        /// The memberships' numbers.
+        memberships: Vec<u32>,
+    },
+    /// The socket is ending: its memberships may come back.
+    Park {
+        /// The socket's number.
+        connection: u64,
+        /// The memberships' numbers.
+        memberships: Vec<u32>,
+        /// How it ends.
+        farewell: Farewell,
     },
     /// The channel was left.
     Unsubscribe {
@@ -181,6 +213,8 @@ pub struct Options {
     pub log: Limits,
     /// Bounds of the recent past.
     pub history: HistoryLimits,
+    /// Where positions of those who may come back outlive the process; `None`: they do not.
+    pub state_directory: Option<PathBuf>,
     /// Connections for identities that are known to answer quickly.
     pub connections_proven: usize,
     /// Connections for identities that were not asked before.
@@ -265,8 +299,11 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         shadow_bytes_max: options.shadow_bytes_max,
         history: options.history,
     };
+    let mut conductor = Conductor::new(rules, Arc::clone(&log));
+    let positions = positions::start(options.state_directory.as_deref(), &mut conductor, tasks);
     let driver = Driver {
-        conductor: Conductor::new(rules, Arc::clone(&log)),
+        conductor,
+        positions,
         log: Arc::clone(&log),
         workers,
         done,
@@ -323,6 +360,8 @@ fn key_resolver(catalog: watch::Receiver<Arc<Catalog>>) -> KeyResolver {
 /// The conductor's task: hands in one input at a time and does what comes out.
 struct Driver {
     conductor: Conductor,
+    /// Where positions are written down.
+    positions: Option<mpsc::Sender<Vec<Record>>>,
     log: Arc<Log>,
     workers: Workers,
     done: mpsc::Receiver<Done>,
@@ -375,11 +414,31 @@ impl Driver {
                 self.conductor.go_on(clock::instant());
                 self.drain();
             }
+            self.write_down();
             self.report();
             burst = burst.saturating_add(1);
             if burst.is_multiple_of(BURST_MAX) {
                 tokio::task::yield_now().await;
             }
+        }
+        // How far the sockets had got that have just left.
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Acknowledge { .. } | Command::Park { .. } = command {
+                self.conductor.handle_command(clock::instant(), command);
+            }
+        }
+        self.write_down();
+    }
+
+    /// Hands over what has changed of the sessions; while there is no room it gathers.
+    fn write_down(&mut self) {
+        if !self.conductor.sessions().has_changed() {
+            return;
+        }
+        if let Some(positions) = &self.positions
+            && let Ok(room) = positions.try_reserve()
+        {
+            room.send(self.conductor.sessions().take_changed());
         }
     }
 

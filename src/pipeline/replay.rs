@@ -2,6 +2,7 @@
 //! got, and what it was shown on the way. Plain values.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use super::history::Position;
 use super::view::RowKey;
@@ -22,6 +23,12 @@ pub(super) struct Replay {
     pub(super) change: usize,
     /// Changes of the transaction under way were handed on, and not its end.
     pub(super) is_open: bool,
+    /// The first of `starts` that is a position.
+    pub(super) first: Option<Position>,
+    /// It was subscribed all the time that it goes through: what was deleted is told.
+    pub(super) was_subscribed: bool,
+    /// Its session is still to be found.
+    pub(super) restoring: Option<Restoring>,
     /// Up to here the changes are of the past; what comes later is live.
     pub(super) until: Option<Position>,
     /// Rows under row security that it was shown on the way.
@@ -39,12 +46,24 @@ pub(super) enum Start {
     From(PgTime),
 }
 
+/// A session is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Restoring {
+    /// No longer than this.
+    pub(super) until: Instant,
+    /// Whoever answers after this is there.
+    pub(super) since: Instant,
+}
+
 impl Replay {
-    /// A way for these bindings; `None` if none of them asks for one.
-    pub(super) fn new(since: impl IntoIterator<Item = (u32, Since)>) -> Option<Box<Self>> {
+    /// A way for these bindings; `None` if none of them asks for one, unless a session may.
+    pub(super) fn new(
+        since: impl IntoIterator<Item = (u32, Since)>,
+        has_session: bool,
+    ) -> Option<Box<Self>> {
         let asked = since.into_iter();
         let starts: Vec<_> = asked.map(|(id, since)| (id, Start::Asked(since))).collect();
-        (!starts.is_empty()).then(|| {
+        (has_session || !starts.is_empty()).then(|| {
             Box::new(Self {
                 starts,
                 ..Self::default()

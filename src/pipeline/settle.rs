@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lane::{Item, ItemRow, Lane, Pending, RowState};
 use super::part::{Part, Variant};
-use super::subscriber::{Post, Subscriber, SubscriberId};
+use super::subscriber::{Phase, Post, Subscriber, SubscriberId};
 use super::view::{RowKeys, View};
 use crate::change::{Change, ChangeKind, OldKind, OldTuple};
 use crate::log::Log;
@@ -60,11 +60,22 @@ impl Desk<'_> {
                 }
             }
             if item.ends {
-                for id in &lane.subscribers {
-                    if let Some(subscriber) = self.subscribers.get_mut(id) {
-                        subscriber.end_transaction();
-                    }
-                }
+                self.end(lane, &item);
+            }
+        }
+    }
+
+    /// Tells those whom the item concerns that its transaction is over. Others may be in the middle of one: what only one
+    /// of them is given stands between the parts of what all get, and the other way round.
+    fn end(&mut self, lane: &Lane, item: &Item) {
+        for id in &lane.subscribers {
+            if item.only.is_some_and(|only| only != *id) {
+                continue;
+            }
+            if let Some(subscriber) = self.subscribers.get_mut(id)
+                && (item.only.is_some() || subscriber.phase == Phase::Live)
+            {
+                subscriber.end_transaction();
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::lane::LaneId;
 use super::part::{Part, Place, Variant};
 use super::replay::Replay;
+use super::sessions::Resume;
 use super::view::View;
 use crate::auth::Claims;
 use crate::catalog::{Access, Catalog};
@@ -50,6 +51,8 @@ pub(super) struct Subscriber {
     /// Commits that this snapshot sees are older than the subscription; needed until the stream has passed the
     /// position.
     pub(super) joined: Option<(Snapshot, Lsn)>,
+    /// What it may go on by when it comes back.
+    pub(super) resume: Option<Resume>,
     /// Its way through the past, until it is done with it.
     pub(super) replay: Option<Box<Replay>>,
     pub(super) grace: Option<Grace>,
@@ -116,6 +119,7 @@ impl Subscriber {
             lane_since: 0,
             entered: 0,
             joined: None,
+            resume: None,
             replay: None,
             grace: grace.map(|until| Grace {
                 until,
@@ -174,6 +178,18 @@ impl Subscriber {
         self.replay
             .as_ref()
             .is_some_and(|replay| replay.covers(commit, change.order))
+    }
+
+    /// Whether it was subscribed all the time that it goes through.
+    pub(super) fn was_subscribed(&self) -> bool {
+        self.replay
+            .as_ref()
+            .is_some_and(|replay| replay.was_subscribed)
+    }
+
+    /// Whether a change is held back because it may be the last of its transaction.
+    pub(super) const fn holds(&self) -> bool {
+        self.held.is_some()
     }
 
     /// Payloads that its connection has still to take.

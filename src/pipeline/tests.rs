@@ -22,6 +22,7 @@ use crate::realtime::{Notice, ResyncReason};
 use crate::routing::{Binding, Event, Filter, RequestedBinding, Subscription, TableFilter};
 
 mod replay;
+mod resume;
 
 const MESSAGES: u32 = 100;
 const OPEN: u32 = 200;
@@ -45,6 +46,8 @@ struct Bench {
     next_xid: u32,
     /// Order of the next change of the transaction that is under way.
     next_order: u32,
+    /// Of the next join.
+    resume: Option<super::Resume>,
 }
 
 fn table(oid: u32, row_security: bool) -> Arc<Table> {
@@ -219,6 +222,11 @@ impl Bench {
 
     /// With or without the stream going through the shadow; the schema that plans need is never known.
     fn compiling(compile: bool) -> Self {
+        Self::begun(compile, Lsn::ZERO)
+    }
+
+    /// Begun when this was the end of the WAL.
+    fn begun(compile: bool, end: Lsn) -> Self {
         let log = Arc::new(Log::new(Limits {
             memory_bytes_max: 1 << 20,
             bytes_max: 2 << 20,
@@ -250,12 +258,13 @@ impl Bench {
             said: Vec::new(),
             next_xid: 100,
             next_order: 0,
+            resume: None,
         };
         bench.conductor.handle_connected(bench.now);
         bench.stream(StreamEvent::Started {
             epoch: Epoch(1),
             from: Lsn::ZERO,
-            end: Lsn::ZERO,
+            end,
         });
         bench
     }
@@ -385,6 +394,7 @@ impl Bench {
             claims,
             bindings,
             grace,
+            resume: self.resume.take(),
         };
         self.conductor.handle_command(self.now, command);
         self.turn();
@@ -638,6 +648,93 @@ fn what_is_owed_again_in_the_same_lane_comes_once() {
     let mut read = bench.read(2);
     read.retain(|told| told != "subscribed");
     assert_eq!(read, ["INSERT 1 hi."]);
+}
+
+#[test]
+fn who_joins_between_two_parts_of_a_transaction_does_not_get_the_second_alone() {
+    let mut bench = Bench::new();
+    let xid = bench.next_xid;
+    bench.part(xid, OPEN, vec![insert(1, "first part")], false);
+    bench.subscribe(1, claims("authenticated", "1"), false);
+    bench.part(xid, OPEN, vec![insert(2, "second part")], true);
+    bench.next_xid += 1;
+    bench.horizon(xid);
+    assert_eq!(bench.read(1), [""; 0], "it begins when it can see both");
+    bench.now += Duration::from_secs(1);
+    bench.conductor.handle_timeout(bench.now);
+    bench.turn();
+    bench.see_all();
+    bench.commit(OPEN, insert(3, "later"));
+    bench.see_all();
+    assert_eq!(bench.read(1), ["subscribed", "INSERT 3 later."]);
+}
+
+#[test]
+fn what_one_is_given_ends_nobody_elses_transaction() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.subscribe(2, claims("anon", "-"), true);
+    bench.see_all();
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    for ask in std::mem::take(&mut bench.asked) {
+        let is_anon = ask.question.identity.role() == "anon";
+        bench.answer(&ask, &[if is_anon { Found::Missing } else { Found::Same }]);
+    }
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+    let xid = bench.next_xid;
+    bench.next_xid += 1;
+    bench.part(xid, OPEN, vec![insert(5, "five")], false);
+    bench.see_all();
+    // It becomes another tab of the first one's user, and is given what was kept.
+    bench.conductor.handle_command(
+        bench.now,
+        Command::Identify {
+            connection: 2,
+            membership: 1,
+            claims: claims("authenticated", "1"),
+        },
+    );
+    bench.turn();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Same]);
+    bench.part(xid, OPEN, vec![insert(6, "six")], true);
+    bench.see_all();
+    assert_eq!(bench.read(1), ["INSERT 5 five", "INSERT 6 six."]);
+}
+
+#[test]
+fn what_committed_under_other_grants_is_asked_about() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    let horizon = |bench: &mut Bench| {
+        assert!(std::mem::take(&mut bench.wants_horizon));
+        let horizon = Horizon {
+            snapshot: format!("{0}:{0}:", bench.next_xid).parse().unwrap(),
+            insert_lsn: Lsn::new(u64::from(bench.next_xid) * 10),
+            fingerprint: "b".into(),
+        };
+        bench.conductor.handle_horizon(bench.now, Some(horizon));
+    };
+    bench.commit(OPEN, insert(1, "then"));
+    horizon(&mut bench);
+    while let Some(output) = bench.conductor.poll_output() {
+        match output {
+            Output::LoadCatalog => bench
+                .conductor
+                .handle_catalog(bench.now, Some(catalog("b"))),
+            Output::TakeHorizon => bench.wants_horizon = true,
+            _ => {}
+        }
+    }
+    horizon(&mut bench);
+    bench.turn();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Missing]);
+    bench.commit(OPEN, insert(2, "now"));
+    horizon(&mut bench);
+    bench.turn();
+    assert_eq!(bench.read(1), ["INSERT 2 now."]);
 }
 
 #[test]

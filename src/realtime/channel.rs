@@ -32,6 +32,10 @@ use super::{Notice, join};
 /// How long a join without `wait` is left unanswered: shorter than the 10 s after which clients give up.
 const REPLY_WITHIN: Duration = Duration::from_secs(8);
 
+/// What is said to whose resume ID cannot be one (protocol.md §11).
+const RESUME_IGNORED: &str =
+    "The parameter resume is ignored: expected at least 32 characters of A-Z, a-z, 0-9, _ and -";
+
 /// Whether the membership goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -178,6 +182,9 @@ impl Channel {
     /// Ends it for a newer join of the topic. A pending one is answered; the join ref of a joined one is for the newer
     /// join to close.
     pub(super) fn supersede(mut self, wire: &mut Wire<'_>) -> Option<Ref> {
+        wire.push(Output::Park {
+            membership: self.membership,
+        });
         self.depart(wire);
         if self.is_joined() {
             return Some(self.join_ref);
@@ -236,9 +243,12 @@ impl Channel {
                 Fate::Lives
             }
             Notice::ReplicationReady(ready) => self.tell_replication(wire, ready),
+            // For the connection.
+            Notice::Mark(_) | Notice::Probe | Notice::TakenOver => Fate::Lives,
             Notice::Subscribed
             | Notice::Refused(_)
             | Notice::PositionRefused(_)
+            | Notice::Unresumed(_)
             | Notice::Resync(_)
             | Notice::PolicyTrouble(_) => self.pipeline_notice(wire, notice),
         }
@@ -374,6 +384,9 @@ impl Channel {
 
     /// What comes after the reply and what the bindings have to say.
     fn follow_up(&mut self, wire: &mut Wire<'_>) {
+        if wire.resume_ignored {
+            self.system(wire, "system", Status::Error, RESUME_IGNORED);
+        }
         if self.replication_ready {
             wire.push(Output::AwaitReplication {
                 membership: self.membership,

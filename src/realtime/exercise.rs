@@ -205,6 +205,7 @@ fn converse(version: Version, verifier: Arc<Verifier>, begin: Instant, data: &[u
         seed: [0; 16],
         token: "sb_x".into(),
         claims,
+        resume_ignored: false,
     };
     let mut socket = Socket::new(now, opening);
     let mut asked = 0_u64;

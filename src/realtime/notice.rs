@@ -39,6 +39,14 @@ pub enum Notice {
     Refused(String),
     /// A `since` that cannot be served (protocol.md §11). Nothing further comes.
     PositionRefused(PositionRefused),
+    /// It could not go on where it was, and goes on live (protocol.md §11).
+    Unresumed(ResyncReason),
+    /// For the connection: everything up to here was said to the membership.
+    Mark(Cursor),
+    /// For the connection: somebody asks for its session; does the peer still answer?
+    Probe,
+    /// For the connection: somebody else goes on with its session.
+    TakenOver,
     /// Changes may have been lost; the channel must start over (protocol.md §11). Nothing further comes.
     Resync(ResyncReason),
     /// Policies raise or time out for this identity, with this SQLSTATE; its changes of the table are withheld.

@@ -28,6 +28,8 @@ pub enum Output {
         bindings: Vec<RequestedBinding>,
         /// The join carried no token of its own, so one may follow (design.md §5).
         grace: bool,
+        /// The channel's topic.
+        room: Arc<Room>,
     },
     /// The membership has new claims.
     Identify {
@@ -35,6 +37,11 @@ pub enum Output {
         membership: u32,
         /// As whom from now on.
         claims: Arc<Claims>,
+    },
+    /// The membership ends because its topic is joined again: the new one goes on where it was, if it may.
+    Park {
+        /// Number of the membership.
+        membership: u32,
     },
     /// The membership ended.
     Unsubscribe {
@@ -75,6 +82,8 @@ pub enum Output {
         /// For developers.
         reason: &'static str,
     },
+    /// A heartbeat was answered: the peer has handled all that was sent before the answer to the one before.
+    Beat,
     /// Count something.
     Record(Tally),
 }

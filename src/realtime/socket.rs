@@ -83,6 +83,8 @@ pub struct Opening {
     pub token: Arc<str>,
     /// What it proves.
     pub claims: Arc<Claims>,
+    /// It came with a resume ID that cannot be one; channels are told.
+    pub resume_ignored: bool,
 }
 
 /// One WebSocket.
@@ -105,6 +107,7 @@ pub struct Socket {
     rates: Rates,
     /// Of the last join, so that its counts outlive the channel.
     subject: Option<Arc<Subject>>,
+    resume_ignored: bool,
     closed: bool,
 }
 
@@ -128,6 +131,7 @@ impl Socket {
             channels_timeout: None,
             rates: Rates::default(),
             subject: None,
+            resume_ignored: opening.resume_ignored,
             closed: false,
         }
     }
@@ -245,12 +249,15 @@ impl Socket {
         };
         self.outputs.push_back(Output::Record(Tally::Message));
         match (&*message.topic, &*message.event) {
-            ("phoenix", "heartbeat") => self.wire(now).reply(
-                (&Ref::null(), &message.reference),
-                &QuotedTopic::new("phoenix"),
-                Status::Ok,
-                "{}",
-            ),
+            ("phoenix", "heartbeat") => {
+                self.wire(now).reply(
+                    (&Ref::null(), &message.reference),
+                    &QuotedTopic::new("phoenix"),
+                    Status::Ok,
+                    "{}",
+                );
+                self.outputs.push_back(Output::Beat);
+            }
             (topic, "phx_join") => match Topic::parse(topic) {
                 Ok(topic) => self.join(now, topic, message),
                 Err(TopicError::Empty) => {
@@ -484,6 +491,7 @@ impl Socket {
             verifier: &self.verifier,
             subjects: &self.subjects,
             seed: &self.seed,
+            resume_ignored: self.resume_ignored,
             rates: &mut self.rates,
             deliveries: &mut self.deliveries,
             outputs: &mut self.outputs,

@@ -87,6 +87,7 @@ impl Conversation {
             seed: [7; 16],
             token: own.into(),
             claims,
+            resume_ignored: false,
         };
         Self {
             socket: Socket::new(now, opening),
@@ -144,6 +145,7 @@ impl Conversation {
                     claims,
                     bindings,
                     grace,
+                    ..
                 } => Some(format!(
                     "subscribe {membership} as {} to {}{}",
                     claims.role,
@@ -159,7 +161,7 @@ impl Conversation {
                 }
                 Output::Unsubscribe { membership } => Some(format!("unsubscribe {membership}")),
                 Output::Close { code, reason } => Some(format!("close {code} {reason}")),
-                Output::Record(_) => None,
+                Output::Record(_) | Output::Beat | Output::Park { .. } => None,
             })
             .collect()
     }

@@ -17,6 +17,7 @@ use tokio::{join, select};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::Server;
+use super::acks::{Acks, Wish};
 use super::awaiting::Awaiting;
 use super::commands::Commands;
 use super::output::Outbound;
@@ -26,7 +27,7 @@ use crate::auth::Claims;
 use crate::clock;
 use crate::log::{Outbox, Posting, Run};
 use crate::messages::{Reply, Request};
-use crate::pipeline::Command;
+use crate::pipeline::{Acknowledged, Command, Farewell};
 use crate::realtime::{Frame, Input, Notice, Now, Opening, Output, Socket, Version};
 use crate::rooms::MemberId;
 use crate::websocket::{DecodeError, Message};
@@ -47,18 +48,23 @@ pub(super) struct Accepted {
     pub(super) claims: Arc<Claims>,
     /// The handshake's `x-*` headers, as a JSON object.
     pub(super) headers: Arc<str>,
+    /// What it may go on by when it comes back.
+    pub(super) resume: Option<Wish>,
+    /// It came with a resume ID that cannot be one.
+    pub(super) resume_ignored: bool,
     pub(super) permit: OwnedSemaphorePermit,
 }
 
 /// Serves one socket to its end.
 ///
 /// Not cancel safe: the pipeline would not be told of the end.
-pub(super) async fn run(server: Arc<Server>, accepted: Accepted, websocket: WebSocket) {
+pub(super) async fn run(server: Arc<Server>, mut accepted: Accepted, websocket: WebSocket) {
     let span = debug_span!("socket", number = accepted.number);
     let metrics = Arc::clone(&server.metrics);
     metrics.connections.inc();
     metrics.connections_active.inc();
-    let mut connection = Connection::new(server, &accepted, websocket);
+    let wish = accepted.resume.take();
+    let mut connection = Connection::new(server, &accepted, wish, websocket);
     async {
         let end = connection.serve().await;
         connection.finish(end).await;
@@ -72,8 +78,10 @@ pub(super) async fn run(server: Arc<Server>, accepted: Accepted, websocket: WebS
 /// Why serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The peer left or cannot be reached.
+    /// The peer cannot be reached.
     Gone,
+    /// The peer said goodbye.
+    Left,
     /// We leave, with this code and reason.
     Close(u16, &'static str),
     /// There is no time for a close frame.
@@ -83,6 +91,8 @@ enum End {
 impl End {
     /// protocol.md §11.
     const SLOW: Self = Self::Close(1013, "slow consumer");
+    /// Another socket goes on where this one was, which did not answer.
+    const TAKEN_OVER: Self = Self::Close(1001, "resumed by another socket");
 }
 
 /// What woke the connection.
@@ -115,6 +125,8 @@ struct Connection {
     outbound: Outbound,
     reading: Option<Reading>,
     commands: Commands,
+    /// What the peer has acknowledged, if it may come back.
+    acks: Option<Box<Acks>>,
     /// Who waits for broadcasts from the database.
     awaiting: Awaiting,
     headers: Arc<str>,
@@ -132,7 +144,12 @@ fn now() -> Now {
 }
 
 impl Connection {
-    fn new(server: Arc<Server>, accepted: &Accepted, websocket: WebSocket) -> Self {
+    fn new(
+        server: Arc<Server>,
+        accepted: &Accepted,
+        wish: Option<Wish>,
+        websocket: WebSocket,
+    ) -> Self {
         let opening = Opening {
             version: accepted.version,
             limits: server.options.limits,
@@ -141,7 +158,9 @@ impl Connection {
             seed: rand::random(),
             token: Arc::clone(&accepted.token),
             claims: Arc::clone(&accepted.claims),
+            resume_ignored: accepted.resume_ignored,
         };
+        let acks = wish.map(|wish| Acks::new(clock::instant(), wish, &accepted.token));
         let socket = Socket::new(now(), opening);
         let commands = Commands::new(server.services.pipeline.commands.clone());
         let outbound = Outbound::new(websocket.written());
@@ -154,6 +173,7 @@ impl Connection {
             outbound,
             reading: None,
             commands,
+            acks: acks.map(Box::new),
             awaiting: Awaiting::default(),
             headers: Arc::clone(&accepted.headers),
             end: None,
@@ -210,6 +230,7 @@ impl Connection {
         let now = now();
         self.socket.handle_timeout(now);
         self.take_outputs();
+        self.ping_if_due(now.instant);
         self.tell_replicating();
         let stall = self.server.options.stall_timeout;
         let stalled = self.outbound.stalled_since(now.instant);
@@ -240,6 +261,7 @@ impl Connection {
             self.socket.next_timeout(),
             stall,
             self.awaiting.next_timeout(),
+            self.acks.as_ref().and_then(|acks| acks.next_timeout()),
         ]
         .into_iter()
         .flatten()
@@ -251,9 +273,90 @@ impl Connection {
         match message {
             Message::Text(text) => self.handle(Input::Text(text)),
             Message::Binary(bytes) => self.handle(Input::Binary(bytes)),
-            Message::Ping(_) | Message::Pong => self.handle(Input::Control),
+            Message::Ping(_) => self.handle(Input::Control),
+            Message::Pong(payload) => self.take_pong(payload),
             // The answer is on its way by itself.
-            Message::Close(_) => self.end = Some(End::Gone),
+            Message::Close(_) => self.end = Some(End::Left),
+        }
+    }
+
+    /// Positions move on by pongs and heartbeats; so do those of channels where nothing happens.
+    fn ping_if_due(&mut self, now: std::time::Instant) {
+        let connection = self.number;
+        let Some(acks) = &mut self.acks else {
+            return;
+        };
+        if let Some(ping) = acks.poll_ping(now) {
+            self.outbound.push(websocket::Frame::Ping(ping));
+            let memberships = acks.memberships();
+            self.commands.push(Command::Mark {
+                connection,
+                memberships,
+            });
+        }
+    }
+
+    fn ping(&mut self, now: std::time::Instant) {
+        if let Some(acks) = &mut self.acks {
+            let ping = acks.ping(now);
+            self.outbound.push(websocket::Frame::Ping(ping));
+        }
+    }
+
+    /// The answer to a ping of ours is no sign of life of the application.
+    fn take_pong(&mut self, payload: &[u8]) {
+        let connection = self.number;
+        match &mut self.acks {
+            None => self.handle(Input::Control),
+            Some(acks) => {
+                if let Some(positions) = acks.pong(payload) {
+                    self.commands.push(Command::Acknowledge {
+                        connection,
+                        what: Acknowledged::Received,
+                        positions,
+                    });
+                }
+            }
+        }
+    }
+
+    fn take_beat(&mut self) {
+        let connection = self.number;
+        if let Some(acks) = &mut self.acks {
+            let positions = acks.beat();
+            self.commands.push(Command::Acknowledge {
+                connection,
+                what: Acknowledged::Processed,
+                positions,
+            });
+            let memberships = acks.memberships();
+            self.commands.push(Command::Mark {
+                connection,
+                memberships,
+            });
+        }
+    }
+
+    /// Whoever comes back goes on where it was.
+    fn park(&mut self, end: End) {
+        let connection = self.number;
+        let Some(acks) = self.acks.take() else {
+            return;
+        };
+        let farewell = match end {
+            _ if acks.by_heartbeat() => Farewell::Silent,
+            End::Left => Farewell::Said,
+            // It has not said a word for long.
+            End::Close(1000 | 1001, _) | End::Gone | End::Drop => Farewell::Silent,
+            End::Close(..) => Farewell::Said,
+        };
+        let memberships = acks.memberships();
+        if !memberships.is_empty() {
+            self.commands.push(Command::Park {
+                connection,
+                memberships,
+                farewell,
+            });
         }
     }
 
@@ -280,14 +383,21 @@ impl Connection {
                     claims,
                     bindings,
                     grace,
-                } => self.commands.push(Command::Subscribe {
-                    connection,
-                    membership,
-                    outbox: Arc::clone(&self.outbox),
-                    claims,
-                    bindings,
-                    grace,
-                }),
+                    room,
+                } => {
+                    let acks = self.acks.as_mut();
+                    let resume = acks.map(|acks| acks.join(membership, &room, &bindings));
+                    self.commands.push(Command::Subscribe {
+                        connection,
+                        membership,
+                        outbox: Arc::clone(&self.outbox),
+                        claims,
+                        bindings,
+                        grace,
+                        resume,
+                    });
+                }
+                Output::Beat => self.take_beat(),
                 Output::Identify { membership, claims } => {
                     self.commands.push(Command::Identify {
                         connection,
@@ -295,7 +405,19 @@ impl Connection {
                         claims,
                     });
                 }
+                Output::Park { membership } => {
+                    if self.acks.is_some() {
+                        self.commands.push(Command::Park {
+                            connection,
+                            memberships: vec![membership],
+                            farewell: Farewell::Silent,
+                        });
+                    }
+                }
                 Output::Unsubscribe { membership } => {
+                    if let Some(acks) = &mut self.acks {
+                        acks.leave(membership);
+                    }
                     self.commands.push(Command::Unsubscribe {
                         connection,
                         membership,
@@ -356,9 +478,16 @@ impl Connection {
             }
             match self.outbox.pop(PAYLOADS_MAX) {
                 None => break,
-                Some(Posting::Notice { membership, notice }) => {
-                    self.handle_at(now, Input::Notice { membership, notice });
-                }
+                Some(Posting::Notice { membership, notice }) => match notice {
+                    Notice::Mark(cursor) => {
+                        if let Some(acks) = &mut self.acks {
+                            acks.reach(membership, cursor);
+                        }
+                    }
+                    Notice::Probe => self.ping(now.instant),
+                    Notice::TakenOver => self.end = Some(End::TAKEN_OVER),
+                    notice => self.handle_at(now, Input::Notice { membership, notice }),
+                },
                 Some(Posting::Run(run)) => self.read(run),
             }
         }
@@ -408,6 +537,12 @@ impl Connection {
             last: reading.run.last && done,
         };
         self.handle_at(now, changes);
+        if let (Some(acks), Some(payload)) = (&mut self.acks, fit.last()) {
+            acks.sent(reading.run.membership, payload, fit.len());
+            if let Some(ping) = acks.poll_ping(now.instant) {
+                self.outbound.push(websocket::Frame::Ping(ping));
+            }
+        }
         if !done {
             let next = reading.next.saturating_add(fitting);
             self.reading = Some(Reading { next, ..reading });
@@ -452,6 +587,7 @@ impl Connection {
     async fn finish(&mut self, end: End) {
         debug!(?end, "socket ends");
         self.reading = None;
+        self.park(end);
         self.handle(Input::Gone);
         self.count_channels();
         if let End::Close(code, reason) = end {

@@ -4,6 +4,7 @@
 //! the protocol beyond HTTP: what is said on a socket is decided in [`crate::realtime`]. Never speaks TLS.
 
 mod accept;
+mod acks;
 mod api;
 mod awaiting;
 mod bearer;

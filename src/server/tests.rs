@@ -144,6 +144,9 @@ impl Fixture {
             } => (format!("subscribe {membership}"), Some(outbox)),
             Command::Identify { membership, .. } => (format!("identify {membership}"), None),
             Command::Unsubscribe { membership, .. } => (format!("unsubscribe {membership}"), None),
+            Command::Acknowledge { .. } | Command::Mark { .. } | Command::Park { .. } => {
+                panic!("the socket has no resume ID")
+            }
         }
     }
 

@@ -23,6 +23,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::Server;
+use super::acks::Wish;
 use super::connection::{self, Accepted};
 use super::meter::Metered;
 use super::websocket::WebSocket;
@@ -73,12 +74,15 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
             return (status, [(SEC_WEBSOCKET_VERSION, "13")], reason).into_response();
         }
     };
+    let wish = Wish::parse(parameter("resume"), parameter("resume_ack"));
     let accepted = Accepted {
         number: server.connection_next.fetch_add(1, Ordering::Relaxed),
         version,
         token,
         claims,
         headers: extra_headers(&parts.headers),
+        resume_ignored: wish.is_err(),
+        resume: wish.unwrap_or_default(),
         permit,
     };
     let tasks = server.shutdown.server_tasks.clone();

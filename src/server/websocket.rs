@@ -29,6 +29,8 @@ pub(super) enum Frame {
     Text(Bytes),
     /// Binary.
     Binary(Bytes),
+    /// To be answered by the peer with the same bytes, at most 125.
+    Ping(Bytes),
     /// The end, with its code and reason.
     Close(u16, &'static str),
 }
@@ -37,7 +39,7 @@ impl Frame {
     /// Bytes of the payload.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Text(payload) | Self::Binary(payload) => payload.len(),
+            Self::Text(payload) | Self::Binary(payload) | Self::Ping(payload) => payload.len(),
             Self::Close(_, reason) => reason.len().saturating_add(2),
         }
     }
@@ -196,6 +198,7 @@ impl WebSocket {
         self.outbound.push_back(match frame {
             Frame::Text(payload) => Outgoing::new(Opcode::Text, payload),
             Frame::Binary(payload) => Outgoing::new(Opcode::Binary, payload),
+            Frame::Ping(payload) => Outgoing::new(Opcode::Ping, payload),
             Frame::Close(code, reason) => {
                 self.closing = true;
                 Outgoing::close(Some(code), reason)
@@ -272,7 +275,7 @@ impl WebSocket {
                 self.closing = true;
                 self.outbound.push_back(Outgoing::close(*code, ""));
             }
-            Message::Text(_) | Message::Binary(_) | Message::Pong => {}
+            Message::Text(_) | Message::Binary(_) | Message::Pong(_) => {}
         }
     }
 

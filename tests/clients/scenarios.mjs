@@ -212,6 +212,25 @@ export async function channelsComeBackAfterARestart () {
   assert.deepEqual(contents(await subscription.settled()), ['after'])
 }
 
+export async function aChannelWithAResumeIdMissesNothing () {
+  const realtime = { params: { resume: crypto.randomUUID() }, heartbeatIntervalMs: 500 }
+  const client = await connectAs(tokenOf(ALICE), { realtime })
+  const subscription = await subscribe(client, messages)
+  subscription.mayFail = true
+  await say(ALICES, 'before')
+  assert.deepEqual(contents(await subscription.settled()), ['before'])
+  // Longer than two heartbeats: what came is known to have been handled.
+  await new Promise((resolve) => setTimeout(resolve, 2500))
+  await killServer()
+  await subscription.status('CHANNEL_ERROR')
+  await say(ALICES, 'while it was down')
+  await say(BOBS, 'not for alice')
+  await startServer()
+  await subscription.status('SUBSCRIBED')
+  await say(ALICES, 'after')
+  assert.deepEqual(contents(await subscription.settled()), ['while it was down', 'after'])
+}
+
 export async function aChannelCanLeaveAndJoinAgain () {
   const client = connect()
   const first = await subscribe(client, notes)

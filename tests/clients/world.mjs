@@ -87,15 +87,15 @@ function connectWith (create, needsTransport, options) {
     auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
     ...options,
     // Node 20 has no WebSocket of its own. The old release finds `ws` by itself and does not survive being given it.
-    realtime: needsTransport ? { transport: ws } : {}
+    realtime: { ...options.realtime, ...(needsTransport ? { transport: ws } : {}) }
   })
 }
 
 // A client whose joins carry this token. The newest release forgets a token given to setAuth when it reconnects; it wants
 // to ask for it.
-export async function connectAs (token) {
+export async function connectAs (token, options = {}) {
   const held = { token }
-  const client = connect(isNew ? { accessToken: async () => held.token } : {})
+  const client = connect(isNew ? { ...options, accessToken: async () => held.token } : options)
   held.of = client
   holders.push(held)
   await changeToken(client, token)

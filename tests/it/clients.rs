@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
-use walcast::testing::{App, JWT_SECRET, PUBLISHABLE_KEY};
+use walcast::testing::{App, AppOptions, JWT_SECRET, PUBLISHABLE_KEY};
 
 const SCHEMA: &str = "
     insert into conversations (id, type, participant_ids) values
@@ -29,7 +29,13 @@ async fn check(release: &str, scenario: &str) {
         folder.join("node_modules/ws").exists(),
         "supabase-js is not installed; run: npm ci --prefix tests/clients"
     );
-    let mut app = App::start(env!("CARGO_BIN_EXE_walcast"), SCHEMA).await;
+    let state = tempfile::tempdir().unwrap();
+    let options = AppOptions {
+        schema: SCHEMA,
+        environment: &[("WALCAST_STATE_DIR", state.path().to_str().unwrap())],
+        private: None,
+    };
+    let mut app = App::start_with(env!("CARGO_BIN_EXE_walcast"), &options).await;
     let mut node = Command::new("node")
         .args(["--no-deprecation", "run.mjs", release, scenario])
         .current_dir(folder)
@@ -135,6 +141,7 @@ scenarios! {
         a_new_token_changes_what_is_seen = "aNewTokenChangesWhatIsSeen",
         a_token_from_a_callback_counts_from_the_start = "aTokenFromACallbackCountsFromTheStart",
         channels_come_back_after_a_restart = "channelsComeBackAfterARestart",
+        a_channel_with_a_resume_id_misses_nothing = "aChannelWithAResumeIdMissesNothing",
         a_channel_can_leave_and_join_again = "aChannelCanLeaveAndJoinAgain",
         broadcast_and_presence_may_be_asked_for = "broadcastAndPresenceMayBeAskedFor",
         bad_filters_are_told = "badFiltersAreTold",

@@ -80,6 +80,7 @@ struct World {
     server: Server,
     dice: StdRng,
     deeds: BTreeMap<&'static str, u64>,
+    _state: tempfile::TempDir,
 }
 
 impl World {
@@ -89,7 +90,9 @@ impl World {
         let proxy = Proxy::start(cluster.port()).await;
         let direct = cluster.url(&database);
         let url = direct.replace(&cluster.port().to_string(), &proxy.port().to_string());
-        let environment = [("WALCAST_SLOT", SLOT)];
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().to_str().unwrap().to_owned();
+        let environment = [("WALCAST_SLOT", SLOT), ("WALCAST_STATE_DIR", &folder)];
         let server = Server::prepare(Path::new(BINARY), &url, &environment);
         let output = server.command(&["setup", "--messaging"]);
         assert!(
@@ -104,6 +107,7 @@ impl World {
             server,
             dice: StdRng::seed_from_u64(weather.seed),
             deeds: BTreeMap::new(),
+            _state: state,
         };
         let session = world.session().await;
         session.run(SCHEMA).await;
@@ -429,13 +433,22 @@ async fn faults_of_postgres_alone_cost_connected_clients_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_back_with_a_position_misses_nothing_whatever_fails() {
+    come_back(ReturnBy::Since, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_resumes_misses_nothing_whatever_fails() {
+    come_back(ReturnBy::Resume, 12).await;
+}
+
+async fn come_back(return_by: ReturnBy, seconds: u64) {
     let clients = number_of("WALCAST_FAULTS_CLIENTS", 10);
     let weather = Weather {
-        seconds: number_of("WALCAST_FAULTS_SECONDS", 10),
+        seconds: number_of("WALCAST_FAULTS_SECONDS", seconds),
         seed: number_of("WALCAST_FAULTS_SEED", rand::random()),
         clients: usize::try_from(clients).unwrap(),
         calm_max: Duration::from_millis(number_of("WALCAST_FAULTS_CALM", 2000)),
-        return_by: ReturnBy::Since,
+        return_by,
     };
     run(weather).await;
 }

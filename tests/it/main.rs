@@ -31,6 +31,7 @@ mod private;
 mod races;
 mod rendering;
 mod replay;
+mod resume;
 mod shadow;
 mod since;
 mod subscribe;

@@ -7,7 +7,7 @@ use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::{Desk, receives};
 use crate::pipeline::standing::Pool;
-use crate::pipeline::subscriber::{Grace, SubscriberId};
+use crate::pipeline::subscriber::{Grace, Phase, SubscriberId};
 use crate::policy::Identity;
 use crate::realtime::ResyncReason;
 use crate::routing::Binding;
@@ -35,6 +35,10 @@ impl Conductor {
         };
         subscriber.lane_since = number;
         subscriber.entered = number;
+        let replay = subscriber.replay.as_ref();
+        let replay = replay.filter(|_| subscriber.phase == Phase::Replaying);
+        let next = replay.and_then(|replay| self.history.get(replay.next).ok()?);
+        let replayed = next.map(|kept| kept.commit.lsn);
         let lane = *self.lane_ids.entry(key.clone()).or_insert(number);
         subscriber.lane = Some(lane);
         for subscription in &subscriber.subscriptions {
@@ -53,11 +57,12 @@ impl Conductor {
         let role = key.identity.role();
         self.verdicts
             .plan(&self.catalog, tables.map(|oid| (oid, role)));
-        self.lanes
+        let entered = self
+            .lanes
             .entry(lane)
-            .or_insert_with(|| Lane::new(key.clone()))
-            .subscribers
-            .push(id);
+            .or_insert_with(|| Lane::new(key.clone()));
+        entered.subscribers.push(id);
+        entered.replayed = replayed;
         self.check_lane(now, lane);
     }
 
@@ -175,7 +180,8 @@ impl Conductor {
                 if subscriber.is_past(&part.commit, change) {
                     let access = view.table.access.get(lane.key.identity.role());
                     let known = catalog_from.is_some_and(|from| part.commit.lsn >= from);
-                    restrict(&mut row, change, view, access, known);
+                    let was_subscribed = subscriber.was_subscribed();
+                    restrict(&mut row, change, view, access, (known, was_subscribed));
                 }
                 Some(row)
             });

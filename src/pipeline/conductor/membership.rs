@@ -24,6 +24,7 @@ impl Conductor {
                 claims,
                 bindings,
                 grace,
+                resume,
             } => {
                 let id = SubscriberId {
                     connection,
@@ -41,12 +42,13 @@ impl Conductor {
                 let mut subscriber =
                     Subscriber::new(id, outbox, Arc::clone(&claims), bindings, until);
                 let since = since(&requested);
+                subscriber.resume = resume;
                 if let Some(text) = refusal {
                     subscriber.phase = Phase::Refused;
                     subscriber.tell(Notice::Refused(text));
                 }
                 match since {
-                    Ok(since) => subscriber.replay = Replay::new(since),
+                    Ok(since) => subscriber.replay = Replay::new(since, resume.is_some()),
                     Err(refused) => return subscriber.tell(Notice::PositionRefused(refused)),
                 }
                 let refused = subscriber.phase == Phase::Refused;
@@ -73,6 +75,29 @@ impl Conductor {
                     .is_some_and(|subscriber| !subscriber.bindings.is_empty())
                 {
                     self.resolve(id, claims);
+                }
+            }
+            Command::Acknowledge {
+                connection,
+                what,
+                positions,
+            } => self.acknowledge(now, connection, what, &positions),
+            Command::Mark {
+                connection,
+                memberships,
+            } => self.mark(connection, &memberships),
+            Command::Park {
+                connection,
+                memberships,
+                farewell,
+            } => {
+                for membership in memberships {
+                    let id = SubscriberId {
+                        connection,
+                        membership,
+                    };
+                    self.sessions.park(now, id, farewell);
+                    self.remove(id);
                 }
             }
             Command::Unsubscribe {
@@ -156,6 +181,12 @@ impl Conductor {
             new_token = !Arc::ptr_eq(&claims, &subscriber.claims);
             subscriber.claims = claims;
         }
+        if new_token {
+            self.rebind_session(id);
+        }
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
         match subscriber.phase {
             Phase::Resolving | Phase::Refused => {
                 subscriber.phase = Phase::Joining;
@@ -186,6 +217,7 @@ impl Conductor {
         self.leave_lane(id);
         self.joining.remove(&id);
         self.catching_up.remove(&id);
+        self.sessions.end(id);
         if let Some(subscriber) = self.subscribers.remove(&id)
             && let Some(grace) = subscriber.grace
         {

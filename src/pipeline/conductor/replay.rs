@@ -37,6 +37,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// The same while everybody waits for a peer or for Postgres.
 const BLOCKED_PAUSE: Duration = Duration::from_millis(10);
 
+/// The same while some only wait for a lane with others.
+const REJOIN_PAUSE: Duration = Duration::from_millis(50);
+
 /// What one turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
@@ -54,31 +57,45 @@ impl Conductor {
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
-        let Some(mut replay) = subscriber.replay.take() else {
+        let begun = if subscriber.resume.is_some() {
+            self.begin_session(now, id)
+        } else {
+            self.find_beginning(id)
+        };
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
-        match self.find_starts(&mut replay) {
-            Err(refused) => {
-                let Some(subscriber) = self.subscribers.get_mut(&id) else {
-                    return;
-                };
-                subscriber.tell(Notice::PositionRefused(refused));
-                self.remove(id);
-            }
-            Ok(first) => {
-                replay.next = first.map_or(self.history.end(), |position| {
-                    self.history.number_after(position)
-                });
-                let Some(subscriber) = self.subscribers.get_mut(&id) else {
-                    return;
-                };
-                subscriber.replay = Some(replay);
-                subscriber.phase = Phase::Replaying;
-                subscriber.tell(Notice::Subscribed);
-                self.replaying.push_back(id);
-                self.replay_at = Some(now);
-            }
+        if let Err(refused) = begun {
+            subscriber.tell(Notice::PositionRefused(refused));
+            return self.remove(id);
         }
+        if subscriber.phase != Phase::Replaying {
+            subscriber.phase = Phase::Replaying;
+            subscriber.tell(Notice::Subscribed);
+        }
+        self.replaying.push_back(id);
+        self.replay_at = Some(now);
+    }
+
+    /// Finds out where in the past a subscriber begins.
+    pub(super) fn find_beginning(&mut self, id: SubscriberId) -> Result<(), PositionRefused> {
+        let subscriber = self.subscribers.get_mut(&id);
+        let Some(mut replay) = subscriber.and_then(|subscriber| subscriber.replay.take()) else {
+            return Ok(());
+        };
+        let first = self.find_starts(&mut replay)?;
+        replay.first = first;
+        replay.next = first.map_or(self.history.end(), |position| {
+            self.history.number_after(position)
+        });
+        if let Some(subscriber) = self.subscribers.get_mut(&id) {
+            subscriber.replay = Some(replay);
+        }
+        Ok(())
+    }
+
+    pub(super) fn replay_of(&mut self, id: SubscriberId) -> Option<&mut Replay> {
+        self.subscribers.get_mut(&id)?.replay.as_deref_mut()
     }
 
     /// Turns what was asked for into positions; returns the first. `None`: there is nothing to go through yet.
@@ -127,8 +144,10 @@ impl Conductor {
         if self.replay_at.is_none_or(|time| time > now) || self.release.is_some() {
             return;
         }
-        // Who may see the past is asked of now: a change of the catalog should be noticed soon.
-        self.look_closely(now);
+        if !self.replaying.is_empty() {
+            // Who may see the past is asked of now: a change of the catalog should be noticed soon.
+            self.look_closely(now);
+        }
         let mut looks = LOOKS_MAX;
         let mut waits = true;
         for _ in 0..self.replaying.len().min(TURNS_MAX) {
@@ -144,22 +163,32 @@ impl Conductor {
                 break;
             }
         }
+        for _ in 0..self.rejoining.len().min(TURNS_MAX) {
+            if let Some(id) = self.rejoining.pop_front()
+                && self.rejoin_lane(now, id) == Turn::Waits
+            {
+                self.rejoining.push_back(id);
+            }
+        }
         let pause = if waits { BLOCKED_PAUSE } else { PAUSE };
-        self.replay_at = if self.replaying.is_empty() {
-            None
-        } else {
-            now.checked_add(pause)
+        self.replay_at = match (self.replaying.is_empty(), self.rejoining.is_empty()) {
+            (false, _) => now.checked_add(pause),
+            (true, false) => now.checked_add(REJOIN_PAUSE),
+            (true, true) => None,
         };
+        if self.replaying.is_empty() {
+            self.answered.clear();
+        }
     }
 
     fn replay_some(&mut self, now: Instant, id: SubscriberId, looks: &mut usize) -> Turn {
         while *looks > 0 {
+            if self.restore(now, id) {
+                return Turn::Waits;
+            }
             let Some(subscriber) = self.subscribers.get(&id) else {
                 return Turn::Done;
             };
-            if subscriber.phase == Phase::Live {
-                return self.rejoin_lane(now, id);
-            }
             let (Phase::Replaying, Some(replay)) = (subscriber.phase, &subscriber.replay) else {
                 return Turn::Done;
             };
@@ -182,7 +211,8 @@ impl Conductor {
                 }
                 Ok(None) => {
                     self.go_live(now, id);
-                    return Turn::Goes;
+                    self.rejoining.push_back(id);
+                    return Turn::Done;
                 }
                 Ok(Some(kept)) => {
                     let kept = kept.clone();
@@ -320,7 +350,8 @@ impl Conductor {
             match routed_row(now, lane, &[subscriber], change, view, *index, follows) {
                 Some(mut row) => {
                     let access = view.table.access.get(lane.key.identity.role());
-                    restrict(&mut row, change, view, access, is_known);
+                    let was_subscribed = subscriber.was_subscribed();
+                    restrict(&mut row, change, view, access, (is_known, was_subscribed));
                     Some(row)
                 }
                 None if follows => Some(ItemRow::new(*index, RowState::Tracked, Vec::new())),
@@ -429,7 +460,7 @@ pub(super) fn restrict(
     change: &Change,
     view: &View,
     access: Option<&Access>,
-    knows_grants: bool,
+    (knows_grants, was_subscribed): (bool, bool),
 ) {
     if matches!(row.state, RowState::Withheld(_)) {
         return;
@@ -439,6 +470,8 @@ pub(super) fn restrict(
         return;
     }
     match &change.kind {
+        // As it would have been told at the time.
+        ChangeKind::Delete { .. } if was_subscribed => {}
         ChangeKind::Delete { .. } => {
             row.state = if row.predicates.is_empty() {
                 RowState::IfShown

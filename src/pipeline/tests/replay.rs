@@ -245,3 +245,12 @@ fn positions_end_with_their_epoch() {
     bench.join_since(2, &cursor(1, 100, 0));
     assert!(bench.refused(2).contains("TooOld"));
 }
+
+#[test]
+fn what_was_said_before_the_process_began_is_not_said_again() {
+    let mut bench = Bench::begun(false, Lsn::new(1500));
+    bench.part(149, ROOT, vec![spoken(1, "a")], true);
+    bench.part(150, ROOT, vec![spoken(2, "a")], true);
+    bench.horizon(151);
+    assert_eq!(bench.said, ["a true 2"]);
+}

@@ -73,6 +73,12 @@ impl Channel {
                 wire.end(&self.join_ref, &self.quoted, End::Error);
                 Fate::Ended
             }
+            Notice::Unresumed(reason) => {
+                wire.push(Output::Record(Tally::Resync(reason)));
+                let message = format!("Resync required: {reason}");
+                self.system(wire, POSTGRES, Status::Error, &message);
+                Fate::Lives
+            }
             Notice::PolicyTrouble(state) => {
                 if self.is_joined() {
                     self.policy_trouble(wire, &state);
@@ -86,6 +92,9 @@ impl Channel {
             | Notice::PresenceState(_)
             | Notice::Answered { .. }
             | Notice::Recheck
+            | Notice::Mark(_)
+            | Notice::Probe
+            | Notice::TakenOver
             | Notice::ReplicationReady(_) => Fate::Lives,
         }
     }
@@ -130,6 +139,7 @@ impl Channel {
             claims: Arc::clone(self.credentials.claims()),
             bindings: self.bindings.clone(),
             grace,
+            room: Arc::clone(&self.room),
         });
     }
 

@@ -18,13 +18,23 @@ pub(super) struct Stretch {
     shown: BTreeMap<u64, u64>,
 }
 
+/// How a client comes back whose connection was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ComesBack {
+    /// As somebody new.
+    Anew,
+    /// With `since`, the cursor of the newest change.
+    Since,
+    /// With a resume ID.
+    Resuming,
+}
+
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) person: usize,
     /// Sends its token only after the join was answered.
     pub(super) late_token: bool,
-    /// Comes back with `since`, the cursor of the newest change.
-    since: bool,
+    pub(super) comes_back: ComesBack,
     /// What the server has sent and the client has not received.
     pub(super) pipe: VecDeque<String>,
     /// What the client wants sent.
@@ -39,17 +49,25 @@ pub(super) struct Client {
     asked_since: bool,
     pub(super) too_old: u64,
     pub(super) replays: u64,
+    pub(super) duplicates: u64,
+    /// On this join: to start over.
+    told: bool,
     pub(super) token: String,
     pub(super) changes: u64,
     pub(super) resyncs: BTreeMap<String, u64>,
 }
 
 impl Client {
-    pub(super) fn new(person: usize, late_token: bool, since: bool, token: String) -> Self {
+    pub(super) fn new(
+        person: usize,
+        late_token: bool,
+        comes_back: ComesBack,
+        token: String,
+    ) -> Self {
         Self {
             person,
             late_token,
-            since,
+            comes_back,
             pipe: VecDeque::new(),
             sends: VecDeque::new(),
             references: 0,
@@ -60,6 +78,8 @@ impl Client {
             asked_since: false,
             too_old: 0,
             replays: 0,
+            duplicates: 0,
+            told: false,
             token,
             changes: 0,
             resyncs: BTreeMap::new(),
@@ -99,9 +119,11 @@ impl Client {
 
     /// The connection is lost. Who has no position to come back with starts over.
     pub(super) fn cut(&mut self, database: &Database) -> Result<(), String> {
-        let stretch = self.stretch.as_ref();
-        if self.since && stretch.is_some_and(|stretch| stretch.cursor.is_some()) {
-            return Ok(());
+        let has_position = (self.stretch.as_ref()).is_some_and(|stretch| stretch.cursor.is_some());
+        match self.comes_back {
+            ComesBack::Resuming => return Ok(()),
+            ComesBack::Since if has_position => return Ok(()),
+            ComesBack::Since | ComesBack::Anew => {}
         }
         self.lose(database)
     }
@@ -120,7 +142,9 @@ impl Client {
         stretch.check(self.person, database, true)?;
         match stretch.shown.keys().find(|id| !database.exists(**id)) {
             // A replay tells of a DELETE only those who were shown the row on the way.
-            Some(ghost) if !self.since => Err(format!("still shows row {ghost}")),
+            Some(ghost) if self.comes_back != ComesBack::Since => {
+                Err(format!("still shows row {ghost}"))
+            }
             _ => Ok(()),
         }
     }
@@ -134,6 +158,11 @@ impl Client {
         let payload = &frame[4];
         match frame[3].as_str().unwrap() {
             "phx_reply" => {
+                let is_join = frame[1].as_str() == self.join_ref.as_deref();
+                if !is_join {
+                    // Of a token for a channel that has ended meanwhile, or of a heartbeat.
+                    return Ok(());
+                }
                 if payload["status"] != "ok" {
                     let reason = payload["response"]["reason"].as_str().unwrap_or_default();
                     let too_old = self.asked_since && reason.starts_with("PositionTooOld: ");
@@ -149,8 +178,7 @@ impl Client {
                     self.join();
                     return whole;
                 }
-                let is_join = frame[1].as_str() == self.join_ref.as_deref();
-                if is_join && self.late_token {
+                if self.late_token {
                     self.references += 1;
                     let token = json!({"access_token": self.token});
                     let refresh = json!([
@@ -169,28 +197,29 @@ impl Client {
                 if message == "Subscribed to PostgreSQL" {
                     // Who came back with a position goes on from there.
                     if self.stretch.is_none() {
-                        let selected = database.select(self.person);
-                        self.stretch = Some(Stretch {
-                            shown: selected.rows.clone(),
-                            selected,
-                            ..Stretch::default()
-                        });
+                        self.select(database);
                     }
                     Ok(())
                 } else if let Some(reason) = message.strip_prefix("Resync required: ") {
                     *self.resyncs.entry(reason.to_owned()).or_default() += 1;
-                    self.lose(database)
+                    let whole = self.lose(database);
+                    // Without a `phx_error` behind it the channel lives on.
+                    self.told = true;
+                    self.select(database);
+                    whole
                 } else if self.asked_since && message.starts_with("PositionTooOld: ") {
                     self.too_old += 1;
+                    self.told = true;
                     self.lose(database)
                 } else {
                     Err(format!("was told {message}"))
                 }
             }
             "phx_error" => {
-                if self.stretch.is_some() {
+                if !self.told {
                     return Err("phx_error without a reason".to_owned());
                 }
+                self.stretch = None;
                 self.before = None;
                 self.join();
                 Ok(())
@@ -198,6 +227,15 @@ impl Client {
             "postgres_changes" => self.change(payload, database),
             _ => Ok(()),
         }
+    }
+
+    fn select(&mut self, database: &Database) {
+        let selected = database.select(self.person);
+        self.stretch = Some(Stretch {
+            shown: selected.rows.clone(),
+            selected,
+            ..Stretch::default()
+        });
     }
 
     fn change(&mut self, payload: &Value, database: &Database) -> Result<(), String> {
@@ -254,12 +292,17 @@ impl Client {
         let Some(stretch) = &mut self.stretch else {
             return Ok(());
         };
-        if at > stretch.newest {
+        let is_new = at > stretch.newest;
+        if is_new {
             stretch.newest = at;
             stretch.cursor = Some(cursor.to_owned());
         }
         if let Some(before) = stretch.received.insert((lsn, id), (kind, deed.version)) {
-            return Err(format!("{at:?} again, before it was {before:?}"));
+            self.duplicates += 1;
+            if self.comes_back != ComesBack::Resuming || is_new || before.1 != deed.version {
+                return Err(format!("{at:?} again, before it was {before:?}"));
+            }
+            return Ok(());
         }
         match kind {
             Kind::Delete => stretch.shown.remove(&id),

@@ -8,18 +8,18 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::{MESSAGES, OPEN, catalog, key, relation, table, tuple};
-use super::client::Client;
+use super::client::{Client, ComesBack};
 use super::database::{Database, Kind, PEOPLE, Transaction, body};
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
 use crate::catalog::Catalog;
 use crate::change::{
-    Change, ChangeKind, Commit, Epoch, Lsn, PgTime, StreamEvent, TransactionPart, Xid,
+    Change, ChangeKind, Commit, Cursor, Epoch, Lsn, PgTime, StreamEvent, TransactionPart, Xid,
 };
 use crate::log::{Limits as LogLimits, Log, Outbox, Posting};
-use crate::pipeline::Command;
 use crate::pipeline::conductor::{Ask, Conductor, Horizon, Output, Resolve, Rules};
 use crate::pipeline::history;
 use crate::pipeline::standing::{Pool, Timeouts};
+use crate::pipeline::{Acknowledged, Command, Farewell, KeyHash, Place, Resume};
 use crate::policy::{Asked, Trouble};
 use crate::realtime::{
     self, Frame, Input, Limits, Notice, Now, Opening, Socket, Subjects, Version,
@@ -49,6 +49,7 @@ pub(super) struct Totals {
     restarts: u64,
     replays: u64,
     too_old: u64,
+    duplicates: u64,
 }
 
 impl Totals {
@@ -64,6 +65,7 @@ impl Totals {
         self.restarts += other.restarts;
         self.replays += other.replays;
         self.too_old += other.too_old;
+        self.duplicates += other.duplicates;
     }
 
     pub(super) fn is_of_everything(&self) -> bool {
@@ -79,6 +81,7 @@ impl Totals {
             self.restarts,
             self.replays,
             self.too_old,
+            self.duplicates,
         ]
         .iter()
         .all(|count| *count > 0)
@@ -90,6 +93,11 @@ struct Connection {
     number: u64,
     socket: Socket,
     outbox: Arc<Outbox<Notice>>,
+    /// Memberships with bindings.
+    memberships: Vec<u32>,
+    /// The change that was sent last, with its membership; and the one before the last heartbeat's answer.
+    sent: Option<(u32, Cursor)>,
+    beat: Option<(u32, Cursor)>,
 }
 
 /// Something that is asked of the database: under way, then answered, then known.
@@ -175,9 +183,13 @@ impl World {
         let clients = (0..CLIENTS).map(|_client| {
             let person = dice.random_range(0..PEOPLE);
             let late_token = dice.random_bool(0.3);
-            let since = dice.random_bool(0.5);
+            let comes_back = match dice.random_range(0..4) {
+                0 => ComesBack::Anew,
+                1 => ComesBack::Since,
+                _ => ComesBack::Resuming,
+            };
             let token = token("authenticated", Some(person.to_string()));
-            Client::new(person, late_token, since, token)
+            Client::new(person, late_token, comes_back, token)
         });
         let clients: Vec<Client> = clients.collect();
         let database = Database::new(&mut dice);
@@ -222,6 +234,7 @@ impl World {
             totals.changes += client.changes;
             totals.replays += client.replays;
             totals.too_old += client.too_old;
+            totals.duplicates += client.duplicates;
             totals.resyncs += client.resyncs.values().sum::<u64>();
         }
         totals.commits = u64::try_from(self.database.transactions.len()).unwrap_or(0);
@@ -416,6 +429,11 @@ impl World {
         self.tell(|| "the server is killed".to_owned());
         self.log = empty_log();
         self.conductor = Conductor::new(self.rules.clone(), Arc::clone(&self.log));
+        // Without a memory of its own it cannot tell who was there before.
+        let doubtful = self.now.checked_add(Duration::from_secs(86_400));
+        self.conductor
+            .sessions()
+            .load(self.now, [], doubtful, false);
         self.commands.clear();
         (self.horizon, self.catalog) = (None, None);
         self.resolves.clear();
@@ -600,10 +618,24 @@ impl World {
         let client = &mut self.clients[number];
         connection.socket.handle_timeout(now);
         if let Some(text) = client.sends.pop_front() {
+            if text.contains("\"heartbeat\"") {
+                // Heartbeat n+1: what was sent before the answer to heartbeat n was handled.
+                let handled = std::mem::replace(&mut connection.beat, connection.sent);
+                self.commands.push_back(Command::Acknowledge {
+                    connection: connection.number,
+                    what: Acknowledged::Processed,
+                    positions: handled.into_iter().collect(),
+                });
+            }
             connection.socket.handle(now, Input::Text(&text));
         } else if client.pipe.len() < PIPE_MAX {
             match connection.outbox.pop(self.dice.random_range(1..5)) {
                 None => {}
+                // For the shell alone.
+                Some(Posting::Notice {
+                    notice: Notice::Mark(_) | Notice::Probe | Notice::TakenOver,
+                    ..
+                }) => {}
                 Some(Posting::Notice { membership, notice }) => {
                     let input = Input::Notice { membership, notice };
                     connection.socket.handle(now, input);
@@ -611,6 +643,10 @@ impl World {
                 Some(Posting::Run(run)) => {
                     let payloads = self.log.read(run.part, run.first, run.count);
                     let payloads = payloads.expect("nobody is that slow here");
+                    let newest = payloads.last().and_then(|payload| cursor_of(payload));
+                    if let Some(cursor) = newest {
+                        connection.sent = Some((run.membership, cursor));
+                    }
                     let changes = Input::Changes {
                         membership: run.membership,
                         ids: &run.ids,
@@ -642,13 +678,29 @@ impl World {
                     claims,
                     bindings,
                     grace,
-                } => self.commands.push_back(Command::Subscribe {
+                    room,
+                } => {
+                    connection.memberships.push(membership);
+                    let id = format!("the resume ID of client {number}, long enough");
+                    let resume = Resume {
+                        place: Place::new(&id, &room, &bindings),
+                        key: KeyHash::new("key"),
+                    };
+                    let resumes = client.comes_back == ComesBack::Resuming;
+                    self.commands.push_back(Command::Subscribe {
+                        connection: connection_number,
+                        membership,
+                        outbox: Arc::clone(&connection.outbox),
+                        claims,
+                        bindings,
+                        grace,
+                        resume: resumes.then_some(resume),
+                    });
+                }
+                realtime::Output::Park { membership } => self.commands.push_back(Command::Park {
                     connection: connection_number,
-                    membership,
-                    outbox: Arc::clone(&connection.outbox),
-                    claims,
-                    bindings,
-                    grace,
+                    memberships: vec![membership],
+                    farewell: Farewell::Said,
                 }),
                 realtime::Output::Identify { membership, claims } => {
                     self.commands.push_back(Command::Identify {
@@ -691,12 +743,16 @@ impl World {
                 seed: [7; 16],
                 token: self.anon.as_str().into(),
                 claims,
+                resume_ignored: false,
             };
             self.totals.connections += 1;
             self.connections[number] = Some(Connection {
                 number: self.next_connection,
                 socket: Socket::new(self.clock(), opening),
                 outbox: Arc::default(),
+                memberships: Vec::new(),
+                sent: None,
+                beat: None,
             });
             self.next_connection += 1;
             self.clients[number].connect();
@@ -734,6 +790,11 @@ impl World {
         let number = self.dice.random_range(0..CLIENTS);
         let now = self.clock();
         if let Some(connection) = &mut self.connections[number] {
+            self.commands.push_back(Command::Park {
+                connection: connection.number,
+                memberships: connection.memberships.clone(),
+                farewell: Farewell::Silent,
+            });
             connection.socket.handle(now, Input::Gone);
             self.drain_socket(number);
             self.connections[number] = None;
@@ -773,6 +834,13 @@ impl World {
             self.conductor.go_on(self.now);
         }
     }
+}
+
+/// The cursor of a payload.
+fn cursor_of(payload: &[u8]) -> Option<Cursor> {
+    let text = std::str::from_utf8(payload).ok()?;
+    let (_, rest) = text.rsplit_once("\"cursor\":\"")?;
+    rest.split('"').next()?.parse().ok()
 }
 
 fn empty_log() -> Arc<Log> {

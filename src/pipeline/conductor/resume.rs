@@ -1,0 +1,242 @@
+//! Those who come back: what a join with a resume ID goes on from (protocol.md §11), and how far everybody has got.
+//!
+//! A session is nobody's for as long as its socket is away. Who comes back goes through the past from the position that
+//! was acknowledged last; what was deleted meanwhile is told as well, for the session was subscribed when it happened. A session that somebody
+//! may still hold, or that is another subject's, is waited for while the past waits.
+
+use super::Conductor;
+use crate::change::Cursor;
+use crate::pipeline::history::Position;
+use crate::pipeline::replay::{Restoring, Start};
+use crate::pipeline::sessions::{Acknowledged, Claim, Farewell, Holder};
+use crate::pipeline::subscriber::{Phase, SubscriberId};
+use crate::realtime::{Notice, PositionRefused, ResyncReason};
+use std::time::{Duration, Instant};
+
+/// How long a session is waited for that somebody else may hold, or a token that it takes.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Conductor {
+    /// A join with a resume ID has its snapshot. The subscriber is told that it is subscribed, unless it is refused.
+    pub(super) fn begin_session(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+    ) -> Result<(), PositionRefused> {
+        let Some(claim) = self.claim(now, id) else {
+            return Ok(());
+        };
+        if matches!(claim, Claim::New | Claim::Unknown) {
+            self.find_beginning(id)?;
+        }
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return Ok(());
+        };
+        subscriber.phase = Phase::Replaying;
+        subscriber.tell(Notice::Subscribed);
+        self.take_claim(now, id, claim);
+        Ok(())
+    }
+
+    fn claim(&mut self, now: Instant, id: SubscriberId) -> Option<Claim> {
+        let subscriber = self.subscribers.get(&id)?;
+        let resume = subscriber.resume?;
+        let holder = Holder::new(&subscriber.claims, resume.key);
+        Some(self.sessions.claim(now, resume.place, holder, id))
+    }
+
+    fn take_claim(&mut self, now: Instant, id: SubscriberId, claim: Claim) {
+        match claim {
+            Claim::Position(cursor) => self.go_on_from(now, id, cursor),
+            Claim::New => self.begin_anew(now, id, None),
+            Claim::Unknown => self.begin_anew(now, id, Some(ResyncReason::PositionGone)),
+            Claim::Held(owner) => {
+                if let Some(owner) = self.subscribers.get_mut(&owner) {
+                    owner.tell(Notice::Probe);
+                }
+                self.wait_for_session(now, id);
+            }
+            Claim::Differs => self.wait_for_session(now, id),
+        }
+    }
+
+    fn wait_for_session(&mut self, now: Instant, id: SubscriberId) {
+        let (end, last) = (self.history.end(), self.history.last());
+        if let Some(replay) = self.replay_of(id) {
+            (replay.next, replay.first) = (end, last);
+            replay.starts.clear();
+            replay.restoring = now
+                .checked_add(PATIENCE)
+                .map(|until| Restoring { until, since: now });
+        }
+    }
+
+    /// Looks again after the session of somebody who waits for it; whether it still does.
+    pub(super) fn restore(&mut self, now: Instant, id: SubscriberId) -> bool {
+        let restoring = self.replay_of(id).and_then(|replay| replay.restoring);
+        let Some(Restoring { until, since }) = restoring else {
+            return false;
+        };
+        let Some(claim) = self.claim(now, id) else {
+            return false;
+        };
+        let is_over = until <= now;
+        match claim {
+            Claim::Held(owner) => {
+                let answered = self.answered.get(&owner.connection);
+                if answered.is_some_and(|at| *at > since) {
+                    // Both are there. This one has a session of its own from now on.
+                    self.begin_anew(now, id, None);
+                } else if is_over {
+                    self.sessions.park(now, owner, Farewell::Silent);
+                    if let Some(owner) = self.subscribers.get_mut(&owner) {
+                        owner.tell(Notice::TakenOver);
+                    }
+                    self.remove(owner);
+                    let claim = self.claim(now, id).unwrap_or(Claim::Unknown);
+                    self.take_claim(now, id, claim);
+                } else {
+                    return true;
+                }
+            }
+            Claim::Differs if !is_over => return true,
+            Claim::Differs => self.begin_anew(now, id, Some(ResyncReason::IdentityChanged)),
+            Claim::Position(_) | Claim::New | Claim::Unknown => self.take_claim(now, id, claim),
+        }
+        false
+    }
+
+    /// Goes on from a position, if everything after it is there.
+    fn go_on_from(&mut self, now: Instant, id: SubscriberId, cursor: Cursor) {
+        let position = Position::from(cursor);
+        let is_known = Some(cursor.epoch) == self.epoch
+            && self.history.holds(position)
+            && cursor.commit_lsn <= self.wal_end;
+        if !is_known {
+            return self.begin_anew(now, id, Some(ResyncReason::PositionGone));
+        }
+        let next = self.history.number_after(position);
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let bindings = subscriber.bindings.iter();
+        let starts = bindings.map(|binding| (binding.id, Start::After(position)));
+        let starts: Vec<_> = starts.collect();
+        if let Some(replay) = &mut subscriber.replay {
+            (replay.starts, replay.next, replay.change) = (starts, next, 0);
+            replay.was_subscribed = true;
+            replay.restoring = None;
+        }
+    }
+
+    /// A session begins where the subscriber does. With a reason it is told that it might have gone on.
+    fn begin_anew(&mut self, now: Instant, id: SubscriberId, reason: Option<ResyncReason>) {
+        let last = self.history.last();
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        if let Some(reason) = reason {
+            subscriber.tell(Notice::Unresumed(reason));
+        }
+        let mut from = last;
+        if let Some(replay) = &mut subscriber.replay {
+            let is_asked = |start: &Start| matches!(start, Start::Asked(_));
+            let was_asked = replay.starts.iter().any(|(_, start)| is_asked(start));
+            if was_asked || replay.starts.is_empty() && replay.first.is_none() {
+                // Its session could have spared it the past that the bindings name.
+                replay.starts.clear();
+                replay.next = self.history.end();
+            }
+            replay.restoring = None;
+            from = replay.first.or(from);
+        }
+        let Some(resume) = subscriber.resume else {
+            return;
+        };
+        let holder = Holder::new(&subscriber.claims, resume.key);
+        if let (Some(epoch), Some(from)) = (self.epoch, from) {
+            let cursor = Cursor {
+                epoch,
+                commit_lsn: from.lsn,
+                order: from.order,
+            };
+            self.sessions.begin(now, (resume.place, holder), id, cursor);
+        }
+    }
+
+    /// The token that followed a join without one has come.
+    pub(super) fn rebind_session(&mut self, id: SubscriberId) {
+        let Some(subscriber) = self.subscribers.get(&id) else {
+            return;
+        };
+        if let (Some(resume), true) = (subscriber.resume, subscriber.grace.is_some()) {
+            let holder = Holder::new(&subscriber.claims, resume.key);
+            self.sessions.rebind(id, holder);
+        }
+    }
+
+    /// The peer of a connection has got so far.
+    pub(super) fn acknowledge(
+        &mut self,
+        now: Instant,
+        connection: u64,
+        what: Acknowledged,
+        positions: &[(u32, Cursor)],
+    ) {
+        if !self.replaying.is_empty() {
+            self.answered.insert(connection, now);
+        }
+        for (membership, cursor) in positions {
+            let id = SubscriberId {
+                connection,
+                membership: *membership,
+            };
+            let subscriber = self.subscribers.get(&id);
+            // What is kept for a token that may come is older than what was sent.
+            if subscriber.is_some_and(|subscriber| subscriber.grace.is_none()) {
+                self.sessions.acknowledge(id, what, *cursor);
+            }
+        }
+    }
+
+    /// Puts marks into the outboxes of memberships: everything up to there was said.
+    pub(super) fn mark(&mut self, connection: u64, memberships: &[u32]) {
+        for membership in memberships {
+            let id = SubscriberId {
+                connection,
+                membership: *membership,
+            };
+            if !self.sessions.has(id) {
+                continue;
+            }
+            let Some(position) = self.said_up_to(id) else {
+                continue;
+            };
+            if let (Some(epoch), Some(subscriber)) = (self.epoch, self.subscribers.get_mut(&id)) {
+                subscriber.tell(Notice::Mark(Cursor {
+                    epoch,
+                    commit_lsn: position.lsn,
+                    order: position.order,
+                }));
+            }
+        }
+    }
+
+    /// Up to where everything was said to a subscriber; `None` while that cannot be told.
+    fn said_up_to(&self, id: SubscriberId) -> Option<Position> {
+        let subscriber = self.subscribers.get(&id)?;
+        let lane = self.lanes.get(&subscriber.lane?)?;
+        let is_quiet = lane.queue.is_empty() && lane.pending.is_empty() && !subscriber.holds();
+        if !is_quiet || subscriber.grace.is_some() || self.release.is_some() {
+            return None;
+        }
+        match (subscriber.phase, &subscriber.replay) {
+            (Phase::Live, _) => Some(Position::before(self.routed())),
+            (Phase::Replaying, Some(replay)) if replay.restoring.is_none() => {
+                let kept = self.history.get(replay.next).ok()??;
+                Some(Position::before(kept.commit.lsn))
+            }
+            _ => None,
+        }
+    }
+}

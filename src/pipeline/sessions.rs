@@ -1,0 +1,546 @@
+//! Who may go on where it was: the sessions of sockets that have a resume ID, and how far each has got (protocol.md §11).
+//!
+//! Joins, acknowledgements and ends go in; what a join goes on from comes out. Pure, and bounded by number: of one that had
+//! to be forgotten it is not said that it never was.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use super::history::Position;
+use super::subscriber::SubscriberId;
+use crate::auth::Claims;
+use crate::change::{Cursor, Epoch};
+use crate::routing::RequestedBinding;
+use crate::topic::Room;
+
+/// Sessions of one place at a time: tabs that share an ID.
+const PER_PLACE_MAX: usize = 8;
+/// Sessions in all; some hundred bytes each.
+const SESSIONS_MAX: usize = 200_000;
+/// Nobody comes back after so long.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// What a session stands for: a resume ID, a topic and bindings, hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(u128);
+
+/// A connection's key, hashed: whose session it is where the token has no subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHash(u128);
+
+/// Whose it is: role and subject, or the connection's key, hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Holder(u128);
+
+/// What a join goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Where.
+    pub place: Place,
+    /// With which key.
+    pub key: KeyHash,
+}
+
+impl Place {
+    /// What a channel with these bindings stands for.
+    #[must_use]
+    pub fn new(id: &str, room: &Room, bindings: &[RequestedBinding]) -> Self {
+        let private: &[u8] = if room.private { b"private" } else { b"public" };
+        let mut parts = vec![id.as_bytes(), room.topic.as_str().as_bytes(), private];
+        parts.extend(bindings.iter().map(|binding| binding.json.get().as_bytes()));
+        Self(hash(&parts))
+    }
+
+    /// As it is stored.
+    pub(super) const fn number(self) -> u128 {
+        self.0
+    }
+
+    pub(super) const fn of_number(number: u128) -> Self {
+        Self(number)
+    }
+}
+
+impl KeyHash {
+    /// Of a connection's key or token.
+    #[must_use]
+    pub fn new(key: &str) -> Self {
+        Self(hash(&[key.as_bytes()]))
+    }
+}
+
+impl Holder {
+    /// As it is stored.
+    pub(super) const fn number(self) -> u128 {
+        self.0
+    }
+
+    pub(super) const fn of_number(number: u128) -> Self {
+        Self(number)
+    }
+
+    /// Whoever joins with these claims, over a connection with this key.
+    pub(super) fn new(claims: &Claims, key: KeyHash) -> Self {
+        let role = claims.role.as_bytes();
+        Self(match &claims.subject {
+            Some(subject) => hash(&[b"subject", role, subject.as_bytes()]),
+            None => hash(&[b"key", role, &key.0.to_be_bytes()]),
+        })
+    }
+}
+
+/// 128 bits of SHA-256 over the parts, each with its length.
+fn hash(parts: &[&[u8]]) -> u128 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+        hash.update(length.to_be_bytes());
+        hash.update(part);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let half = digest.first_chunk::<16>().copied().unwrap_or_default();
+    u128::from_be_bytes(half)
+}
+
+/// How much of what was sent is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// The peer's endpoint has it.
+    Received,
+    /// The application has handled it.
+    Processed,
+}
+
+/// How a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// With a close frame: what was received was handled.
+    Said,
+    /// Without a word.
+    Silent,
+}
+
+/// A session as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) place: Place,
+    pub(super) holder: Holder,
+    /// What the application has handled; `None`: the session is over.
+    pub(super) cursor: Option<Cursor>,
+}
+
+/// What a join goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// This position, which is its own now.
+    Position(Cursor),
+    /// There was no such session.
+    New,
+    /// There may have been one.
+    Unknown,
+    /// Somebody has it who may be gone.
+    Held(SubscriberId),
+    /// It is somebody else's.
+    Differs,
+}
+
+#[derive(Debug)]
+struct Session {
+    holder: Holder,
+    epoch: Epoch,
+    received: Position,
+    processed: Position,
+    owner: Option<SubscriberId>,
+    touched: Instant,
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    places: HashMap<Place, Vec<Session>>,
+    owners: HashMap<SubscriberId, (Place, Holder)>,
+    count: usize,
+    /// Parked ones by the time since when, to be forgotten first.
+    parked: BTreeSet<(Instant, Place)>,
+    /// Until then a session that is not known may have been.
+    incomplete_until: Option<Instant>,
+    /// What is to be stored; no more than there are sessions, or were since it was last taken.
+    changed: HashMap<(Place, Holder), Option<Cursor>>,
+    stores: bool,
+}
+
+impl Session {
+    fn cursor(&self, position: Position) -> Cursor {
+        Cursor {
+            epoch: self.epoch,
+            commit_lsn: position.lsn,
+            order: position.order,
+        }
+    }
+}
+
+impl Sessions {
+    /// Those that were stored, or `None` if that is not known; then unknown ones may have been until `incomplete_until`.
+    pub(super) fn load(
+        &mut self,
+        now: Instant,
+        stored: impl IntoIterator<Item = Record>,
+        incomplete_until: Option<Instant>,
+        stores: bool,
+    ) {
+        self.stores = stores;
+        self.incomplete_until = incomplete_until;
+        for record in stored {
+            let Some(cursor) = record.cursor else {
+                continue;
+            };
+            let position = Position::from(cursor);
+            self.add(
+                record.place,
+                Session {
+                    holder: record.holder,
+                    epoch: cursor.epoch,
+                    received: position,
+                    processed: position,
+                    owner: None,
+                    touched: now,
+                },
+            );
+            self.parked.insert((now, record.place));
+        }
+    }
+
+    fn add(&mut self, place: Place, session: Session) {
+        let sessions = self.places.entry(place).or_default();
+        sessions.push(session);
+        self.count = self.count.saturating_add(1);
+        if sessions.len() > PER_PLACE_MAX
+            && let Some(index) = sessions.iter().position(|session| session.owner.is_none())
+        {
+            sessions.remove(index);
+            self.count = self.count.saturating_sub(1);
+        }
+    }
+
+    /// A join asks for its session.
+    pub(super) fn claim(
+        &mut self,
+        now: Instant,
+        place: Place,
+        holder: Holder,
+        id: SubscriberId,
+    ) -> Claim {
+        let incomplete = self.incomplete_until.is_some_and(|until| now < until);
+        let Some(sessions) = self.places.get_mut(&place) else {
+            return if incomplete {
+                Claim::Unknown
+            } else {
+                Claim::New
+            };
+        };
+        let is_parked =
+            |session: &&mut Session| session.owner.is_none() && session.holder == holder;
+        // Of several nobody knows which was whose: the earliest has everything that any of them needs.
+        let mut parked = sessions.iter_mut().filter(is_parked);
+        if let Some(first) = parked.next() {
+            let mut chosen = first;
+            for other in parked {
+                if other.processed < chosen.processed {
+                    chosen = other;
+                }
+            }
+            chosen.owner = Some(id);
+            self.owners.insert(id, (place, holder));
+            return Claim::Position(chosen.cursor(chosen.processed));
+        }
+        let holds = |session: &Session| session.owner.filter(|_| session.holder == holder);
+        if let Some(owner) = sessions.iter().find_map(holds) {
+            return Claim::Held(owner);
+        }
+        match sessions.is_empty() {
+            true if incomplete => Claim::Unknown,
+            true => Claim::New,
+            false => Claim::Differs,
+        }
+    }
+
+    /// A session begins.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        (place, holder): (Place, Holder),
+        id: SubscriberId,
+        from: Cursor,
+    ) {
+        self.end(id);
+        let position = Position::from(from);
+        self.owners.insert(id, (place, holder));
+        self.add(
+            place,
+            Session {
+                holder,
+                epoch: from.epoch,
+                received: position,
+                processed: position,
+                owner: Some(id),
+                touched: now,
+            },
+        );
+        self.store(place, holder);
+        if self.count > SESSIONS_MAX {
+            self.forget_oldest(now);
+        }
+    }
+
+    /// The peer has got so far.
+    pub(super) fn acknowledge(&mut self, id: SubscriberId, what: Acknowledged, to: Cursor) {
+        let Some((place, holder)) = self.owners.get(&id).copied() else {
+            return;
+        };
+        let Some(session) = self.owned(place, id) else {
+            return;
+        };
+        if session.epoch != to.epoch {
+            return;
+        }
+        let position = Position::from(to);
+        session.received = session.received.max(position);
+        if what == Acknowledged::Processed && position > session.processed {
+            session.processed = position;
+            self.store(place, holder);
+        }
+    }
+
+    /// Its socket ended. Whoever waits for the session may have it now.
+    pub(super) fn park(&mut self, now: Instant, id: SubscriberId, farewell: Farewell) {
+        let Some((place, holder)) = self.owners.remove(&id) else {
+            return;
+        };
+        let Some(session) = self.owned(place, id) else {
+            return;
+        };
+        session.owner = None;
+        session.touched = now;
+        if farewell == Farewell::Said && session.received > session.processed {
+            session.processed = session.received;
+            self.store(place, holder);
+        }
+        self.parked.insert((now, place));
+    }
+
+    /// The channel was left, or told to start over: there is nothing to go on with.
+    pub(super) fn end(&mut self, id: SubscriberId) {
+        let Some((place, holder)) = self.owners.remove(&id) else {
+            return;
+        };
+        if let Some(sessions) = self.places.get_mut(&place) {
+            let before = sessions.len();
+            sessions.retain(|session| session.owner != Some(id));
+            self.count = self
+                .count
+                .saturating_sub(before.saturating_sub(sessions.len()));
+            if sessions.is_empty() {
+                self.places.remove(&place);
+            }
+        }
+        self.store(place, holder);
+    }
+
+    /// The token that followed a join without one says whose the session is.
+    pub(super) fn rebind(&mut self, id: SubscriberId, holder: Holder) {
+        let Some((place, before)) = self.owners.get(&id).copied() else {
+            return;
+        };
+        if before == holder {
+            return;
+        }
+        if let Some(session) = self.owned(place, id) {
+            session.holder = holder;
+        }
+        self.owners.insert(id, (place, holder));
+        self.store(place, before);
+        self.store(place, holder);
+    }
+
+    /// What has changed since the last call.
+    pub(super) fn take_changed(&mut self) -> Vec<Record> {
+        let changed = std::mem::take(&mut self.changed);
+        let record = |((place, holder), cursor)| Record {
+            place,
+            holder,
+            cursor,
+        };
+        changed.into_iter().map(record).collect()
+    }
+
+    /// Whether something is to be stored.
+    pub(super) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Whether the subscriber has a session.
+    pub(super) fn has(&self, id: SubscriberId) -> bool {
+        self.owners.contains_key(&id)
+    }
+
+    /// Sessions in all.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    fn owned(&mut self, place: Place, id: SubscriberId) -> Option<&mut Session> {
+        let sessions = self.places.get_mut(&place)?;
+        sessions
+            .iter_mut()
+            .find(|session| session.owner == Some(id))
+    }
+
+    /// Notes how far the sessions of a place and holder are: of several, the one that needs most.
+    fn store(&mut self, place: Place, holder: Holder) {
+        if !self.stores {
+            return;
+        }
+        let sessions = self.places.get(&place).into_iter().flatten();
+        let cursor = sessions
+            .filter(|session| session.holder == holder)
+            .min_by_key(|session| session.processed)
+            .map(|session| session.cursor(session.processed));
+        self.changed.insert((place, holder), cursor);
+    }
+
+    /// Lets go of a parked session; from now on an unknown one may have been this.
+    fn forget_oldest(&mut self, now: Instant) {
+        while let Some((_, place)) = self.parked.pop_first() {
+            let Some(sessions) = self.places.get_mut(&place) else {
+                continue;
+            };
+            let before = sessions.len();
+            sessions.retain(|session| session.owner.is_some());
+            let gone = before.saturating_sub(sessions.len());
+            if sessions.is_empty() {
+                self.places.remove(&place);
+            }
+            if gone > 0 {
+                self.count = self.count.saturating_sub(gone);
+                self.incomplete_until = now.checked_add(FORGET_AFTER);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Lsn;
+
+    const PLACE: Place = Place(1);
+    const ALICE: Holder = Holder(1);
+    const BOB: Holder = Holder(2);
+
+    fn id(connection: u64) -> SubscriberId {
+        SubscriberId {
+            connection,
+            membership: 1,
+        }
+    }
+
+    fn cursor(lsn: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch(1),
+            commit_lsn: Lsn::new(lsn),
+            order: 0,
+        }
+    }
+
+    fn begun(now: Instant) -> Sessions {
+        let mut sessions = Sessions::default();
+        assert_eq!(sessions.claim(now, PLACE, ALICE, id(1)), Claim::New);
+        sessions.begin(now, (PLACE, ALICE), id(1), cursor(100));
+        sessions
+    }
+
+    #[test]
+    fn a_farewell_says_that_what_was_received_was_handled() {
+        let now = crate::clock::instant();
+        for (farewell, expected) in [(Farewell::Said, 300), (Farewell::Silent, 200)] {
+            let mut sessions = begun(now);
+            sessions.acknowledge(id(1), Acknowledged::Processed, cursor(200));
+            sessions.acknowledge(id(1), Acknowledged::Received, cursor(300));
+            sessions.acknowledge(id(1), Acknowledged::Received, cursor(250));
+            sessions.park(now, id(1), farewell);
+            let claim = sessions.claim(now, PLACE, ALICE, id(2));
+            assert_eq!(claim, Claim::Position(cursor(expected)));
+        }
+    }
+
+    #[test]
+    fn others_and_those_who_are_there_keep_theirs() {
+        let now = crate::clock::instant();
+        let mut sessions = begun(now);
+        assert_eq!(sessions.claim(now, PLACE, ALICE, id(2)), Claim::Held(id(1)));
+        assert_eq!(sessions.claim(now, PLACE, BOB, id(2)), Claim::Differs);
+        sessions.park(now, id(1), Farewell::Said);
+        assert_eq!(sessions.claim(now, PLACE, BOB, id(2)), Claim::Differs);
+        let claim = sessions.claim(now, PLACE, ALICE, id(3));
+        assert_eq!(claim, Claim::Position(cursor(100)), "it was not consumed");
+    }
+
+    #[test]
+    fn of_two_that_were_parked_the_earlier_goes_first() {
+        let now = crate::clock::instant();
+        let mut sessions = begun(now);
+        sessions.begin(now, (PLACE, ALICE), id(2), cursor(50));
+        sessions.park(now, id(1), Farewell::Said);
+        sessions.park(now, id(2), Farewell::Said);
+        let claim = sessions.claim(now, PLACE, ALICE, id(3));
+        assert_eq!(claim, Claim::Position(cursor(50)));
+    }
+
+    #[test]
+    fn who_left_has_nothing_to_go_on_with() {
+        let now = crate::clock::instant();
+        let mut sessions = begun(now);
+        sessions.end(id(1));
+        assert_eq!(sessions.claim(now, PLACE, ALICE, id(2)), Claim::New);
+        assert_eq!(sessions.len(), 0);
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_said_never_to_have_been() {
+        let now = crate::clock::instant();
+        let mut sessions = Sessions::default();
+        for number in 0..=SESSIONS_MAX as u64 {
+            let place = Place(u128::from(number));
+            sessions.begin(now, (place, ALICE), id(number), cursor(1));
+            sessions.park(now, id(number), Farewell::Silent);
+        }
+        assert!(sessions.len() <= SESSIONS_MAX);
+        assert_eq!(sessions.claim(now, Place(0), ALICE, id(1)), Claim::Unknown);
+        let later = now + FORGET_AFTER;
+        assert_eq!(sessions.claim(later, Place(0), ALICE, id(1)), Claim::New);
+    }
+
+    #[test]
+    fn what_is_stored_is_what_was_handled() {
+        let now = crate::clock::instant();
+        let mut sessions = Sessions::default();
+        sessions.load(now, [], Some(now + FORGET_AFTER), true);
+        assert_eq!(sessions.claim(now, PLACE, ALICE, id(1)), Claim::Unknown);
+        sessions.begin(now, (PLACE, ALICE), id(1), cursor(100));
+        sessions.acknowledge(id(1), Acknowledged::Received, cursor(300));
+        sessions.acknowledge(id(1), Acknowledged::Processed, cursor(200));
+        let stored = sessions.take_changed();
+        let cursors: Vec<_> = stored.iter().map(|record| record.cursor).collect();
+        assert_eq!(cursors, [Some(cursor(200))]);
+        sessions.end(id(1));
+        assert_eq!(sessions.take_changed()[0].cursor, None);
+        let mut again = Sessions::default();
+        again.load(now, stored.last().copied(), None, true);
+        let claim = again.claim(now, PLACE, ALICE, id(1));
+        assert_eq!(claim, Claim::Position(cursor(200)));
+    }
+}

@@ -1,0 +1,228 @@
+//! Coming back.
+
+use super::*;
+use crate::change::Cursor;
+use crate::pipeline::sessions::{KeyHash, Place, Resume};
+use crate::pipeline::{Acknowledged, Farewell};
+
+fn cursor(xid: u32) -> Cursor {
+    Cursor {
+        epoch: Epoch(1),
+        commit_lsn: Lsn::new(u64::from(xid) * 10),
+        order: 0,
+    }
+}
+
+impl Bench {
+    fn come(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
+        self.resume = Some(Resume {
+            place: Place::of_number(1),
+            key: KeyHash::new("key"),
+        });
+        self.subscribe(connection, claims, grace);
+        // One may be under way that was begun before.
+        for _ in 0..3 {
+            if self.wants_horizon {
+                self.see_all();
+            }
+            self.wait(Duration::from_millis(50));
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now += Duration::from_millis(10);
+            self.conductor.handle_timeout(self.now);
+            self.turn();
+        }
+    }
+
+    fn acknowledge(&mut self, connection: u64, xid: u32) {
+        let command = Command::Acknowledge {
+            connection,
+            what: Acknowledged::Processed,
+            positions: vec![(1, cursor(xid))],
+        };
+        self.conductor.handle_command(self.now, command);
+        self.turn();
+    }
+
+    fn part_from(&mut self, connection: u64) {
+        let command = Command::Park {
+            connection,
+            memberships: vec![1],
+            farewell: Farewell::Silent,
+        };
+        self.conductor.handle_command(self.now, command);
+        self.turn();
+    }
+}
+
+fn alice() -> Arc<Claims> {
+    claims("authenticated", "alice")
+}
+
+fn bob() -> Arc<Claims> {
+    claims("authenticated", "bob")
+}
+
+/// Somebody who was here, has handled the first change and is away; two changes and a deletion have come since.
+fn away() -> Bench {
+    let mut bench = Bench::new();
+    bench.join(9);
+    bench.come(1, alice(), false);
+    for id in 1..=3 {
+        bench.commit(OPEN, insert(id, "x"));
+        bench.see_all();
+        if id == 1 {
+            assert_eq!(bench.read(1), ["subscribed", "INSERT 1 x."]);
+            bench.acknowledge(1, 100);
+            bench.part_from(1);
+        }
+    }
+    bench.commit(MESSAGES, delete(7));
+    bench.see_all();
+    bench
+}
+
+const MISSED: [&str; 3] = ["INSERT 2 x.", "INSERT 3 x.", "DELETE 7 -."];
+
+fn told(reason: ResyncReason) -> String {
+    format!("{:?}", Notice::Unresumed(reason))
+}
+
+#[test]
+fn who_comes_back_goes_on_where_it_was() {
+    let mut bench = away();
+    bench.come(2, alice(), false);
+    bench.commit(OPEN, insert(4, "live"));
+    bench.see_all();
+    let read = bench.read(2);
+    assert_eq!(read[0], "subscribed");
+    assert_eq!(read[1..4], MISSED);
+    assert_eq!(read[4..], ["INSERT 4 live."]);
+}
+
+#[test]
+fn what_was_sent_and_not_acknowledged_comes_again() {
+    let mut bench = away();
+    bench.come(2, alice(), false);
+    assert_eq!(bench.read(2).len(), 4);
+    bench.part_from(2);
+    bench.come(3, alice(), false);
+    assert_eq!(bench.read(3)[1..], MISSED);
+    bench.acknowledge(3, 101);
+    bench.part_from(3);
+    bench.come(4, alice(), false);
+    assert_eq!(bench.read(4)[1..], MISSED[1..]);
+}
+
+#[test]
+fn another_subject_takes_nothing_and_is_told() {
+    let mut bench = away();
+    bench.come(2, bob(), false);
+    bench.commit(OPEN, insert(4, "live"));
+    bench.see_all();
+    assert_eq!(bench.read(2), ["subscribed"], "what is live waits");
+    bench.wait(Duration::from_secs(2));
+    assert_eq!(
+        bench.read(2),
+        [told(ResyncReason::IdentityChanged), "INSERT 4 live.".into()]
+    );
+    bench.come(3, alice(), false);
+    assert_eq!(bench.read(3)[1..4], MISSED, "nothing was taken");
+}
+
+#[test]
+fn a_token_that_follows_in_time_restores_the_session() {
+    let mut bench = away();
+    bench.come(2, claims("anon", "nobody"), true);
+    assert_eq!(bench.read(2), ["subscribed"]);
+    let command = Command::Identify {
+        connection: 2,
+        membership: 1,
+        claims: alice(),
+    };
+    bench.conductor.handle_command(bench.now, command);
+    bench.turn();
+    bench.wait(Duration::from_millis(100));
+    assert_eq!(bench.read(2)[1..], MISSED);
+}
+
+#[test]
+fn a_second_socket_takes_nothing_from_one_that_answers() {
+    let mut bench = Bench::new();
+    bench.join(9);
+    bench.come(1, alice(), false);
+    bench.commit(OPEN, insert(1, "x"));
+    bench.see_all();
+    bench.come(2, alice(), false);
+    let first = bench.read(1);
+    assert_eq!(first.last().unwrap(), &format!("{:?}", Notice::Probe));
+    bench.acknowledge(1, 100);
+    bench.wait(Duration::from_millis(100));
+    bench.commit(OPEN, insert(2, "y"));
+    bench.see_all();
+    assert_eq!(bench.read(2), ["subscribed", "INSERT 2 y."]);
+    assert_eq!(bench.read(1), ["INSERT 2 y."]);
+}
+
+#[test]
+fn a_socket_that_does_not_answer_is_replaced() {
+    let mut bench = Bench::new();
+    bench.join(9);
+    bench.come(1, alice(), false);
+    bench.commit(OPEN, insert(1, "x"));
+    bench.see_all();
+    bench.come(2, alice(), false);
+    bench.wait(Duration::from_secs(3));
+    assert_eq!(
+        bench.read(1).last().unwrap(),
+        &format!("{:?}", Notice::TakenOver)
+    );
+    assert_eq!(bench.read(2), ["subscribed", "INSERT 1 x."]);
+}
+
+#[test]
+fn a_position_that_is_gone_is_said_to_be() {
+    let mut bench = away();
+    bench.stream(StreamEvent::Started {
+        epoch: Epoch(2),
+        from: Lsn::new(5000),
+        end: Lsn::new(5000),
+    });
+    bench.next_xid = 501;
+    bench.come(2, alice(), false);
+    assert_eq!(
+        bench.read(2),
+        ["subscribed".to_owned(), told(ResyncReason::PositionGone)]
+    );
+    bench.commit(OPEN, insert(4, "live"));
+    bench.see_all();
+    assert_eq!(bench.read(2), ["INSERT 4 live."]);
+}
+
+#[test]
+fn quiet_channels_get_on_as_well() {
+    let mut bench = Bench::new();
+    bench.join(9);
+    bench.come(1, alice(), false);
+    assert_eq!(bench.read(1), ["subscribed"]);
+    for xid in 100..103 {
+        bench.part(xid, UNBOUND, vec![insert(1, "x")], true);
+    }
+    let command = Command::Mark {
+        connection: 1,
+        memberships: vec![1],
+    };
+    bench.conductor.handle_command(bench.now, command);
+    bench.turn();
+    let mark = Notice::Mark(Cursor {
+        epoch: Epoch(1),
+        // Behind the end of the last of them.
+        commit_lsn: Lsn::new(1024),
+        order: u32::MAX,
+    });
+    assert_eq!(bench.read(1), [format!("{mark:?}")]);
+}

@@ -1,0 +1,286 @@
+//! What the peer of one socket has acknowledged (protocol.md §11): positions of channels go in as they are sent; pings and
+//! heartbeats say how far they came.
+//!
+//! A pong says that the peer's endpoint has whatever was sent before its ping. Heartbeat n+1 says that the application has
+//! handled what was sent before the answer to heartbeat n. Does no I/O, and is there only for sockets with a resume ID.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::change::Cursor;
+use crate::pipeline::{KeyHash, Place, Resume};
+use crate::routing::RequestedBinding;
+use crate::topic::Room;
+
+/// A ping after so long, also when nothing was sent: positions of quiet channels move on.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A ping after so many changes: a slow peer that comes and goes must get on.
+const PING_CHANGES: usize = 200;
+/// Pings that wait for their pongs. A peer may answer the last of several only.
+const PINGS_MAX: usize = 64;
+/// Shortest resume ID: as many letters as a random UUID has, without counting its hyphens, make it as hard to guess.
+const ID_LENGTH_MIN: usize = 32;
+const ID_LENGTH_MAX: usize = 256;
+
+/// How far channels have got.
+type Positions = Vec<(u32, Cursor)>;
+
+/// What the socket's URL asks for.
+pub(super) struct Wish {
+    id: Arc<str>,
+    /// Pongs mean nothing: something between us and the peer sends them.
+    by_heartbeat: bool,
+}
+
+impl Wish {
+    /// Reads the parameters. `Err`: what was given cannot be an ID.
+    pub(super) fn parse(id: Option<&str>, ack: Option<&str>) -> Result<Option<Self>, ()> {
+        let Some(id) = id else {
+            return Ok(None);
+        };
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if !(ID_LENGTH_MIN..=ID_LENGTH_MAX).contains(&id.len()) || !id.bytes().all(is_plain) {
+            return Err(());
+        }
+        Ok(Some(Self {
+            id: id.into(),
+            by_heartbeat: ack == Some("heartbeat"),
+        }))
+    }
+}
+
+/// The acknowledgements of one socket.
+pub(super) struct Acks {
+    wish: Wish,
+    key: KeyHash,
+    /// What was sent last on each channel with bindings; `None` before anything was.
+    sent: BTreeMap<u32, Option<Cursor>>,
+    /// What had been sent before each ping, by its number.
+    pings: VecDeque<(u64, Positions)>,
+    ping_next: u64,
+    ping_at: Instant,
+    /// Changes since the last ping.
+    unpinged: usize,
+    /// What had been sent before the answer to the last heartbeat.
+    beat: Positions,
+}
+
+impl Acks {
+    pub(super) fn new(now: Instant, wish: Wish, key: &str) -> Self {
+        Self {
+            wish,
+            key: KeyHash::new(key),
+            sent: BTreeMap::new(),
+            pings: VecDeque::new(),
+            ping_next: 1,
+            ping_at: now + PING_INTERVAL,
+            unpinged: 0,
+            beat: Vec::new(),
+        }
+    }
+
+    /// Whether only heartbeats count.
+    pub(super) fn by_heartbeat(&self) -> bool {
+        self.wish.by_heartbeat
+    }
+
+    /// A channel asks for changes; what it is to go on by.
+    pub(super) fn join(
+        &mut self,
+        membership: u32,
+        room: &Room,
+        bindings: &[RequestedBinding],
+    ) -> Resume {
+        self.sent.insert(membership, None);
+        Resume {
+            place: Place::new(&self.wish.id, room, bindings),
+            key: self.key,
+        }
+    }
+
+    /// The channel is gone.
+    pub(super) fn leave(&mut self, membership: u32) {
+        self.sent.remove(&membership);
+    }
+
+    /// The channels with bindings.
+    pub(super) fn memberships(&self) -> Vec<u32> {
+        self.sent.keys().copied().collect()
+    }
+
+    /// Changes were sent, of which `payload` is the last.
+    pub(super) fn sent(&mut self, membership: u32, payload: &[u8], count: usize) {
+        self.unpinged = self.unpinged.saturating_add(count);
+        if let Some(cursor) = cursor_of(payload) {
+            self.reach(membership, cursor);
+        }
+    }
+
+    /// Everything up to here was sent.
+    pub(super) fn reach(&mut self, membership: u32, cursor: Cursor) {
+        if let Some(sent) = self.sent.get_mut(&membership) {
+            let place = |cursor: &Cursor| (cursor.commit_lsn, cursor.order);
+            let is_later =
+                sent.is_none_or(|sent| sent.epoch != cursor.epoch || place(&sent) < place(&cursor));
+            if is_later {
+                *sent = Some(cursor);
+            }
+        }
+    }
+
+    /// When [`Self::poll_ping`] will have something to send.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        (!self.sent.is_empty()).then_some(self.ping_at)
+    }
+
+    /// The ping that is due.
+    pub(super) fn poll_ping(&mut self, now: Instant) -> Option<Bytes> {
+        let is_due = !self.sent.is_empty() && self.ping_at <= now;
+        if !is_due && self.unpinged < PING_CHANGES {
+            return None;
+        }
+        Some(self.ping(now))
+    }
+
+    /// A ping at once.
+    pub(super) fn ping(&mut self, now: Instant) -> Bytes {
+        self.ping_at = now + PING_INTERVAL;
+        self.unpinged = 0;
+        let number = self.ping_next;
+        self.ping_next = number.saturating_add(1);
+        if self.pings.len() >= PINGS_MAX {
+            self.pings.pop_front();
+        }
+        let positions = self.positions();
+        self.pings.push_back((number, positions));
+        Bytes::copy_from_slice(&number.to_be_bytes())
+    }
+
+    /// A pong came: what the peer's endpoint has.
+    pub(super) fn pong(&mut self, payload: &[u8]) -> Option<Positions> {
+        let number = u64::from_be_bytes(payload.try_into().ok()?);
+        let place = self.pings.iter().position(|(known, _)| *known == number)?;
+        // Those before it were overtaken.
+        let (_, positions) = self.pings.drain(..=place).next_back()?;
+        Some(if self.wish.by_heartbeat {
+            Vec::new()
+        } else {
+            positions
+        })
+    }
+
+    /// A heartbeat came and was answered: what the application has handled.
+    pub(super) fn beat(&mut self) -> Positions {
+        let now = self.positions();
+        std::mem::replace(&mut self.beat, now)
+    }
+
+    fn positions(&self) -> Positions {
+        let sent = self.sent.iter();
+        sent.filter_map(|(membership, cursor)| Some((*membership, (*cursor)?)))
+            .collect()
+    }
+}
+
+/// The cursor of a change: the last thing in its payload.
+fn cursor_of(payload: &[u8]) -> Option<Cursor> {
+    const CURSOR_LENGTH: usize = 42;
+    let rest = payload.strip_suffix(b"\"}")?;
+    let (_, cursor) = rest.split_at_checked(rest.len().checked_sub(CURSOR_LENGTH)?)?;
+    Cursor::from_str(std::str::from_utf8(cursor).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Epoch, Lsn};
+    use crate::topic::Topic;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef";
+
+    fn cursor(lsn: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch(1),
+            commit_lsn: Lsn::new(lsn),
+            order: 0,
+        }
+    }
+
+    fn acks(ack: Option<&str>) -> (Acks, Instant) {
+        let now = crate::clock::instant();
+        let wish = Wish::parse(Some(ID), ack).unwrap().unwrap();
+        let mut acks = Acks::new(now, wish, "key");
+        let room = Room {
+            topic: Topic::parse("realtime:a").unwrap(),
+            private: false,
+        };
+        let _resume = acks.join(1, &room, &[]);
+        (acks, now)
+    }
+
+    #[test]
+    fn what_cannot_be_guessed_is_an_id() {
+        let parse = |id| Wish::parse(Some(id), None).map(|wish| wish.is_some());
+        assert_eq!(parse(ID), Ok(true));
+        assert_eq!(parse("9f8b1c5e-1f8e-4b7a-9c58-9a4f5d0c2e11"), Ok(true));
+        assert_eq!(parse("short"), Err(()));
+        assert_eq!(parse(""), Err(()));
+        assert_eq!(parse("0123456789abcdef 0123456789abcde"), Err(()));
+        assert!(Wish::parse(None, None).is_ok_and(|wish| wish.is_none()));
+    }
+
+    #[test]
+    fn a_pong_stands_for_all_before_its_ping() {
+        let (mut acks, now) = acks(None);
+        assert_eq!(acks.poll_ping(now), None);
+        acks.sent(
+            1,
+            format!(r#"{{"a":1,"cursor":"{}"}}"#, cursor(5)).as_bytes(),
+            1,
+        );
+        let later = now + PING_INTERVAL;
+        let first = acks.poll_ping(later).unwrap();
+        acks.reach(1, cursor(9));
+        acks.reach(1, cursor(7));
+        let second = acks.ping(later);
+        assert_eq!(acks.pong(&first), Some(vec![(1, cursor(5))]));
+        assert_eq!(acks.pong(&second), Some(vec![(1, cursor(9))]));
+        assert_eq!(acks.pong(&second), None);
+        assert_eq!(acks.pong(b"not ours"), None);
+        acks.leave(1);
+        assert_eq!(acks.next_timeout(), None);
+    }
+
+    #[test]
+    fn many_changes_are_a_reason_for_a_ping() {
+        let (mut acks, now) = acks(None);
+        acks.sent(1, b"", PING_CHANGES - 1);
+        assert_eq!(acks.poll_ping(now), None);
+        acks.sent(1, b"", 1);
+        assert!(acks.poll_ping(now).is_some());
+        assert_eq!(acks.poll_ping(now), None);
+    }
+
+    #[test]
+    fn the_next_heartbeat_says_what_was_handled() {
+        let (mut acks, _) = acks(None);
+        acks.reach(1, cursor(5));
+        assert_eq!(acks.beat(), []);
+        acks.reach(1, cursor(9));
+        assert_eq!(acks.beat(), [(1, cursor(5))]);
+        assert_eq!(acks.beat(), [(1, cursor(9))]);
+    }
+
+    #[test]
+    fn pongs_that_others_may_send_mean_nothing() {
+        let (mut acks, now) = acks(Some("heartbeat"));
+        acks.reach(1, cursor(5));
+        let ping = acks.ping(now);
+        assert_eq!(acks.pong(&ping), Some(Vec::new()));
+        assert!(acks.by_heartbeat());
+    }
+}
