@@ -139,10 +139,13 @@ impl Check<'_> {
                 }
                 Event::Acknowledged(count) => {
                     if let Some(stretch) = &mut stretch {
-                        let had = events[..*count].iter().rev().find_map(|event| match event {
-                            Event::Change { at, .. } => Some(*at),
-                            _ => None,
-                        });
+                        // Of what another connection carried the server learns nothing on this one.
+                        let had = (events[..*count].iter().rev())
+                            .take_while(|event| **event != Event::Connected)
+                            .find_map(|event| match event {
+                                Event::Change { at, .. } => Some(*at),
+                                _ => None,
+                            });
                         let had = had.unwrap_or_default().min(stretch.newest);
                         stretch.acknowledged = stretch.acknowledged.max(had);
                     }

@@ -98,10 +98,9 @@ impl Client {
         self.references += 1;
         let reference = self.references.to_string();
         let mut binding = json!({"event": "*", "schema": "public", "table": "*"});
-        let cursor = self
-            .stretch
-            .as_ref()
-            .and_then(|stretch| stretch.cursor.as_ref());
+        self.told = false;
+        let since = (self.stretch.as_ref()).filter(|_| self.comes_back == ComesBack::Since);
+        let cursor = since.and_then(|stretch| stretch.cursor.as_ref());
         self.asked_since = cursor.is_some();
         if let Some(cursor) = cursor {
             binding["since"] = cursor.as_str().into();

@@ -439,7 +439,13 @@ impl World {
         self.resolves.clear();
         self.asks.clear();
         let trail = self.dice.random_range(0..400);
-        let from = self.confirmed.saturating_sub(trail).max(self.epoch_from);
+        // The trail is long: what is not visible yet is in it.
+        let invisible = self.database.invisible();
+        let invisible = invisible
+            .first()
+            .map(|index| self.database.transactions[*index].lsn);
+        let from = self.confirmed.saturating_sub(trail);
+        let from = from.min(invisible.unwrap_or(from)).max(self.epoch_from);
         self.streamed = (self.database.transactions).partition_point(|other| other.lsn < from);
         self.conductor.handle_connected(self.now);
         self.start_stream();
