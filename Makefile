@@ -1,7 +1,7 @@
 # Everything a developer does. Each target installs what is missing first (scripts/install).
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test oracle planted bench lint
+.PHONY: help dev test oracle planted faults bench lint
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ oracle: ## Verdicts in the stream against Postgres itself, for WALCAST_ORACLE_SE
 planted: ## Shows that the oracle sees bugs, by planting some in a copy of the tree
 	scripts/install server
 	tests/oracle/planted.sh
+
+faults: ## Random faults, races of joins and writes, and the simulation, all for minutes
+	scripts/install server
+	WALCAST_FAULTS_SECONDS=300 WALCAST_FAULTS_CLIENTS=60 WALCAST_FAULTS_CALM=1500 WALCAST_RACES=10000 \
+		cargo test --locked --release --test it -- --nocapture --test-threads 1 faults:: races::
+	WALCAST_SIMULATION_SEEDS=100000 cargo test --locked --release --lib -- --nocapture simulation
 
 bench: ## All benchmarks; each prints its figures and its peer
 	scripts/install server clients

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::history::Position;
 use super::subscriber::SubscriberId;
 use crate::auth::Claims;
-use crate::change::{Cursor, Epoch};
+use crate::change::{Cursor, Epoch, Lsn};
 use crate::routing::RequestedBinding;
 use crate::topic::Room;
 
@@ -21,6 +21,12 @@ const PER_PLACE_MAX: usize = 8;
 const SESSIONS_MAX: usize = 200_000;
 /// Nobody comes back after so long.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Before everything, so that nobody can go on from there.
+pub(super) const NOWHERE: Position = Position {
+    lsn: Lsn::ZERO,
+    order: 0,
+};
 
 /// What a session stands for: a resume ID, a topic and bindings, hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,6 +160,8 @@ struct Session {
     processed: Position,
     owner: Option<SubscriberId>,
     touched: Instant,
+    /// The connection over which it was told to start over. Whether it heard of it is known once it comes back there.
+    told: Option<u64>,
 }
 
 /// All sessions.
@@ -206,6 +214,7 @@ impl Sessions {
                     processed: position,
                     owner: None,
                     touched: now,
+                    told: None,
                 },
             );
             self.parked.insert((now, record.place));
@@ -240,6 +249,17 @@ impl Sessions {
                 Claim::New
             };
         };
+        let heard =
+            |session: &Session| session.holder == holder && session.told == Some(id.connection);
+        let before = sessions.len();
+        sessions.retain(|session| !heard(session));
+        if sessions.len() < before {
+            self.count = self.count.saturating_sub(before - sessions.len());
+            if sessions.is_empty() {
+                self.places.remove(&place);
+            }
+            return Claim::New;
+        }
         let is_parked =
             |session: &&mut Session| session.owner.is_none() && session.holder == holder;
         // Of several nobody knows which was whose: the earliest has everything that any of them needs.
@@ -286,6 +306,7 @@ impl Sessions {
                 processed: position,
                 owner: Some(id),
                 touched: now,
+                told: None,
             },
         );
         self.store(place, holder);
@@ -330,7 +351,25 @@ impl Sessions {
         self.parked.insert((now, place));
     }
 
-    /// The channel was left, or told to start over: there is nothing to go on with.
+    /// It is told to start over. What it has got so far counts for nothing any more, and that it was told may be lost with
+    /// its connection: who comes back over another one is told again.
+    pub(super) fn reset(&mut self, id: SubscriberId) {
+        let Some((place, holder)) = self.owners.remove(&id) else {
+            return;
+        };
+        let Some(session) = self.owned(place, id) else {
+            return;
+        };
+        session.owner = None;
+        session.told = Some(id.connection);
+        session.received = NOWHERE;
+        session.processed = NOWHERE;
+        let touched = session.touched;
+        self.store(place, holder);
+        self.parked.insert((touched, place));
+    }
+
+    /// The channel was left: there is nothing to go on with.
     pub(super) fn end(&mut self, id: SubscriberId) {
         let Some((place, holder)) = self.owners.remove(&id) else {
             return;
@@ -435,7 +474,6 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::Lsn;
 
     const PLACE: Place = Place(1);
     const ALICE: Holder = Holder(1);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::lane::{Item, ItemRow, Lane, Pending, RowState};
 use super::old::OldRow;
 use super::part::{Part, Variant};
-use super::subscriber::{Post, Subscriber, SubscriberId};
+use super::subscriber::{Phase, Post, Subscriber, SubscriberId};
 use super::view::{RowKeys, View};
 use crate::change::{Change, ChangeKind, OldKind, OldTuple, Snapshot};
 use crate::log::Log;
@@ -61,13 +61,26 @@ impl Desk<'_> {
                 }
             }
             if item.ends {
-                for id in lane.holding.drain(..) {
-                    if let Some(subscriber) = self.subscribers.get_mut(&id) {
-                        subscriber.end_transaction();
-                    }
-                }
+                self.end(lane, &item);
             }
         }
+    }
+
+    /// Tells those whom the item concerns that its transaction is over. Others may be in the middle of one: what only one
+    /// of them is given stands between the parts of what all get, and the other way round.
+    fn end(&mut self, lane: &mut Lane, item: &Item) {
+        lane.holding.retain(|id| {
+            let Some(subscriber) = self.subscribers.get_mut(id) else {
+                return false;
+            };
+            let is_over = item
+                .only
+                .map_or(subscriber.phase == Phase::Live, |only| only == *id);
+            if is_over {
+                subscriber.end_transaction();
+            }
+            !is_over
+        });
     }
 
     fn settle_row(
@@ -163,10 +176,12 @@ impl Desk<'_> {
         if let Some(earlier) = earlier {
             self.settled.merged = self.settled.merged.saturating_add(1);
             match (&change.kind, earlier.inserted) {
-                // Appeared and vanished before anybody could be shown it.
-                (ChangeKind::Delete { .. }, true) => return,
+                // Told although its INSERT was not: who read the table once the subscription was in force may have seen
+                // the row before it vanished.
+                (ChangeKind::Delete { .. }, true) | (_, false) => {
+                    merged = with_first_old(change, earlier.first_old)
+                }
                 (_, true) => render_as = RenderAs::Insert,
-                (_, false) => merged = with_first_old(change, earlier.first_old),
             }
         }
         // The wire says so of all tables with row security, whoever reads them.
@@ -374,6 +389,9 @@ fn for_receivers(
 
 /// Whether an item of this number is for the subscriber.
 pub(super) fn receives(subscriber: &Subscriber, number: u64, only: bool, part: &Part) -> bool {
+    if number < subscriber.entered {
+        return false;
+    }
     let sees = |joined: &Snapshot| joined.sees(part.commit.xid);
     if only {
         // Routed before; but a snapshot may have come meanwhile. Who goes through the past is given what is older.

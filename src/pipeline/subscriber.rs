@@ -46,6 +46,9 @@ pub(super) struct Subscriber {
     pub(super) lane: Option<LaneId>,
     /// Items of the lane before this number were routed before the membership was in the lane.
     pub(super) lane_since: u64,
+    /// Items of the lane before this number are of an earlier time in the same lane, whatever they say: what it was owed
+    /// then it was given again.
+    pub(super) entered: u64,
     /// Commits that this snapshot sees are older than the subscription; needed until the stream has passed the
     /// position.
     pub(super) joined: Option<(Snapshot, Lsn)>,
@@ -119,6 +122,7 @@ impl Subscriber {
             joining_since: 0,
             lane: None,
             lane_since: 0,
+            entered: 0,
             joined: None,
             resume: None,
             replay: None,

@@ -36,6 +36,8 @@ const UNBOUND: u32 = 201;
 const ROOT: u32 = 300;
 const PARTITION: u32 = 301;
 
+mod simulation;
+
 struct Bench {
     conductor: Conductor,
     log: Arc<Log>,
@@ -622,7 +624,7 @@ fn a_version_superseded_before_it_was_judged_is_merged_into_the_next() {
 }
 
 #[test]
-fn a_row_that_came_and_went_before_it_was_judged_never_was() {
+fn of_a_row_that_came_and_went_before_it_was_judged_the_end_is_told() {
     let mut bench = Bench::new();
     bench.join(1);
     bench.commit(MESSAGES, insert(1, "one"));
@@ -634,7 +636,133 @@ fn a_row_that_came_and_went_before_it_was_judged_never_was() {
     bench.see_all();
     bench.commit(MESSAGES, delete(2));
     bench.see_all();
-    assert_eq!(bench.read(1), ["INSERT 2 other.", "DELETE 2 -."]);
+    // Who read the table meanwhile may show it.
+    assert_eq!(
+        bench.read(1),
+        ["INSERT 2 other.", "DELETE 1 -.", "DELETE 2 -."]
+    );
+}
+
+#[test]
+fn what_is_owed_again_in_the_same_lane_comes_once() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.subscribe(2, claims("anon", "-"), true);
+    bench.see_all();
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    let is_anon = |ask: &Ask| ask.question.identity.role() == "anon";
+    let place = bench.asked.iter().position(is_anon).unwrap();
+    let hidden = bench.asked.remove(place);
+    bench.answer(&hidden, &[Found::Missing]);
+    // Its token makes it another tab of the first one's user, whose question is still open; and comes twice.
+    let open = bench.question();
+    for _token in 0..2 {
+        bench.conductor.handle_command(
+            bench.now,
+            Command::Identify {
+                connection: 2,
+                membership: 1,
+                claims: claims("authenticated", "1"),
+            },
+        );
+        bench.turn();
+    }
+    bench.answer(&open, &[Found::Same]);
+    while let Some(ask) = bench.asked.pop() {
+        bench.answer(&ask, &vec![Found::Same; ask.question.rows.len()]);
+    }
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+    let mut read = bench.read(2);
+    read.retain(|told| told != "subscribed");
+    assert_eq!(read, ["INSERT 1 hi."]);
+}
+
+#[test]
+fn who_joins_between_two_parts_of_a_transaction_does_not_get_the_second_alone() {
+    let mut bench = Bench::new();
+    let xid = bench.next_xid;
+    bench.part(xid, OPEN, vec![insert(1, "first part")], false);
+    bench.subscribe(1, claims("authenticated", "1"), false);
+    bench.part(xid, OPEN, vec![insert(2, "second part")], true);
+    bench.next_xid += 1;
+    bench.horizon(xid);
+    assert_eq!(bench.read(1), [""; 0], "it begins when it can see both");
+    bench.now += Duration::from_secs(1);
+    bench.conductor.handle_timeout(bench.now);
+    bench.turn();
+    bench.see_all();
+    bench.commit(OPEN, insert(3, "later"));
+    bench.see_all();
+    assert_eq!(bench.read(1), ["subscribed", "INSERT 3 later."]);
+}
+
+#[test]
+fn what_one_is_given_ends_nobody_elses_transaction() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.subscribe(2, claims("anon", "-"), true);
+    bench.see_all();
+    bench.commit(MESSAGES, insert(1, "hi"));
+    bench.see_all();
+    for ask in std::mem::take(&mut bench.asked) {
+        let is_anon = ask.question.identity.role() == "anon";
+        bench.answer(&ask, &[if is_anon { Found::Missing } else { Found::Same }]);
+    }
+    assert_eq!(bench.read(1), ["INSERT 1 hi."]);
+    let xid = bench.next_xid;
+    bench.next_xid += 1;
+    bench.part(xid, OPEN, vec![insert(5, "five")], false);
+    bench.see_all();
+    // It becomes another tab of the first one's user, and is given what was kept.
+    bench.conductor.handle_command(
+        bench.now,
+        Command::Identify {
+            connection: 2,
+            membership: 1,
+            claims: claims("authenticated", "1"),
+        },
+    );
+    bench.turn();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Same]);
+    bench.part(xid, OPEN, vec![insert(6, "six")], true);
+    bench.see_all();
+    assert_eq!(bench.read(1), ["INSERT 5 five", "INSERT 6 six."]);
+}
+
+#[test]
+fn what_committed_under_other_grants_is_asked_about() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    let horizon = |bench: &mut Bench| {
+        assert!(std::mem::take(&mut bench.wants_horizon));
+        let horizon = Horizon {
+            snapshot: format!("{0}:{0}:", bench.next_xid).parse().unwrap(),
+            insert_lsn: Lsn::new(u64::from(bench.next_xid) * 10),
+            fingerprint: "b".into(),
+        };
+        bench.conductor.handle_horizon(bench.now, Some(horizon));
+    };
+    bench.commit(OPEN, insert(1, "then"));
+    horizon(&mut bench);
+    while let Some(output) = bench.conductor.poll_output() {
+        match output {
+            Output::LoadCatalog => bench
+                .conductor
+                .handle_catalog(bench.now, Some(catalog("b"))),
+            Output::TakeHorizon => bench.wants_horizon = true,
+            _ => {}
+        }
+    }
+    horizon(&mut bench);
+    bench.turn();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Missing]);
+    bench.commit(OPEN, insert(2, "now"));
+    horizon(&mut bench);
+    bench.turn();
+    assert_eq!(bench.read(1), ["INSERT 2 now."]);
 }
 
 #[test]

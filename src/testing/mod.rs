@@ -21,6 +21,7 @@ mod crowd;
 mod figures;
 mod installation;
 mod leash;
+mod proxy;
 mod server;
 mod socket;
 mod subscriber;
@@ -38,6 +39,7 @@ pub use crowd::{
 pub use figures::Durations;
 pub use installation::Installation;
 pub use leash::{Leash, free_port};
+pub use proxy::{Cut, Direction, Faults, Proxy, ProxyCounts};
 pub use server::{HttpReply, Server, processor_time};
 pub use socket::{Frame, Received, Socket, Version};
 pub use subscriber::{Change, Subscriber, join_payload};

@@ -88,7 +88,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// Status and body of the refusal.
+    /// Status and body of the refusal; status 0 if the connection was refused or lost.
     pub async fn upgrade(
         port: u16,
         path: &str,
@@ -126,7 +126,7 @@ impl Socket {
                     String::from_utf8_lossy(body).into_owned(),
                 ))
             }
-            Err(error) => panic!("the upgrade fails: {error}"),
+            Err(error) => Err((0, error.to_string())),
         }
     }
 
@@ -145,13 +145,21 @@ impl Socket {
         event: &str,
         payload: &Value,
     ) {
-        let text = match self.version {
-            Version::V1 => {
-                json!({"topic": topic, "event": event, "payload": payload, "ref": reference, "join_ref": join_ref})
-            }
-            Version::V2 => json!([join_ref, reference, topic, event, payload]),
-        };
-        self.send_text(&text.to_string()).await;
+        let text = self.encode(join_ref, reference, topic, event, payload);
+        self.send_text(&text).await;
+    }
+
+    /// As [`Self::send`]; false if the connection is lost.
+    pub async fn offer(
+        &mut self,
+        join_ref: Option<&str>,
+        reference: &str,
+        topic: &str,
+        event: &str,
+        payload: &Value,
+    ) -> bool {
+        let text = self.encode(join_ref, reference, topic, event, payload);
+        self.try_send(Message::text(text)).await.is_ok()
     }
 
     /// Sends any text.
@@ -261,6 +269,23 @@ impl Socket {
         let _timely = tokio::time::timeout(PATIENCE, end).await;
     }
 
+    fn encode(
+        &self,
+        join_ref: Option<&str>,
+        reference: &str,
+        topic: &str,
+        event: &str,
+        payload: &Value,
+    ) -> String {
+        let message = match self.version {
+            Version::V1 => {
+                json!({"topic": topic, "event": event, "payload": payload, "ref": reference, "join_ref": join_ref})
+            }
+            Version::V2 => json!([join_ref, reference, topic, event, payload]),
+        };
+        message.to_string()
+    }
+
     async fn try_send(&mut self, message: Message) -> Result<(), tungstenite::Error> {
         tokio::time::timeout(PATIENCE, self.stream.send(message))
             .await
@@ -291,28 +316,43 @@ impl Socket {
                 );
                 continue;
             };
-            match message {
-                Some(Ok(Message::Text(text))) => {
-                    let frame = self.parse(text.as_str());
-                    if !frame
-                        .reference
-                        .as_str()
-                        .is_some_and(|reference| reference.starts_with("alive-"))
-                    {
-                        return Received::Frame(Box::new(frame));
-                    }
-                }
-                Some(Ok(Message::Close(Some(close)))) => {
-                    return Received::Closed(Some(close.code.into()), close.reason.to_string());
-                }
-                Some(Ok(Message::Close(None)) | Err(_)) | None => {
-                    return Received::Closed(None, String::new());
-                }
-                Some(Ok(Message::Binary(bytes))) => {
-                    return Received::Frame(Box::new(self.parse_binary(bytes.to_vec())));
-                }
-                Some(Ok(_ping_or_pong)) => {}
+            if let Some(received) = self.understand(message) {
+                return received;
             }
+        }
+    }
+
+    /// The next frame or the end, without a heartbeat meanwhile and without a limit of time.
+    ///
+    /// Cancel safe.
+    pub async fn listen(&mut self) -> Received {
+        loop {
+            let message = self.stream.next().await;
+            if let Some(received) = self.understand(message) {
+                return received;
+            }
+        }
+    }
+
+    fn understand(&self, message: Option<Result<Message, tungstenite::Error>>) -> Option<Received> {
+        match message {
+            Some(Ok(Message::Text(text))) => {
+                let frame = self.parse(text.as_str());
+                let is_own = (frame.reference.as_str())
+                    .is_some_and(|reference| reference.starts_with("alive-"));
+                (!is_own).then(|| Received::Frame(Box::new(frame)))
+            }
+            Some(Ok(Message::Close(Some(close)))) => Some(Received::Closed(
+                Some(close.code.into()),
+                close.reason.to_string(),
+            )),
+            Some(Ok(Message::Close(None)) | Err(_)) | None => {
+                Some(Received::Closed(None, String::new()))
+            }
+            Some(Ok(Message::Binary(bytes))) => {
+                Some(Received::Frame(Box::new(self.parse_binary(bytes.to_vec()))))
+            }
+            Some(Ok(_ping_or_pong)) => None,
         }
     }
 

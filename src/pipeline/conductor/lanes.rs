@@ -26,6 +26,7 @@ impl Conductor {
         let alone = subscriber.has_own_lane || subscriber.replay.is_some();
         let key = lane_key(subscriber, alone);
         subscriber.lane_since = number;
+        subscriber.entered = number;
         let replay = subscriber.replay.as_ref();
         let replay = replay.filter(|_| subscriber.phase == Phase::Replaying);
         let next = replay.and_then(|replay| self.history.get(replay.next).ok()?);
@@ -87,10 +88,9 @@ impl Conductor {
         lane.leave(subscriber);
         let mut owed = Vec::new();
         for item in &lane.queue {
-            let for_me = item.only.map_or_else(
-                || receives(subscriber, item.number, false, &item.part),
-                |only| only == id,
-            );
+            let is_only = item.only.is_some();
+            let for_me = item.only.is_none_or(|only| only == id)
+                && receives(subscriber, item.number, is_only, &item.part);
             if for_me {
                 owed.extend(
                     item.rows

@@ -263,6 +263,7 @@ impl Conductor {
         if let Some(subscriber) = self.subscribers.get_mut(&id) {
             subscriber.tell(Notice::Resync(reason));
         }
+        self.sessions.reset(id);
         self.remove(id);
     }
 

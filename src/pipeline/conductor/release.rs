@@ -1,6 +1,6 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
-use super::rows::{Visit, is_denied_unseen, judge_rows, routed_rows};
+use super::rows::{Visit, doubt_grants, is_denied_unseen, judge_rows, routed_rows};
 use super::{
     CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX,
     UNSEEN_PAUSE_MIN, UNSEEN_RETRIES, Waiting,
@@ -466,6 +466,7 @@ impl Conductor {
             unended,
             ..
         } = routing;
+        let knows_grants = self.knows_grants_of(part);
         for (id, visit) in lanes {
             let Some(lane) = self.lanes.get_mut(id) else {
                 continue;
@@ -490,6 +491,9 @@ impl Conductor {
                 &mut past,
             );
             past.give_back(lane);
+            if !knows_grants {
+                doubt_grants(part, lane.key.identity.role(), &mut rows);
+            }
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.
             if rows.is_empty() && !unended.contains(id) {

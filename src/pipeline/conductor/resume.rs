@@ -8,7 +8,7 @@ use super::Conductor;
 use crate::change::Cursor;
 use crate::pipeline::history::Position;
 use crate::pipeline::replay::{Restoring, Start};
-use crate::pipeline::sessions::{Acknowledged, Claim, Farewell, Holder};
+use crate::pipeline::sessions::{Acknowledged, Claim, Farewell, Holder, NOWHERE};
 use crate::pipeline::subscriber::{Phase, SubscriberId};
 use crate::realtime::{Notice, PositionRefused, ResyncReason};
 use std::time::{Duration, Instant};
@@ -147,6 +147,8 @@ impl Conductor {
                 replay.starts.clear();
                 replay.next = self.history.end();
             }
+            // What it goes through now came after its join: it waited for a token, or for its session.
+            replay.was_subscribed |= replay.starts.is_empty();
             replay.restoring = None;
             from = replay.first.or(from);
         }
@@ -154,6 +156,12 @@ impl Conductor {
             return;
         };
         let holder = Holder::new(&subscriber.claims, resume.key);
+        // What it was told may be lost with its connection, until something behind it was acknowledged.
+        let from = if reason.is_some() {
+            Some(NOWHERE)
+        } else {
+            from
+        };
         if let (Some(epoch), Some(from)) = (self.epoch, from) {
             let cursor = Cursor {
                 epoch,

@@ -98,7 +98,9 @@ impl Conductor {
             self.continued = (!part.last).then_some(part.commit.lsn);
             return self.wait(Waiting::Part { part, is_whole });
         }
-        if part.last {
+        // Also a part in the middle: who joins before the last one comes would miss it.
+        let newest = self.unseen.back();
+        if newest.is_none_or(|(_, xid)| *xid != part.commit.xid) {
             if self.unseen.len() >= UNSEEN_MAX {
                 self.unseen.pop_front();
             }
