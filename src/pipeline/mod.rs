@@ -682,12 +682,16 @@ impl Driver {
         let (memory, file) = self.log.bytes();
         let (snapshots, snapshot_bytes) = self.conductor.snapshot_counts();
         let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+        let audience = self.conductor.passed_over();
         Totals {
             transactions,
             age_micros: self.age_micros,
             changes,
             delivered: settled.delivered,
-            denied: settled.denied,
+            denied: Denied {
+                not_visible: (settled.denied.not_visible).saturating_add(audience.denied),
+                ..settled.denied
+            },
             merged: settled.merged,
             questions,
             answered,
@@ -695,7 +699,7 @@ impl Driver {
             timed_out,
             locked,
             compiled: self.conductor.judged(),
-            audience: self.conductor.passed_over(),
+            audience,
             asked,
             shadow: self.conductor.shadow_sizes(),
             broadcasts,

@@ -27,7 +27,8 @@ pub(super) struct Settled {
 /// Changes withheld from an identity, by why. A change withheld from two identities counts two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Denied {
-    /// A SELECT by the identity does not show the row: hidden by a policy, or gone by then.
+    /// A SELECT by the identity does not show the row: hidden by a policy, or gone by then. Whoever is outside of the
+    /// change's audience counts as well.
     pub not_visible: u64,
     /// A policy raised or timed out.
     pub policy_trouble: u64,

@@ -722,7 +722,7 @@ async fn metrics_tell_what_was_delivered_and_what_withheld() {
             let name = format!("walcast_verdicts_total{{source=\"{source}\",result=\"{result}\"}}");
             figure(metrics, &name)
         };
-        let sources = ["compiled", "postgres"];
+        let sources = ["compiled", "audience", "postgres"];
         sources.map(|source| of(source, "allowed") + of(source, "denied"))
     };
     let sum = |metrics: &str| verdicts(metrics).iter().sum::<f64>();

@@ -4,7 +4,8 @@ use serde_json::json;
 use walcast::testing::{App, AppOptions, Subscriber, anon, mint, service, user};
 
 use crate::world::{
-    ALICE, BOB, CAROL, DIARY, SCHEMA, TALK, all, brief, contents, say, start, start_with, subscribe,
+    ALICE, BOB, CAROL, DIARY, SCHEMA, TALK, all, brief, contents, say, start, start_with,
+    start_with_environment, subscribe,
 };
 
 #[tokio::test]
@@ -48,8 +49,12 @@ async fn messages_reach_the_participants_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn deletes_under_row_security_carry_the_key_alone_to_everybody() {
-    let app = start_with("alter table messages replica identity full;").await;
+async fn deletes_that_postgres_cannot_judge_carry_the_key_alone_to_everybody() {
+    let app = start_with_environment(
+        "alter table messages replica identity full;",
+        &[("WALCAST_VERDICTS", "postgres")],
+    )
+    .await;
     app.sql(&say(TALK, "hello")).await;
     let id = app.admin.text("select id from messages").await.unwrap();
     let mut alice = subscribe(&app, ALICE, "messages").await;
@@ -65,8 +70,12 @@ async fn deletes_under_row_security_carry_the_key_alone_to_everybody() {
 }
 
 #[tokio::test]
-async fn old_records_under_row_security_carry_the_key_alone() {
-    let app = start_with("alter table messages replica identity full;").await;
+async fn old_records_that_postgres_cannot_judge_carry_the_key_alone() {
+    let app = start_with_environment(
+        "alter table messages replica identity full;",
+        &[("WALCAST_VERDICTS", "postgres")],
+    )
+    .await;
     app.sql(&say(TALK, "before")).await;
     let id = app.admin.text("select id from messages").await.unwrap();
     let mut alice = subscribe(&app, ALICE, "messages").await;
