@@ -74,7 +74,7 @@ struct Line {
 enum Outcome {
     Compiled {
         /// How verdicts are taken.
-        form: &'static str,
+        form: Box<str>,
         reads: Vec<Looked>,
         /// `None`: all of them.
         claims: Option<Vec<Box<str>>>,
@@ -283,7 +283,7 @@ impl Viewed<'_> {
         let claims = plan.reads.claims.as_ref();
         let cost = loaded.micros(client, schema, table, role, plan).await;
         Ok(Outcome::Compiled {
-            form: "evaluated for each identity",
+            form: plan.form().into(),
             verdict_micros: cost.map(|cost| cost.micros),
             verdict_rows: cost.map_or(0, |cost| cost.rows),
             reads,
