@@ -19,6 +19,8 @@ use crate::realtime::AskError;
 const TICK: Duration = Duration::from_millis(250);
 /// How long a question may wait for its turn. Clients give a join ten seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections that may break under one question before it is given up.
+pub(super) const BROKEN_MAX: u8 = 8;
 
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -41,8 +43,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) request: Request,
-    /// A connection broke over it before.
-    pub(super) again: bool,
+    /// Connections that broke under it.
+    pub(super) broken: u8,
 }
 
 impl Desk {
@@ -88,7 +90,7 @@ impl Desk {
             tokio::select! {
                 () = stop.cancelled() => return,
                 request = requests.recv() => match request {
-                    Some(request) => self.put(Waiting { request, again: false }),
+                    Some(request) => self.put(Waiting { request, broken: 0 }),
                     None => return,
                 },
                 _tick = ticks.tick() => self.expire(),
@@ -149,13 +151,13 @@ impl Desk {
         }
     }
 
-    /// Its connection broke: once more, on another.
+    /// Its connection broke: once more, on another. A few may break at once, as when an administrator ends sessions.
     pub(super) fn put_back(&self, waiting: Waiting) {
-        if waiting.again {
+        if waiting.broken >= BROKEN_MAX {
             waiting.request.reply.send(Err(AskError::Unreachable));
         } else {
             self.put(Waiting {
-                again: true,
+                broken: waiting.broken.saturating_add(1),
                 ..waiting
             });
         }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::asker::{Asker, Gone};
-use super::desk::{Desk, Waiting};
+use super::desk::{BROKEN_MAX, Desk, Waiting};
 use super::queue::Taken;
 use crate::clock;
 use crate::database::{ConnectError, Database};
@@ -108,8 +108,11 @@ impl Worker {
                 }
                 Some(Err(Gone)) => {
                     // What was stored, if it was, is not stored twice.
-                    let again = item.again || matches!(item.request.ask, Ask::Persist { .. });
-                    self.desk.put_back(Waiting { again, ..item });
+                    let broken = match item.request.ask {
+                        Ask::Persist { .. } => BROKEN_MAX,
+                        _ => item.broken,
+                    };
+                    self.desk.put_back(Waiting { broken, ..item });
                     return;
                 }
                 None => return,
