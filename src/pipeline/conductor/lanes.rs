@@ -1,7 +1,7 @@
 //! Lanes are entered and left, settled and bounded.
 
 use super::replay::restrict;
-use super::rows::routed_row;
+use super::rows::{doubt_grants, routed_row};
 use super::{Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PENDING_MAX, SLOW_LANE_ROWS_MAX};
 use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, LaneKey};
 use crate::pipeline::part::Part;
@@ -177,11 +177,13 @@ impl Conductor {
             let rows = group.iter().filter_map(|(part, index)| {
                 let (change, view) = part.change(*index)?;
                 let mut row = routed_row(now, lane, &[&*subscriber], change, view, *index, false)?;
+                let known = catalog_from.is_some_and(|from| part.commit.lsn >= from);
                 if subscriber.is_past(&part.commit, change) {
                     let access = view.table.access.get(lane.key.identity.role());
-                    let known = catalog_from.is_some_and(|from| part.commit.lsn >= from);
                     let was_subscribed = subscriber.was_subscribed();
                     restrict(&mut row, change, view, access, (known, was_subscribed));
+                } else if !known {
+                    doubt_grants(&mut row, change, view, lane.key.identity.role());
                 }
                 Some(row)
             });

@@ -413,7 +413,11 @@ impl Conductor {
             }
             let mut rows = routed_rows(now, lane, &self.subscribers, &self.keys, part, *number);
             if !knows_grants {
-                doubt_grants(part, lane.key.identity.role(), &mut rows);
+                for row in &mut rows {
+                    if let Some((change, view)) = part.change(row.change) {
+                        doubt_grants(row, change, view, lane.key.identity.role());
+                    }
+                }
             }
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.

@@ -176,30 +176,25 @@ pub(super) fn judge_rows(
 /// Takes back what the grants at hand cannot allow by themselves: of a commit that may be older than they are, Postgres is
 /// asked whether the row can be seen now with this very content. Who may see a table today may not be shown what it held
 /// when it was closed.
-pub(super) fn doubt_grants(part: &Part, role: &str, rows: &mut [ItemRow]) {
-    for row in rows {
-        let Some((change, view)) = part.change(row.change) else {
-            continue;
-        };
-        let access = view.table.access.get(role);
-        if access.is_some_and(|access| access.policies_apply)
-            || !matches!(row.state, RowState::Allowed | RowState::Unasked)
-        {
-            continue;
+pub(super) fn doubt_grants(row: &mut ItemRow, change: &Change, view: &View, role: &str) {
+    let access = view.table.access.get(role);
+    if access.is_some_and(|access| access.policies_apply)
+        || !matches!(row.state, RowState::Allowed | RowState::Unasked)
+    {
+        return;
+    }
+    match &change.kind {
+        ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => {
+            row.must_exist = true;
+            row.state = if view.key_of(new).is_some() {
+                RowState::Unasked
+            } else {
+                RowState::Refused
+            };
         }
-        match &change.kind {
-            ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => {
-                row.must_exist = true;
-                row.state = if view.key_of(new).is_some() {
-                    RowState::Unasked
-                } else {
-                    RowState::Refused
-                };
-            }
-            // Anybody is told of its key, and nobody of more.
-            ChangeKind::Delete { .. } => row.must_exist = true,
-            ChangeKind::Truncate => {}
-        }
+        // Anybody is told of its key, and nobody of more.
+        ChangeKind::Delete { .. } => row.must_exist = true,
+        ChangeKind::Truncate => {}
     }
 }
 
