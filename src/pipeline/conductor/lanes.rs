@@ -150,6 +150,11 @@ impl Conductor {
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
+        // The rest of a transaction that it goes through is still to be handed on.
+        let replay = subscriber.replay.as_ref();
+        let replay = replay.filter(|replay| subscriber.phase == Phase::Replaying && replay.is_open);
+        let under_way = replay.and_then(|replay| self.history.get(replay.next).ok()?);
+        let under_way = under_way.map(|kept| kept.commit.lsn);
         let Some(lane_id) = subscriber.lane else {
             return;
         };
@@ -166,9 +171,9 @@ impl Conductor {
             let commit = part.commit.lsn;
             let ends = match groups.peek().and_then(|next| next.first()) {
                 Some((next, _)) => next.commit.lsn != commit,
-                None => self.unfinished != Some(commit),
+                None => self.unfinished != Some(commit) && under_way != Some(commit),
             };
-            if !ends {
+            if self.unfinished == Some(commit) && !ends {
                 self.unended.insert(lane_id);
             }
             let number = self.next_number;
