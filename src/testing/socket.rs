@@ -279,6 +279,13 @@ impl Socket {
         message.to_string()
     }
 
+    /// Says goodbye as browsers do: reads on, and forgets, until the server has answered.
+    pub async fn part(mut self) {
+        let _already_closed = self.stream.close(None).await;
+        let end = async { while let Some(Ok(_late)) = self.stream.next().await {} };
+        let _timely = tokio::time::timeout(PATIENCE, end).await;
+    }
+
     async fn try_send(&mut self, message: Message) -> Result<(), tungstenite::Error> {
         tokio::time::timeout(PATIENCE, self.stream.send(message))
             .await

@@ -109,7 +109,7 @@ async fn after_a_goodbye_what_was_received_does_not_come_again() {
     // Its reply comes after the pongs were read.
     alice.socket.settle().await;
     alice.socket.settle().await;
-    alice.socket.close().await;
+    alice.socket.part().await;
     app.sql("insert into notes values (1001, 'missed', 0)")
         .await;
     let mut alice = come_as(&app, ALICE, &notes).await;
@@ -293,7 +293,7 @@ async fn a_large_transaction_gets_through_to_a_client_that_comes_and_goes() {
                 break;
             }
         }
-        alice.socket.close().await;
+        alice.socket.part().await;
         alice = come_as(&app, ALICE, &notes).await;
     }
 }

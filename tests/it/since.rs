@@ -193,3 +193,32 @@ async fn a_large_past_goes_through_at_the_pace_of_its_reader() {
     let last: Vec<usize> = (0..got.len()).filter(|index| got[*index].last).collect();
     assert_eq!(last, [19_999, 20_000]);
 }
+
+/// The WAL that is read again after a restart holds nobody up.
+#[tokio::test]
+async fn the_trail_delays_neither_readiness_nor_joins() {
+    let mut app = start("compiled").await;
+    for round in 0..4 {
+        app.sql(&format!(
+            "insert into notes select n, repeat('x', 300), 0 from generate_series({0}, {0} + 24999) as n",
+            round * 25_000 + 1
+        ))
+        .await;
+    }
+    app.sql("insert into notes values (0, 'mark', 0)").await;
+    app.server.kill().await;
+    let started = std::time::Instant::now();
+    app.server.spawn();
+    app.server.ready().await;
+    let mut alice = subscribe(&app, ALICE, "notes").await;
+    let took = started.elapsed();
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+    app.sql("insert into notes values (-1, 'live', 0)").await;
+    let got = app.settled(&mut alice).await;
+    assert_eq!(got.len(), 1, "nothing of before is delivered");
+    let confirmed = format!(
+        "select (pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn) > 10000000)::text from pg_replication_slots where slot_name = '{}'",
+        app.slot()
+    );
+    assert_eq!(app.admin.text(&confirmed).await.as_deref(), Some("true"));
+}
