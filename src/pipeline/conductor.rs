@@ -330,6 +330,10 @@ pub(super) struct Conductor {
     answered: HashMap<u64, Instant>,
     /// Whatever committed here or later did so under the catalog at hand.
     catalog_from: Option<Lsn>,
+    /// Tables that somebody may have been given or taken between that catalog and the one before; `None`: any.
+    regranted: Option<BTreeSet<Oid>>,
+    /// The stream was away since the catalog was last found to be current.
+    was_away: bool,
     /// No commit that is visible to us starts after this.
     wal_end: Lsn,
     /// Broadcasts of earlier commits were said before this process began, or concerned nobody.
@@ -404,6 +408,8 @@ impl Conductor {
             sessions: Sessions::default(),
             answered: HashMap::new(),
             catalog_from: None,
+            regranted: None,
+            was_away: false,
             wal_end: Lsn::ZERO,
             says_from: None,
         }

@@ -367,6 +367,7 @@ fn judge(
             Ok(findings) => {
                 sum.changes += findings.changes;
                 sum.duplicates += findings.duplicates;
+                sum.repeated_late += findings.repeated_late;
                 sum.merged += findings.merged;
                 sum.uncertain += findings.uncertain;
             }

@@ -1,7 +1,7 @@
 //! Lanes are entered and left, settled and bounded.
 
 use super::replay::restrict;
-use super::rows::routed_row;
+use super::rows::{doubt_grants, is_among, routed_row};
 use super::snapshots::lane_key;
 use super::{
     Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PAUSED_LANE_BYTES_MAX, PAUSED_LANE_ROWS_MAX,
@@ -145,6 +145,11 @@ impl Conductor {
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
+        // The rest of a transaction that it goes through is still to be handed on.
+        let replay = subscriber.replay.as_ref();
+        let replay = replay.filter(|replay| subscriber.phase == Phase::Replaying && replay.is_open);
+        let under_way = replay.and_then(|replay| self.history.get(replay.next).ok()?);
+        let under_way = under_way.map(|kept| kept.commit.lsn);
         let Some(lane_id) = subscriber.lane else {
             return;
         };
@@ -161,25 +166,28 @@ impl Conductor {
             let commit = part.commit.lsn;
             let ends = match groups.peek().and_then(|next| next.first()) {
                 Some((next, _)) => next.commit.lsn != commit,
-                None => self.unfinished != Some(commit),
+                None => self.unfinished != Some(commit) && under_way != Some(commit),
             };
-            if !ends {
+            if self.unfinished == Some(commit) && !ends {
                 self.unended.insert(lane_id);
             }
             let number = self.next_number;
             self.next_number = number.saturating_add(1);
             let catalog_from = self.catalog_from;
+            let regranted = self.regranted.as_ref();
             let rows = group.iter().filter_map(|(part, index)| {
                 let (change, view) = part.change(*index)?;
                 let row = (change, &**view, *index);
                 // The state before it is gone.
                 let mut saw = || OldRow::Unknown;
                 let mut row = routed_row(now, lane, &[&*subscriber], row, false, &mut saw)?;
+                let known = catalog_from.is_some_and(|from| part.commit.lsn >= from);
                 if subscriber.is_past(&part.commit, change) {
                     let access = view.table.access.get(lane.key.identity.role());
-                    let known = catalog_from.is_some_and(|from| part.commit.lsn >= from);
                     let was_subscribed = subscriber.was_subscribed();
                     restrict(&mut row, change, view, access, (known, was_subscribed));
+                } else if !known && is_among(regranted, view) {
+                    doubt_grants(&mut row, change, view, lane.key.identity.role());
                 }
                 Some(row)
             });

@@ -1,12 +1,12 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
-use super::rows::{Visit, doubt_grants, is_denied_unseen, judge_rows, routed_rows};
+use super::rows::{Visit, doubt_grants, is_among, is_denied_unseen, judge_rows, routed_rows};
 use super::{
     CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX,
     UNSEEN_PAUSE_MIN, UNSEEN_RETRIES, Waiting,
 };
 use crate::auth::Claims;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Table};
 use crate::change::{Lsn, Oid, Relation};
 use crate::pipeline::history::Kept;
 use crate::pipeline::lane::{Item, Lane, LaneId};
@@ -77,6 +77,7 @@ impl Conductor {
             Some(horizon) => {
                 self.verdicts.seen(&horizon.snapshot);
                 self.catalog_from.get_or_insert(horizon.insert_lsn);
+                self.was_away = false;
                 self.wal_end = self.wal_end.max(horizon.insert_lsn);
                 self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
                 self.release = Some(Release {
@@ -119,7 +120,7 @@ impl Conductor {
         let before = std::mem::replace(&mut self.catalog, Arc::clone(&catalog));
         let first = !std::mem::replace(&mut self.has_catalog, true);
         if before.fingerprint != catalog.fingerprint {
-            self.catalog_from = None;
+            self.note_grants(&before);
         }
         self.views.clear();
         if self.verdicts.renew(&catalog) {
@@ -153,6 +154,26 @@ impl Conductor {
             }
         }
         self.advance(now);
+    }
+
+    /// Notes who may read other tables or columns than under the catalog before. What committed between the two is judged by
+    /// the new one where both agree; and not where the stream was away, for then much may have come and gone.
+    fn note_grants(&mut self, before: &Catalog) {
+        let differs = |(oid, table): (&Oid, &Arc<Table>)| {
+            let same = before.tables.get(oid).is_some_and(|before| {
+                (before.row_security, &before.access) == (table.row_security, &table.access)
+            });
+            (!same).then_some(*oid)
+        };
+        let differing = self.catalog.tables.iter().filter_map(differs);
+        let is_first = self.catalog_from.take().is_some();
+        if self.was_away {
+            self.regranted = None;
+        } else if is_first {
+            self.regranted = Some(differing.collect());
+        } else if let Some(regranted) = &mut self.regranted {
+            regranted.extend(differing);
+        }
     }
 
     /// The commit is visible within microseconds as a rule, so that a few more looks at once find it sooner than a pause.
@@ -492,7 +513,13 @@ impl Conductor {
             );
             past.give_back(lane);
             if !knows_grants {
-                doubt_grants(part, lane.key.identity.role(), &mut rows);
+                for row in &mut rows {
+                    if let Some((change, view)) = part.change(row.change)
+                        && is_among(self.regranted.as_ref(), view)
+                    {
+                        doubt_grants(row, change, view, lane.key.identity.role());
+                    }
+                }
             }
             // The last part is handed on even without rows: subscribers hold their last change back until they know
             // that it was the last.

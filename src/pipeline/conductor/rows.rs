@@ -12,7 +12,7 @@ use crate::pipeline::subscriber::{Subscriber, SubscriberId};
 use crate::pipeline::verdicts::{Judged, Judgement, Verdicts};
 use crate::pipeline::view::{RowKeys, View};
 use crate::realtime::payload::Withheld;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 /// Which changes of a part may concern a lane.
@@ -257,31 +257,31 @@ pub(super) fn judge_rows(
 /// Takes back what the grants at hand cannot allow by themselves: of a commit that may be older than they are, Postgres is
 /// asked whether the row can be seen now with this very content. Who may see a table today may not be shown what it held
 /// when it was closed.
-pub(super) fn doubt_grants(part: &Part, role: &str, rows: &mut [ItemRow]) {
-    for row in rows {
-        let Some((change, view)) = part.change(row.change) else {
-            continue;
-        };
-        let access = view.table.access.get(role);
-        if access.is_some_and(|access| access.policies_apply)
-            || !matches!(row.state, RowState::Allowed | RowState::Unasked)
-        {
-            continue;
-        }
-        match &change.kind {
-            ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => {
-                row.must_exist = true;
-                row.state = if view.key_of(new).is_some() {
-                    RowState::Unasked
-                } else {
-                    RowState::Refused
-                };
-            }
-            // Anybody is told of its key, and nobody of more.
-            ChangeKind::Delete { .. } => row.must_exist = true,
-            ChangeKind::Truncate => {}
-        }
+pub(super) fn doubt_grants(row: &mut ItemRow, change: &Change, view: &View, role: &str) {
+    let access = view.table.access.get(role);
+    if access.is_some_and(|access| access.policies_apply)
+        || !matches!(row.state, RowState::Allowed | RowState::Unasked)
+    {
+        return;
     }
+    match &change.kind {
+        ChangeKind::Insert { new } | ChangeKind::Update { new, .. } => {
+            row.must_exist = true;
+            row.state = if view.key_of(new).is_some() {
+                RowState::Unasked
+            } else {
+                RowState::Refused
+            };
+        }
+        // Anybody is told of its key, and nobody of more.
+        ChangeKind::Delete { .. } => row.must_exist = true,
+        ChangeKind::Truncate => {}
+    }
+}
+
+/// Whether the table is one of these; `None`: any is.
+pub(super) fn is_among(tables: Option<&BTreeSet<Oid>>, view: &View) -> bool {
+    tables.is_none_or(|tables| tables.contains(&view.table.oid))
 }
 
 /// Why a new row is announced without its content, if it is (protocol.md §4.6).

@@ -19,7 +19,10 @@ impl Conductor {
                 // What is read again of an earlier process was said by it.
                 self.says_from.get_or_insert(end);
             }
-            StreamEvent::Interrupted => self.streaming = false,
+            StreamEvent::Interrupted => {
+                self.streaming = false;
+                self.was_away = true;
+            }
             // A hint only: anybody may write one. It makes us look, and the fingerprint tells.
             StreamEvent::Message { .. } => {
                 self.look_closely(now);
@@ -57,6 +60,7 @@ impl Conductor {
         self.confirmed = Lsn::ZERO;
         self.history.restart();
         self.catalog_from = None;
+        self.regranted = None;
         self.wal_end = Lsn::ZERO;
         self.says_from = Some(Lsn::ZERO);
         if self.verdicts.restart(self.catalog_loading) {

@@ -45,6 +45,6 @@ fn nothing_is_lost_leaked_or_reordered_whatever_happens_when() {
     let took = crate::clock::instant().saturating_duration_since(started);
     let each = took / u32::try_from(seeds.max(1)).unwrap_or(u32::MAX);
     println!("{seeds} seeds from {first}: {totals:?}, {each:?} each");
-    assert!(seeds < 100 || totals.is_of_everything(), "{totals:?}");
+    assert!(seeds < 3000 || totals.is_of_everything(), "{totals:?}");
     assert!(each < Duration::from_secs(1));
 }

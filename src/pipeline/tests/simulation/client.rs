@@ -301,7 +301,6 @@ impl Client {
             if self.comes_back != ComesBack::Resuming || is_new || before.1 != deed.version {
                 return Err(format!("{at:?} again, before it was {before:?}"));
             }
-            return Ok(());
         }
         match kind {
             Kind::Delete => stretch.shown.remove(&id),

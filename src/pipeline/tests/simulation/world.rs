@@ -227,6 +227,9 @@ impl World {
         };
         world.conductor.handle_connected(world.now);
         world.start_stream();
+        for _client in 0..CLIENTS {
+            world.connect();
+        }
         world
     }
 
@@ -279,8 +282,14 @@ impl World {
             12..24 => self.show(),
             24..40 => self.stream(),
             40..50 => self.advance_queries(),
-            50..58 => self.command(),
-            58..70 => self.serve(),
+            50..58 => {
+                self.command();
+                self.serve();
+            }
+            58..70 => {
+                self.serve();
+                self.serve();
+            }
             70..84 => self.deliver(),
             84..91 => self.answer(),
             91..93 => self.heartbeat(),
@@ -767,7 +776,12 @@ impl World {
             });
             self.next_connection += 1;
             self.clients[number].connect();
-            self.tell(|| format!("client {number} connects"));
+            let Client {
+                comes_back,
+                late_token,
+                ..
+            } = self.clients[number];
+            self.tell(|| format!("client {number} connects, {comes_back:?}, {late_token}"));
         }
     }
 
