@@ -732,6 +732,23 @@ fn what_one_is_given_ends_nobody_elses_transaction() {
 }
 
 #[test]
+fn what_waited_for_others_is_no_business_of_who_joins_later() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "before"));
+    bench.see_all();
+    let open = bench.question();
+    bench.subscribe(2, claims("authenticated", "1"), false);
+    bench.see_all();
+    bench.catch_up();
+    bench.commit(OPEN, insert(2, "after"));
+    bench.see_all();
+    bench.answer(&open, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 before.", "INSERT 2 after."]);
+    assert_eq!(bench.read(2), ["subscribed", "INSERT 2 after."]);
+}
+
+#[test]
 fn what_committed_under_other_grants_is_asked_about() {
     let mut bench = Bench::new();
     bench.join(1);

@@ -303,6 +303,7 @@ impl Conductor {
         // A transaction that was received before, concerned nobody then and is not in the snapshot would be missed.
         let unseen = self.unseen.front().map_or(u64::MAX, |(number, _)| *number);
         let begun = self.horizon_ticket;
+        let number = self.number();
         let subscribers = &mut self.subscribers;
         let catching_up = &mut self.catching_up;
         let mut wanted = Vec::new();
@@ -314,6 +315,8 @@ impl Conductor {
             if subscriber.joining_since > begun.min(unseen) {
                 return true;
             }
+            // What waits in its lane was routed for others, and stays theirs also when the snapshot is needed no more.
+            subscriber.lane_since = number;
             subscriber.joined = Some((horizon.snapshot.clone(), horizon.insert_lsn));
             catching_up.insert((horizon.insert_lsn, *id));
             if subscriber.replay.is_some() {
