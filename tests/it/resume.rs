@@ -34,9 +34,10 @@ async fn come(app: &App) -> Subscriber {
     come_as(app, ALICE, &all("messages")).await
 }
 
-/// Two heartbeats: what came before the first was handled.
+/// Heartbeats: the second says that what came before the first was handled. Where nothing came, the first asks how far the
+/// stream is, a later reply tells, and the one after it acknowledges that.
 async fn handle(subscriber: &mut Subscriber) {
-    for _ in 0..2 {
+    for _ in 0..4 {
         let reply = subscriber
             .socket
             .ask(None, "phoenix", "heartbeat", &json!({}))
