@@ -1,6 +1,7 @@
 //! Verdicts in the stream held against Postgres itself: generated tables, policies, functions, roles and claims, and
 //! transactions that change rows, memberships and policies. After each commit Postgres is asked for every verdict, as
-//! every subscriber, and each of them must have got exactly the changes that it says.
+//! every subscriber, and each of them must have got exactly the changes that it says. Old rows are asked for as of before
+//! the transaction: none of them may be shown to who had not seen it, no DELETE kept from who had.
 //!
 //! `make oracle` runs it for a minute; `WALCAST_ORACLE_SECONDS` says how long, `WALCAST_ORACLE_SEED` repeats the dice of
 //! the first world, `WALCAST_ORACLE_IDENTITIES` says how many listen,
@@ -14,6 +15,7 @@ mod forms;
 mod judge;
 mod listener;
 mod model;
+mod old;
 mod report;
 mod rows;
 mod run;
@@ -69,6 +71,10 @@ async fn verdicts_in_the_stream_are_those_of_postgres() {
     assert!(
         tally.compiled_percent() >= 40,
         "Postgres was held against itself: {tally}"
+    );
+    assert!(
+        tally.past.judged * 5 > tally.past.unjudged,
+        "hardly any old row was judged: {tally}"
     );
     assert!(
         tally.allowed * 50 > tally.verdicts(),
