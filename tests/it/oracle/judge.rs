@@ -172,6 +172,8 @@ pub(super) struct Comparison<'a> {
     pub(super) before: &'a HashMap<usize, Answer>,
     /// Where transactions end in the WAL, and with them the changes before these numbers.
     pub(super) ends: &'a [(usize, u64)],
+    /// They did more than change rows.
+    pub(super) changes_schema: bool,
     /// Tables and roles whose plans were complete before the transactions.
     pub(super) planned: &'a BTreeSet<(String, String)>,
 }
@@ -230,18 +232,21 @@ impl Comparison<'_> {
                 .map(|place| left.remove(place));
             let before = self.before.get(&number);
             let told = match found {
-                Some(data) => match check_content(data, table, &access, change) {
-                    Ok(told) => told,
-                    Err(what) => {
-                        let may_be = change.new.is_none() || self.is_wanted(number, table, &access);
-                        faults.push(if may_be {
-                            Fault::Wrong(Some(number), format!("{what}: {data}"))
-                        } else {
-                            Fault::Leaked(number)
-                        });
-                        continue;
+                Some(data) => {
+                    match check_content(data, table, &access, change, self.changes_schema) {
+                        Ok(told) => told,
+                        Err(what) => {
+                            let may_be =
+                                change.new.is_none() || self.is_wanted(number, table, &access);
+                            faults.push(if may_be {
+                                Fault::Wrong(Some(number), format!("{what}: {data}"))
+                            } else {
+                                Fault::Leaked(number)
+                            });
+                            continue;
+                        }
                     }
-                },
+                }
                 None => Told::Nothing,
             };
             let is_told = told != Told::Nothing;
@@ -351,6 +356,7 @@ fn check_content(
     table: &Table,
     access: &Access,
     change: &Change,
+    doubts_grants: bool,
 ) -> Result<Told, String> {
     let is_sent = |name: &str| access.columns.iter().any(|column| column == name);
     let sent: Vec<_> = table
@@ -394,7 +400,10 @@ fn check_content(
         return Err("an error".to_owned());
     }
     match &change.old {
-        Some(old) => check_old(&data["old_record"], table, access, change, &old.content),
+        Some(old) => {
+            let told = &data["old_record"];
+            check_old(told, table, access, (change, &old.content), doubts_grants)
+        }
         None => Ok(Told::Either),
     }
 }
@@ -469,6 +478,7 @@ mod tests {
             answers: &first(answer),
             before: &first(before),
             ends: &[(1, 100)],
+            changes_schema: false,
             planned: &BTreeSet::new(),
         };
         let heard = Heard {

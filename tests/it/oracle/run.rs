@@ -325,6 +325,7 @@ impl World {
                 answers: &answers[place],
                 before: &committed.before[place],
                 ends: &committed.ends,
+                changes_schema: committed.scripts.iter().any(Script::changes_schema),
                 planned: &self.planned,
             };
             for (number, change) in changes.iter().enumerate() {
