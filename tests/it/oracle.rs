@@ -32,6 +32,9 @@ const WORLD: Duration = Duration::from_secs(45);
 /// Differences after which no further world is begun.
 const DIFFERENCES_MAX: usize = 5;
 
+/// Of what hardly counts: one policy in a short run may weigh so much.
+const SOME: u64 = 4000;
+
 fn number_of(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
@@ -72,8 +75,13 @@ async fn verdicts_in_the_stream_are_those_of_postgres() {
         tally.compiled_percent() >= 40,
         "Postgres was held against itself: {tally}"
     );
+    // A condition that raises for an old row leaves it unjudged, also where Postgres does not come to evaluate it.
     assert!(
-        tally.past.judged * 5 > tally.past.unjudged,
+        tally.past.unjudged_despite_plan * 20 <= tally.past.judged_by_plan + SOME,
+        "old rows that could be judged were not: {tally}"
+    );
+    assert!(
+        tally.past.judged * 50 + SOME > tally.past.unjudged,
         "hardly any old row was judged: {tally}"
     );
     assert!(

@@ -143,14 +143,15 @@ pub(super) enum Fault {
     Wrong(Option<usize>, String),
 }
 
-/// What became of old rows.
+/// What became of old rows, where that can be told from what came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Past {
     /// Told to those only who had seen them.
     pub(super) judged: u64,
     /// Told as keys, whoever had seen them.
     pub(super) unjudged: u64,
-    /// Of the latter, those that the server had a plan, the tables and the old row for.
+    /// The same of those that the server had a plan, all tables and the whole old row for.
+    pub(super) judged_by_plan: u64,
     pub(super) unjudged_despite_plan: u64,
 }
 
@@ -158,6 +159,7 @@ impl Past {
     pub(super) const fn add(&mut self, other: &Self) {
         self.judged += other.judged;
         self.unjudged += other.unjudged;
+        self.judged_by_plan += other.judged_by_plan;
         self.unjudged_despite_plan += other.unjudged_despite_plan;
     }
 }
@@ -308,14 +310,15 @@ impl Comparison<'_> {
             (Some(Answer::Visible), _) if is_whole_told(table, access) => told == Told::Whole,
             _ => return,
         };
+        let plan = (table.name.clone(), self.role.to_owned());
+        let is_planned = u64::from(table.identity_full && self.planned.contains(&plan));
         if is_judged {
             past.judged += 1;
-            return;
+            past.judged_by_plan += is_planned;
+        } else {
+            past.unjudged += 1;
+            past.unjudged_despite_plan += is_planned;
         }
-        past.unjudged += 1;
-        let plan = (table.name.clone(), self.role.to_owned());
-        past.unjudged_despite_plan +=
-            u64::from(table.identity_full && self.planned.contains(&plan));
     }
 }
 

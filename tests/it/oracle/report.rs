@@ -97,7 +97,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} transactions ({} changed the schema, {} more were refused), {} verdicts ({} allowed, {} hidden, {} raised), \
-             {} % of them compiled ({} of {}), {} old rows judged and {} not ({} despite a plan), {} stricter, {} depend on the plan, {} bursts compared in part, {} too late, {} s waited; {} differences",
+             {} % of them compiled ({} of {}), {} old rows judged ({} had to be) and {} not ({} had to be), {} stricter, {} depend on the plan, {} bursts compared in part, {} too late, {} s waited; {} differences",
             self.transactions,
             self.schema_changes,
             self.refused,
@@ -109,6 +109,7 @@ impl fmt::Display for Tally {
             self.compiled,
             self.compiled + self.asked,
             self.past.judged,
+            self.past.judged_by_plan,
             self.past.unjudged,
             self.past.unjudged_despite_plan,
             self.stricter,
