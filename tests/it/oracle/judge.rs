@@ -1,6 +1,6 @@
 //! What Postgres says to each verdict, and what each listener should have heard.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
@@ -8,7 +8,8 @@ use tokio_postgres::Client;
 use super::claims::Identity;
 use super::listener::Heard;
 use super::model::{Access, Model, Table};
-use super::rows::{Change, key_expression};
+use super::old::{Told, check_old, is_whole_told};
+use super::rows::{Change, Row, key_expression};
 
 /// What a SELECT of one row gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,26 +23,42 @@ pub(super) enum Answer {
 /// Answers by identity, then by change.
 pub(super) type Answers = Vec<HashMap<usize, Answer>>;
 
-/// Asks for the new rows of these changes (by number), as everybody.
+/// A version of a row that is asked about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question<'a> {
+    /// Whatever the answers are to be found by.
+    pub(super) number: usize,
+    pub(super) table: u32,
+    pub(super) row: &'a Row,
+}
+
+/// Asks for these versions, as everybody.
 pub(super) async fn ask(
     client: &Client,
     model: &Model,
     identities: &[&Identity],
-    changes: &[(usize, &Change)],
+    rows: &[Question<'_>],
+) -> Answers {
+    client
+        .batch_execute("begin isolation level repeatable read read only")
+        .await
+        .unwrap();
+    let answers = ask_within(client, model, identities, rows).await;
+    client.batch_execute("rollback").await.unwrap();
+    answers
+}
+
+/// The same in a transaction that is under way, perhaps for long. It keeps no locks of it.
+pub(super) async fn ask_within(
+    client: &Client,
+    model: &Model,
+    identities: &[&Identity],
+    rows: &[Question<'_>],
 ) -> Answers {
     let mut questions = Vec::new();
     let mut order = Vec::new();
     for table in &model.tables {
-        let rows: Vec<(usize, &Value, &str)> = changes
-            .iter()
-            .filter(|(_, change)| change.table == table.oid)
-            .filter_map(|(number, change)| {
-                change
-                    .new
-                    .as_ref()
-                    .map(|row| (*number, &row.content, row.key.as_str()))
-            })
-            .collect();
+        let rows: Vec<&Question<'_>> = rows.iter().filter(|row| row.table == table.oid).collect();
         if rows.is_empty() {
             continue;
         }
@@ -55,16 +72,19 @@ pub(super) async fn ask(
                 .collect();
             format!("({})", values.join(", "))
         };
-        let tuples: Vec<String> = rows.iter().map(|(_, content, _)| tuple(content)).collect();
+        let tuples: Vec<String> = rows.iter().map(|asked| tuple(&asked.row.content)).collect();
         let places: Vec<Value> = rows
             .iter()
-            .map(|(_, content, key)| json!({"key": key, "one": format!("select 'v' {from} where ({names}) = {}", tuple(content))}))
+            .map(|asked| {
+                let tuple = tuple(&asked.row.content);
+                json!({"key": asked.row.key, "one": format!("select 'v' {from} where ({names}) = {tuple}")})
+            })
             .collect();
         questions.push(json!({
             "all": format!("select array_agg({}) {from} where ({names}) in ({})", key_expression(table), tuples.join(", ")),
             "rows": places,
         }));
-        order.extend(rows.iter().map(|(number, ..)| *number));
+        order.extend(rows.iter().map(|asked| asked.number));
     }
     if questions.is_empty() {
         return vec![HashMap::new(); identities.len()];
@@ -73,10 +93,7 @@ pub(super) async fn ask(
         .iter()
         .map(|identity| json!({"role": identity.role, "claims": identity.claims.to_string()}))
         .collect();
-    client
-        .batch_execute("begin isolation level repeatable read read only")
-        .await
-        .unwrap();
+    client.batch_execute("savepoint asked").await.unwrap();
     let row = client
         .query_one(
             "select oracle.ask($1::text::jsonb, $2::text::jsonb)::text",
@@ -87,7 +104,10 @@ pub(super) async fn ask(
         )
         .await
         .unwrap();
-    client.batch_execute("rollback").await.unwrap();
+    client
+        .batch_execute("rollback to asked; release asked")
+        .await
+        .unwrap();
     let answers: Vec<Vec<String>> = serde_json::from_str(row.get(0)).unwrap();
     answers
         .into_iter()
@@ -117,8 +137,31 @@ pub(super) enum Fault {
     Missed(usize),
     /// It should not have got the change of this number.
     Leaked(usize),
+    /// It was shown what the change of this number did away with, and had not seen it.
+    LeakedOld(usize),
     /// It got something else than the change of this number, or what was no change at all.
     Wrong(Option<usize>, String),
+}
+
+/// What became of old rows, where that can be told from what came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Past {
+    /// Told to those only who had seen them.
+    pub(super) judged: u64,
+    /// Told as keys, whoever had seen them.
+    pub(super) unjudged: u64,
+    /// The same of those that the server had a plan, all tables and the whole old row for.
+    pub(super) judged_by_plan: u64,
+    pub(super) unjudged_despite_plan: u64,
+}
+
+impl Past {
+    pub(super) const fn add(&mut self, other: &Self) {
+        self.judged += other.judged;
+        self.unjudged += other.unjudged;
+        self.judged_by_plan += other.judged_by_plan;
+        self.unjudged_despite_plan += other.unjudged_despite_plan;
+    }
 }
 
 /// One listener's comparison.
@@ -127,6 +170,14 @@ pub(super) struct Comparison<'a> {
     pub(super) role: &'a str,
     pub(super) changes: &'a [Change],
     pub(super) answers: &'a HashMap<usize, Answer>,
+    /// The answers for old rows, from before their transactions.
+    pub(super) before: &'a HashMap<usize, Answer>,
+    /// Where transactions end in the WAL, and with them the changes before these numbers.
+    pub(super) ends: &'a [(usize, u64)],
+    /// They did more than change rows.
+    pub(super) changes_schema: bool,
+    /// Tables and roles whose plans were complete before the transactions.
+    pub(super) planned: &'a BTreeSet<(String, String)>,
 }
 
 impl Comparison<'_> {
@@ -153,7 +204,23 @@ impl Comparison<'_> {
         })
     }
 
-    pub(super) fn faults(&self, heard: &Heard) -> Vec<Fault> {
+    /// Whether what a listener got is of the transaction that the change of this number is of.
+    fn is_of(&self, data: &Value, number: usize) -> bool {
+        let Some(commit) = data["commit_lsn"].as_str().and_then(position) else {
+            return true;
+        };
+        let mut from = 0;
+        for (end, until) in self.ends {
+            if number < *end {
+                return (from..*until).contains(&commit);
+            }
+            from = *until;
+        }
+        true
+    }
+
+    /// Notes what became of old rows as well.
+    pub(super) fn faults(&self, heard: &Heard, past: &mut Past) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut left: Vec<&Value> = heard.changes.iter().collect();
         for (number, change) in self.changes.iter().enumerate() {
@@ -163,22 +230,58 @@ impl Comparison<'_> {
             let access = self.access(table);
             let found = left
                 .iter()
-                .position(|data| is_about(data, table, &access, change))
+                .position(|data| self.is_of(data, number) && is_about(data, table, &access, change))
                 .map(|place| left.remove(place));
-            let is_wanted = match &change.new {
-                None => !access.columns.is_empty(),
-                Some(_) if !is_key_granted(table, &access) => true,
-                Some(_) => self.answers.get(&number) == Some(&Answer::Visible),
-            };
-            match found {
-                None if is_wanted => faults.push(Fault::Missed(number)),
-                None => {}
-                Some(_) if !is_wanted => faults.push(Fault::Leaked(number)),
+            let before = self.before.get(&number);
+            let told = match found {
                 Some(data) => {
-                    if let Err(what) = check_content(data, table, &access, change) {
-                        faults.push(Fault::Wrong(Some(number), format!("{what}: {data}")));
+                    match check_content(data, table, &access, change, self.changes_schema) {
+                        Ok(told) => told,
+                        Err(what) => {
+                            let may_be =
+                                change.new.is_none() || self.is_wanted(number, table, &access);
+                            faults.push(if may_be {
+                                Fault::Wrong(Some(number), format!("{what}: {data}"))
+                            } else {
+                                Fault::Leaked(number)
+                            });
+                            continue;
+                        }
                     }
                 }
+                None => Told::Nothing,
+            };
+            let is_told = told != Told::Nothing;
+            if change.new.is_some() {
+                let is_wanted = self.is_wanted(number, table, &access);
+                if is_told != is_wanted {
+                    faults.push(if is_told {
+                        Fault::Leaked(number)
+                    } else {
+                        Fault::Missed(number)
+                    });
+                    continue;
+                }
+            } else if access.columns.is_empty() {
+                if is_told {
+                    faults.push(Fault::Leaked(number));
+                }
+                continue;
+            } else if !is_told && !access.policies_apply {
+                faults.push(Fault::Missed(number));
+                continue;
+            }
+            // Without a right to the key Postgres cannot be asked for the row.
+            if change.old.is_none() || !is_key_granted(table, &access) {
+                continue;
+            }
+            let is_seen = before == Some(&Answer::Visible);
+            if told == Told::Whole && !is_seen {
+                faults.push(Fault::LeakedOld(number));
+            } else if !is_told && change.new.is_none() && (is_seen || before.is_none()) {
+                faults.push(Fault::Missed(number));
+            } else if access.policies_apply {
+                self.note(past, table, &access, change, told, before);
             }
         }
         faults.extend(
@@ -187,9 +290,46 @@ impl Comparison<'_> {
         );
         faults
     }
+
+    fn is_wanted(&self, number: usize, table: &Table, access: &Access) -> bool {
+        !is_key_granted(table, access) || self.answers.get(&number) == Some(&Answer::Visible)
+    }
+
+    /// Whether the old row was judged, where that can be told from what came.
+    fn note(
+        &self,
+        past: &mut Past,
+        table: &Table,
+        access: &Access,
+        change: &Change,
+        told: Told,
+        before: Option<&Answer>,
+    ) {
+        let is_judged = match (before, &change.new) {
+            (Some(Answer::Hidden), None) => told == Told::Nothing,
+            (Some(Answer::Visible), _) if is_whole_told(table, access) => told == Told::Whole,
+            _ => return,
+        };
+        let plan = (table.name.clone(), self.role.to_owned());
+        let is_planned = u64::from(table.identity_full && self.planned.contains(&plan));
+        if is_judged {
+            past.judged += 1;
+            past.judged_by_plan += is_planned;
+        } else {
+            past.unjudged += 1;
+            past.unjudged_despite_plan += is_planned;
+        }
+    }
 }
 
-fn is_key_granted(table: &Table, access: &Access) -> bool {
+/// Bytes from the beginning of the WAL.
+fn position(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    let half = |text| u64::from_str_radix(text, 16).ok();
+    Some((half(high)? << 32) | half(low)?)
+}
+
+pub(super) fn is_key_granted(table: &Table, access: &Access) -> bool {
     table.key.iter().all(|name| access.columns.contains(name))
 }
 
@@ -219,7 +359,8 @@ fn check_content(
     table: &Table,
     access: &Access,
     change: &Change,
-) -> Result<(), String> {
+    doubts_grants: bool,
+) -> Result<Told, String> {
     let is_sent = |name: &str| access.columns.iter().any(|column| column == name);
     let sent: Vec<_> = table
         .columns
@@ -232,7 +373,7 @@ fn check_content(
                 && data["record"] == json!({})
                 && data["columns"] == json!([]);
             return if told {
-                Ok(())
+                Ok(Told::Either)
             } else {
                 Err("content without a right to the key".to_owned())
             };
@@ -262,33 +403,11 @@ fn check_content(
         return Err("an error".to_owned());
     }
     match &change.old {
-        Some(old) => check_old(&data["old_record"], table, access, change, &old.content),
-        None => Ok(()),
-    }
-}
-
-/// Under row-level security the old row shows its key. Verdicts on old tuples, once there are any, are to be compared
-/// here, with answers from before the transaction.
-fn check_old(
-    got: &Value,
-    table: &Table,
-    access: &Access,
-    change: &Change,
-    old: &Value,
-) -> Result<(), String> {
-    let hides = access.policies_apply || (change.new.is_none() && table.row_security);
-    let mut wanted = Map::new();
-    for column in &table.columns {
-        let is_shown = table.key.contains(&column.name) || (table.identity_full && !hides);
-        if is_shown && !column.generated && access.columns.contains(&column.name) {
-            wanted.insert(column.name.clone(), old[&column.name].clone());
+        Some(old) => {
+            let told = &data["old_record"];
+            check_old(told, table, access, (change, &old.content), doubts_grants)
         }
-    }
-    let wanted = Value::Object(wanted);
-    if *got == wanted {
-        Ok(())
-    } else {
-        Err(format!("the old record should be {wanted}"))
+        None => Ok(Told::Either),
     }
 }
 
@@ -297,7 +416,7 @@ mod tests {
     use crate::oracle::model::Column;
     use crate::oracle::rows::Row;
 
-    fn model(columns: &[&str]) -> Model {
+    fn model(columns: &[&str], identity_full: bool) -> Model {
         let column = |name: &str| Column {
             name: name.to_owned(),
             type_name: "int4".to_owned(),
@@ -312,7 +431,7 @@ mod tests {
             is_partition: false,
             is_published: true,
             row_security: true,
-            identity_full: false,
+            identity_full,
             columns: vec![column("id"), column("n")],
             key: vec!["id".to_owned()],
             policies: Vec::new(),
@@ -338,29 +457,50 @@ mod tests {
 
     #[track_caller]
     fn check(change: &Change, answer: Option<Answer>, heard: &[Value], expected: &[&str]) {
-        let model = model(&["id", "n"]);
-        let answers: HashMap<usize, Answer> =
-            answer.map(|answer| (0, answer)).into_iter().collect();
+        check_past(change, answer, None, false, heard, expected, (0, 0));
+    }
+
+    #[track_caller]
+    fn check_past(
+        change: &Change,
+        answer: Option<Answer>,
+        before: Option<Answer>,
+        identity_full: bool,
+        heard: &[Value],
+        expected: &[&str],
+        noted: (u64, u64),
+    ) {
+        let model = model(&["id", "n"], identity_full);
+        let first = |answer: Option<Answer>| -> HashMap<usize, Answer> {
+            answer.map(|answer| (0, answer)).into_iter().collect()
+        };
         let comparison = Comparison {
             model: &model,
             role: "anon",
             changes: std::slice::from_ref(change),
-            answers: &answers,
+            answers: &first(answer),
+            before: &first(before),
+            ends: &[(1, 100)],
+            changes_schema: false,
+            planned: &BTreeSet::new(),
         };
         let heard = Heard {
             changes: heard.to_vec(),
             ..Heard::default()
         };
+        let mut past = Past::default();
         let faults: Vec<String> = comparison
-            .faults(&heard)
+            .faults(&heard, &mut past)
             .into_iter()
             .map(|fault| match fault {
                 Fault::Missed(_) => "missed".to_owned(),
                 Fault::Leaked(_) => "leaked".to_owned(),
+                Fault::LeakedOld(_) => "leaked old".to_owned(),
                 Fault::Wrong(number, _) => format!("wrong {number:?}"),
             })
             .collect();
         assert_eq!(faults, expected);
+        assert_eq!((past.judged, past.unjudged), noted);
     }
 
     #[test]
@@ -399,12 +539,57 @@ mod tests {
         let whole = heard("UPDATE", json!({"id": 6, "n": 1}), json!({"id": 5, "n": 1}));
         check(&updated, visible(), &[whole], &["wrong Some(0)"]);
         let deleted = Change::new(1, row(5, 1), None);
-        check(
-            &deleted,
-            None,
-            &[heard("DELETE", Value::Null, json!({"id": 5}))],
-            &[],
-        );
+        let gone = heard("DELETE", Value::Null, json!({"id": 5}));
+        check(&deleted, None, std::slice::from_ref(&gone), &[]);
         check(&deleted, None, &[], &["missed"]);
+        let mut of_another = gone;
+        of_another["commit_lsn"] = "0/FF".into();
+        check(&deleted, None, &[of_another], &["missed", "wrong None"]);
+    }
+
+    #[test]
+    fn old_rows_are_for_those_who_saw_them() {
+        let seen = || Some(Answer::Visible);
+        let unseen = || Some(Answer::Hidden);
+        let raises = || Some(Answer::Raises("22P02".to_owned()));
+        let deleted = Change::new(1, row(5, 1), None);
+        let key = [heard("DELETE", Value::Null, json!({"id": 5}))];
+        let whole = [heard("DELETE", Value::Null, json!({"id": 5, "n": 1}))];
+        let other = [heard("DELETE", Value::Null, json!({"id": 5, "n": 2}))];
+        let check = |before: Option<Answer>, heard: &[Value], expected: &[&str], noted| {
+            check_past(&deleted, None, before, true, heard, expected, noted);
+        };
+        check(seen(), &whole, &[], (1, 0));
+        check(seen(), &key, &[], (0, 1));
+        check(seen(), &[], &["missed"], (0, 0));
+        check(seen(), &other, &["wrong Some(0)"], (0, 0));
+        check(unseen(), &[], &[], (1, 0));
+        check(unseen(), &key, &[], (0, 1));
+        for before in [unseen(), raises(), None] {
+            check(before, &whole, &["leaked old"], (0, 0));
+        }
+        check(raises(), &[], &[], (0, 0));
+        check(raises(), &key, &[], (0, 0));
+        let updated = Change::new(1, row(5, 1), row(5, 2));
+        let update = |old: Value| [heard("UPDATE", json!({"id": 5, "n": 2}), old)];
+        let key = update(json!({"id": 5}));
+        let whole = update(json!({"id": 5, "n": 1}));
+        let check = |before: Option<Answer>, heard: &[Value], expected: &[&str], noted| {
+            check_past(&updated, seen(), before, true, heard, expected, noted);
+        };
+        check(seen(), &whole, &[], (1, 0));
+        check(seen(), &key, &[], (0, 1));
+        check(unseen(), &key, &[], (0, 0));
+        check(unseen(), &whole, &["leaked old"], (0, 0));
+        check(seen(), &[], &["missed"], (0, 0));
+        check_past(
+            &updated,
+            unseen(),
+            seen(),
+            true,
+            &whole,
+            &["leaked"],
+            (0, 0),
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::judge::Answer;
+use super::judge::{Answer, Past};
 
 const REFUSALS_SHOWN: usize = 25;
 
@@ -21,6 +21,8 @@ pub(super) struct Tally {
     /// Verdicts that the server took in memory, by its own count, and those that it asked for.
     pub(super) compiled: u64,
     pub(super) asked: u64,
+    /// Old rows under row-level security.
+    pub(super) past: Past,
     /// Denied because a part of a condition raises that Postgres happened not to evaluate.
     pub(super) stricter: u64,
     /// Rows that Postgres shows under one plan and raises for under another.
@@ -76,6 +78,7 @@ impl Tally {
         self.raised += other.raised;
         self.compiled += other.compiled;
         self.asked += other.asked;
+        self.past.add(&other.past);
         self.stricter += other.stricter;
         self.plan_dependent += other.plan_dependent;
         self.merged += other.merged;
@@ -94,7 +97,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} transactions ({} changed the schema, {} more were refused), {} verdicts ({} allowed, {} hidden, {} raised), \
-             {} % of them compiled ({} of {}), {} stricter, {} depend on the plan, {} bursts compared in part, {} too late, {} s waited; {} differences",
+             {} % of them compiled ({} of {}), {} old rows judged ({} had to be) and {} not ({} had to be), {} stricter, {} depend on the plan, {} bursts compared in part, {} too late, {} s waited; {} differences",
             self.transactions,
             self.schema_changes,
             self.refused,
@@ -105,6 +108,10 @@ impl fmt::Display for Tally {
             self.compiled_percent(),
             self.compiled,
             self.compiled + self.asked,
+            self.past.judged,
+            self.past.judged_by_plan,
+            self.past.unjudged,
+            self.past.unjudged_despite_plan,
             self.stricter,
             self.plan_dependent,
             self.merged,

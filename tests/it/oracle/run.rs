@@ -1,12 +1,12 @@
 //! One world: a database from a seed, a server before it, listeners, and transactions one at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 use walcast::database::Database;
@@ -14,11 +14,11 @@ use walcast::testing::{App, AppOptions};
 
 use super::claims::{Identity, ROLES};
 use super::dice::Dice;
-use super::judge::{self, Answer, Comparison, Fault};
+use super::judge::{self, Answer, Comparison, Fault, Past, Question};
 use super::listener::Listener;
 use super::model::Model;
 use super::report::Tally;
-use super::rows::{self, Change};
+use super::rows::{self, Change, Row};
 use super::schema::{self, HELPERS};
 use super::transactions::{self, Numbers, Script};
 
@@ -31,26 +31,53 @@ const SAMPLES_MAX: usize = 2;
 /// Differences that are shown of one transaction.
 const SHOWN_MAX: usize = 4;
 
+/// Transactions at once, at most.
+const BURST_MAX: usize = 4;
+
 /// Transactions of which the listeners have not been asked yet.
 struct Committed {
     scripts: Vec<Script>,
     /// Of all of them, in order.
     changes: Vec<Change>,
     answers: judge::Answers,
+    /// For the old rows, as of right before each transaction.
+    before: judge::Answers,
+    /// How many changes there were, and where the WAL was, after each transaction.
+    ends: Vec<(usize, u64)>,
+    /// Which of those who look back can be asked again about a change.
+    backward: Vec<Option<usize>>,
 }
 
 impl Committed {
-    /// Whether a listener was to see none of the versions of a row.
+    /// Whether a listener was to see none of the versions that got this change's key.
     fn is_never_visible(&self, place: usize, number: usize) -> bool {
-        let key = |change: &Change| {
-            let row = change.new.as_ref().or(change.old.as_ref());
-            (change.table, row.map(|row| row.key.clone()))
+        let wanted = &self.changes[number];
+        let row = wanted.new.as_ref().or(wanted.old.as_ref());
+        let is_its = |change: &Change, version: &Option<Row>| {
+            change.table == wanted.table
+                && version.as_ref().map(|row| &row.key) == row.map(|row| &row.key)
         };
-        let wanted = key(&self.changes[number]);
-        let answers = &self.answers[place];
-        (self.changes.iter().enumerate())
-            .filter(|(_, change)| key(change) == wanted)
-            .all(|(number, _)| answers.get(&number) != Some(&Answer::Visible))
+        let is_seen = |answers: &HashMap<usize, Answer>, number: usize| {
+            answers.get(&number) == Some(&Answer::Visible)
+        };
+        (self.changes.iter().enumerate()).all(|(number, change)| {
+            !(is_its(change, &change.new) && is_seen(&self.answers[place], number))
+        })
+    }
+
+    /// The same for what was before this change, and the versions before that.
+    fn was_never_visible(&self, place: usize, number: usize) -> bool {
+        let wanted = &self.changes[number];
+        let key = wanted.old.as_ref().map(|row| &row.key);
+        (self.changes.iter().enumerate()).all(|(number, change)| {
+            let is_its = |version: &Option<Row>| {
+                change.table == wanted.table && version.as_ref().map(|row| &row.key) == key
+            };
+            let is_seen =
+                |answers: &judge::Answers| answers[place].get(&number) == Some(&Answer::Visible);
+            !(is_its(&change.new) && is_seen(&self.answers))
+                && !(is_its(&change.old) && is_seen(&self.before))
+        })
     }
 
     fn new(listeners: usize) -> Self {
@@ -58,8 +85,19 @@ impl Committed {
             scripts: Vec::new(),
             changes: Vec::new(),
             answers: vec![HashMap::new(); listeners],
+            before: vec![HashMap::new(); listeners],
+            ends: Vec::new(),
+            backward: Vec::new(),
         }
     }
+}
+
+/// How the old rows of a transaction are asked for.
+enum Backward {
+    /// With a snapshot that one of those who look back has taken before it.
+    Snapshot(usize),
+    /// Everything was asked before: what happens would not be hidden from a snapshot.
+    Asked(Vec<HashMap<(u32, String), Answer>>),
 }
 
 pub(super) struct World {
@@ -70,12 +108,16 @@ pub(super) struct World {
     writer: Client,
     /// Asks as others.
     asker: Client,
+    /// Ask as others, with snapshots from before a transaction.
+    backward: Vec<Client>,
     model: Model,
     listeners: Vec<Listener>,
     /// Is told of nothing but rows of `probe`.
     probe: Listener,
     probes: i64,
     next_identity: usize,
+    /// Tables and roles whose plans are complete, as long as the schema stays as it is.
+    planned: BTreeSet<(String, String)>,
     /// What changed the schema, as far as it succeeded.
     history: Vec<String>,
     seed: u64,
@@ -99,11 +141,17 @@ impl World {
         let tracker = TaskTracker::new();
         let writer = database.connect(&tracker, "oracle").await.unwrap();
         let asker = database.connect(&tracker, "oracle").await.unwrap();
+        let mut backward = Vec::new();
+        for _ in 0..BURST_MAX {
+            backward.push(database.connect(&tracker, "oracle").await.unwrap());
+        }
         // By the key's index: otherwise it depends on the plan whether other rows are looked at, which may raise.
-        asker
-            .batch_execute("set enable_seqscan = off; set statement_timeout = '60s'")
-            .await
-            .unwrap();
+        for client in backward.iter().chain([&asker]) {
+            client
+                .batch_execute("set enable_seqscan = off; set statement_timeout = '60s'")
+                .await
+                .unwrap();
+        }
         let mut history = Vec::new();
         let mut numbers = Numbers::default();
         for statement in schema::tables(&mut dice) {
@@ -168,6 +216,8 @@ impl World {
             numbers,
             writer,
             asker,
+            backward,
+            planned: BTreeSet::new(),
             model,
             listeners,
             probe,
@@ -265,6 +315,7 @@ impl World {
         } = &committed;
         let mut faults: Vec<(usize, Fault)> = Vec::new();
         let mut away = Vec::new();
+        let mut pasts = Vec::new();
         for (place, listener) in self.listeners.iter_mut().enumerate() {
             let heard = listener.until(number).await;
             let comparison = Comparison {
@@ -272,6 +323,10 @@ impl World {
                 role: listener.identity.role,
                 changes,
                 answers: &answers[place],
+                before: &committed.before[place],
+                ends: &committed.ends,
+                changes_schema: committed.scripts.iter().any(Script::changes_schema),
+                planned: &self.planned,
             };
             for (number, change) in changes.iter().enumerate() {
                 if comparison.is_verdict(change) {
@@ -289,18 +344,29 @@ impl World {
                 faults.push((place, Fault::Wrong(None, reason)));
                 away.push(place);
             }
-            let found = comparison.faults(&heard);
+            let mut past = Past::default();
+            let found = comparison.faults(&heard, &mut past);
+            pasts.push(past);
             faults.extend(found.into_iter().map(|fault| (place, fault)));
         }
         if is_burst && self.asked().await > asked {
             // Postgres answers for the present: versions that were superseded meanwhile are merged. What remains certain
             // is that nobody gets a row of which no version was visible.
             self.tally.merged += 1;
-            faults.retain(|(place, fault)| {
-                matches!(fault, Fault::Leaked(number) if committed.is_never_visible(*place, *number))
+            faults.retain(|(place, fault)| match fault {
+                Fault::Leaked(number) => committed.is_never_visible(*place, *number),
+                Fault::LeakedOld(number) => committed.was_never_visible(*place, *number),
+                Fault::Missed(_) | Fault::Wrong(..) => false,
             });
+        } else {
+            for past in &pasts {
+                self.tally.past.add(past);
+            }
         }
-        let stricter = self.excuse(changes, &mut faults, compiled).await;
+        let stricter = self.excuse(&committed, &mut faults, compiled).await;
+        for client in &self.backward {
+            client.batch_execute("rollback").await.unwrap();
+        }
         if let Some(sample) = stricter
             && self.tally.samples.len() < SAMPLES_MAX
         {
@@ -320,27 +386,119 @@ impl World {
         }
     }
 
-    /// One transaction; Postgres is asked what everybody sees right after it.
+    /// One transaction; Postgres is asked what everybody sees right after it, and what of it everybody saw right before.
     async fn commit(&mut self, mut script: Script, committed: &mut Committed) {
         let with_rows = !script.changes_schema() || self.dice.chance(60);
+        let changes_schema = script.changes_schema();
+        if changes_schema {
+            self.planned.clear();
+        }
+        let backward = if script.first.is_empty() && script.last.is_empty() {
+            let place = committed.scripts.len();
+            self.backward[place]
+                .batch_execute(
+                    "begin isolation level repeatable read read only; select pg_current_snapshot()",
+                )
+                .await
+                .unwrap();
+            Backward::Snapshot(place)
+        } else if with_rows {
+            Backward::Asked(self.all_visible().await)
+        } else {
+            Backward::Asked(vec![HashMap::new(); self.listeners.len()])
+        };
         let Some(before) = self.write(&mut script, with_rows).await else {
+            if let Backward::Snapshot(place) = backward {
+                let client = &self.backward[place];
+                client.batch_execute("rollback").await.unwrap();
+            }
             self.tally.refused += 1;
             return;
         };
+        let until: i64 = self
+            .writer
+            .query_one(
+                "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint",
+                &[],
+            )
+            .await
+            .unwrap()
+            .get(0);
         self.tally.schema_changes += u64::from(script.changes_schema());
         self.tally.transactions += 1;
         let after = rows::read(&self.writer, &self.model).await;
         let changes = rows::changes(&before, &after);
         let first = committed.changes.len();
         let numbered: Vec<(usize, &Change)> = (first..).zip(&changes).collect();
-        let listeners = self.listeners.iter();
-        let people: Vec<&Identity> = listeners.map(|listener| &listener.identity).collect();
-        let answers = judge::ask(&self.asker, &self.model, &people, &numbered).await;
+        let people = self.people();
+        let questions = |version: fn(&Change) -> Option<&Row>| -> Vec<Question<'_>> {
+            let asked = numbered.iter().filter_map(|(number, change)| {
+                Some(Question {
+                    number: *number,
+                    table: change.table,
+                    row: version(change)?,
+                })
+            });
+            asked.collect()
+        };
+        let new = questions(|change| change.new.as_ref());
+        let answers = judge::ask(&self.asker, &self.model, &people, &new).await;
+        let old = questions(|change| change.old.as_ref());
+        let before = match &backward {
+            Backward::Snapshot(place) => {
+                judge::ask_within(&self.backward[*place], &self.model, &people, &old).await
+            }
+            Backward::Asked(known) => (known.iter())
+                .map(|known| {
+                    let of = |asked: &Question<'_>| {
+                        let answer = known.get(&(asked.table, asked.row.key.clone()))?;
+                        Some((asked.number, answer.clone()))
+                    };
+                    old.iter().filter_map(of).collect()
+                })
+                .collect(),
+        };
+        let again = match backward {
+            Backward::Snapshot(place) => Some(place),
+            Backward::Asked(_) => None,
+        };
         for (known, more) in committed.answers.iter_mut().zip(answers) {
             known.extend(more);
         }
+        for (known, more) in committed.before.iter_mut().zip(before) {
+            known.extend(more);
+        }
+        committed.backward.extend(changes.iter().map(|_| again));
         committed.changes.extend(changes);
+        let end = (committed.changes.len(), u64::try_from(until).unwrap());
+        committed.ends.push(end);
         committed.scripts.push(script);
+    }
+
+    fn people(&self) -> Vec<&Identity> {
+        let listeners = self.listeners.iter();
+        listeners.map(|listener| &listener.identity).collect()
+    }
+
+    /// What everybody sees of everything, by table and key.
+    async fn all_visible(&self) -> Vec<HashMap<(u32, String), Answer>> {
+        let rows = rows::read(&self.writer, &self.model).await;
+        let questions: Vec<Question<'_>> = (rows.iter().enumerate())
+            .map(|(number, ((table, _), row))| Question {
+                number,
+                table: *table,
+                row,
+            })
+            .collect();
+        let answers = judge::ask(&self.asker, &self.model, &self.people(), &questions).await;
+        let by_key = |mut answers: HashMap<usize, Answer>| {
+            let of = |asked: &Question<'_>| {
+                let answer = answers.remove(&asked.number)?;
+                Some(((asked.table, asked.row.key.clone()), answer))
+            };
+            questions.iter().filter_map(of).collect()
+        };
+        answers.into_iter().map(by_key).collect()
     }
 
     /// Runs a script; gives the rows as they were before its own changes of rows, and what ran. Nothing if Postgres refused.
@@ -384,47 +542,60 @@ impl World {
     /// a part of an OR raises that a lucky plan does not evaluate. Both only ever deny.
     async fn excuse(
         &mut self,
-        changes: &[Change],
+        committed: &Committed,
         faults: &mut Vec<(usize, Fault)>,
         raised_before: u64,
     ) -> Option<(usize, Fault)> {
         if faults.is_empty() {
             return None;
         }
-        let doubtful: Vec<(usize, usize)> = faults
-            .iter()
-            .filter_map(|(place, fault)| match fault {
-                Fault::Missed(number) | Fault::Leaked(number) => Some((*place, *number)),
-                Fault::Wrong(..) => None,
-            })
-            .collect();
-        self.asker
-            .batch_execute("set enable_seqscan = on")
-            .await
-            .unwrap();
+        let changes = &committed.changes;
         let mut again = BTreeMap::new();
-        for (place, number) in doubtful {
-            let identity = &self.listeners[place].identity;
-            let answers = judge::ask(
-                &self.asker,
-                &self.model,
-                &[identity],
-                &[(number, &changes[number])],
-            )
-            .await;
-            again.insert((place, number), answers[0].get(&number).cloned());
+        for client in self.backward.iter().chain([&self.asker]) {
+            client
+                .batch_execute("set enable_seqscan = on")
+                .await
+                .unwrap();
         }
-        self.asker
-            .batch_execute("set enable_seqscan = off")
-            .await
-            .unwrap();
+        for (place, fault) in faults.iter() {
+            let (number, is_new) = match fault {
+                Fault::Missed(number) => (*number, changes[*number].new.is_some()),
+                Fault::Leaked(number) => (*number, true),
+                Fault::LeakedOld(number) => (*number, false),
+                Fault::Wrong(..) => continue,
+            };
+            let change = &changes[number];
+            let version = if is_new { &change.new } else { &change.old };
+            let Some(row) = version else { continue };
+            let question = [Question {
+                number,
+                table: change.table,
+                row,
+            }];
+            let identity = [&self.listeners[*place].identity];
+            let answers = if is_new {
+                judge::ask(&self.asker, &self.model, &identity, &question).await
+            } else if let Some(client) = committed.backward[number] {
+                let client = &self.backward[client];
+                judge::ask_within(client, &self.model, &identity, &question).await
+            } else {
+                continue;
+            };
+            again.insert((*place, number), answers[0].get(&number).cloned());
+        }
+        for client in self.backward.iter().chain([&self.asker]) {
+            client
+                .batch_execute("set enable_seqscan = off")
+                .await
+                .unwrap();
+        }
         let mut excused = 0;
         faults.retain(|(place, fault)| {
             let depends = match fault {
                 Fault::Missed(number) => {
                     matches!(again.get(&(*place, *number)), Some(Some(Answer::Raises(_))))
                 }
-                Fault::Leaked(number) => {
+                Fault::Leaked(number) | Fault::LeakedOld(number) => {
                     matches!(again.get(&(*place, *number)), Some(Some(Answer::Visible)))
                 }
                 Fault::Wrong(..) => false,
@@ -457,9 +628,10 @@ impl World {
             let identity = &self.listeners[*place].identity;
             writeln!(text, "\n{fault:?} as {} {}", identity.role, identity.claims).unwrap();
             let number = match fault {
-                Fault::Missed(number) | Fault::Leaked(number) | Fault::Wrong(Some(number), _) => {
-                    *number
-                }
+                Fault::Missed(number)
+                | Fault::Leaked(number)
+                | Fault::LeakedOld(number)
+                | Fault::Wrong(Some(number), _) => *number,
                 Fault::Wrong(None, _) => continue,
             };
             let change = &committed.changes[number];
@@ -472,8 +644,9 @@ impl World {
             writeln!(text, "{} of {}: {:?}", change.kind(), table.name, change).unwrap();
             writeln!(
                 text,
-                "Postgres: {:?}",
-                committed.answers[*place].get(&number)
+                "Postgres: {:?}, and before {:?}",
+                committed.answers[*place].get(&number),
+                committed.before[*place].get(&number)
             )
             .unwrap();
             let sql = format!(
@@ -535,7 +708,27 @@ impl World {
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
         }
+        self.planned = self.plans().await;
         self.tally.settling += started.elapsed();
+    }
+
+    /// Tables and roles whose plans have all that they look into.
+    async fn plans(&self) -> BTreeSet<(String, String)> {
+        let state = self.app.server.get("/policy").await.unwrap().body;
+        let state: Value = serde_json::from_str(&state).unwrap();
+        let is_trusted = |name: &Value| {
+            let mut shadows = state["shadows"].as_array().unwrap().iter();
+            shadows.any(|shadow| shadow["table"] == *name && shadow["state"] == "trusted")
+        };
+        let plans = state["plans"].as_array().unwrap().iter();
+        plans
+            .filter(|plan| plan["compiled"] == true)
+            .filter(|plan| plan["reads"].as_array().unwrap().iter().all(is_trusted))
+            .filter_map(|plan| {
+                let name = plan["table"].as_str()?.strip_prefix("app.")?;
+                Some((name.to_owned(), plan["role"].as_str()?.to_owned()))
+            })
+            .collect()
     }
 
     /// Verdicts that were asked of Postgres.

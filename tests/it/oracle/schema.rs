@@ -132,8 +132,10 @@ pub(super) fn tables(dice: &mut Dice) -> Vec<String> {
         "create view app.active as select m.who, m.team from app.member m where m.active"
             .to_owned(),
     );
-    for name in ["member", "items", "docs", "team", "entries"] {
-        if dice.chance(30) {
+    for name in [
+        "member", "items", "docs", "team", "entries", "profile", "share", "pages", "logs_a",
+    ] {
+        if dice.chance(40) {
             made.push(format!("alter table app.{name} replica identity full"));
         }
     }
