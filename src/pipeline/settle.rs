@@ -221,7 +221,7 @@ impl Desk<'_> {
         for_receivers(&interested, item, self.subscribers, |subscriber| {
             let posted = holding.note(subscriber, |subscriber| {
                 let frames = subscriber.post(&post);
-                if item.only.is_some() && frames > 0 && !is_delete {
+                if frames > 0 && !is_delete && subscriber.replay.is_some() {
                     let (_, key) = item.part.row_keys(keys, row.change);
                     if let (Some(replay), Some(key)) = (&mut subscriber.replay, key) {
                         replay.show(key);
@@ -302,7 +302,8 @@ impl Desk<'_> {
         earlier: Option<Pending>,
     ) {
         let (key, _) = item.part.row_keys(self.keys, row.change);
-        let subscriber = item.only.and_then(|only| self.subscribers.get_mut(&only));
+        let only = item.only.or(lane.key.alone);
+        let subscriber = only.and_then(|only| self.subscribers.get_mut(&only));
         let replay = subscriber.and_then(|subscriber| subscriber.replay.as_mut());
         let shown = replay
             .zip(key)

@@ -166,7 +166,8 @@ impl Subscriber {
             && (self.replay.is_some() || self.is_after_join(&part.commit))
     }
 
-    fn is_after_join(&self, commit: &Commit) -> bool {
+    /// Whether a commit is newer than the subscription.
+    pub(super) fn is_after_join(&self, commit: &Commit) -> bool {
         let seen = |(snapshot, _): &(Snapshot, Lsn)| snapshot.sees(commit.xid);
         !self.joined.as_ref().is_some_and(seen)
     }

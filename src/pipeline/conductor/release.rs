@@ -1,5 +1,6 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
+use super::replay::restrict;
 use super::rows::{Visit, doubt_grants, is_among, is_denied_unseen, judge_rows, routed_rows};
 use super::{
     CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX,
@@ -521,6 +522,20 @@ impl Conductor {
                         && is_among(self.regranted.as_ref(), view)
                     {
                         doubt_grants(row, change, view, lane.key.identity.role());
+                    }
+                }
+            }
+            // Released after the history was gone through, but older than the join: of the past all the same.
+            if let Some(subscriber) = lane.key.alone.and_then(|id| self.subscribers.get(&id))
+                && subscriber.replay.is_some()
+                && !subscriber.is_after_join(&part.commit)
+            {
+                let was_subscribed = subscriber.was_subscribed();
+                let role = lane.key.identity.role();
+                for row in &mut rows {
+                    if let Some((change, view)) = part.change(row.change) {
+                        let access = view.table.access.get(role);
+                        restrict(row, change, view, access, (knows_grants, was_subscribed));
                     }
                 }
             }
