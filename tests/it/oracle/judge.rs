@@ -175,7 +175,7 @@ pub(super) struct Comparison<'a> {
     /// Where transactions end in the WAL, and with them the changes before these numbers.
     pub(super) ends: &'a [(usize, u64)],
     /// They did more than change rows.
-    pub(super) changes_schema: bool,
+    pub(super) does_more: bool,
     /// Tables and roles whose plans were complete before the transactions.
     pub(super) planned: &'a BTreeSet<(String, String)>,
 }
@@ -234,21 +234,18 @@ impl Comparison<'_> {
                 .map(|place| left.remove(place));
             let before = self.before.get(&number);
             let told = match found {
-                Some(data) => {
-                    match check_content(data, table, &access, change, self.changes_schema) {
-                        Ok(told) => told,
-                        Err(what) => {
-                            let may_be =
-                                change.new.is_none() || self.is_wanted(number, table, &access);
-                            faults.push(if may_be {
-                                Fault::Wrong(Some(number), format!("{what}: {data}"))
-                            } else {
-                                Fault::Leaked(number)
-                            });
-                            continue;
-                        }
+                Some(data) => match check_content(data, table, &access, change, self.does_more) {
+                    Ok(told) => told,
+                    Err(what) => {
+                        let may_be = change.new.is_none() || self.is_wanted(number, table, &access);
+                        faults.push(if may_be {
+                            Fault::Wrong(Some(number), format!("{what}: {data}"))
+                        } else {
+                            Fault::Leaked(number)
+                        });
+                        continue;
                     }
-                }
+                },
                 None => Told::Nothing,
             };
             let is_told = told != Told::Nothing;
@@ -281,7 +278,7 @@ impl Comparison<'_> {
             } else if !is_told && change.new.is_none() && (is_seen || before.is_none()) {
                 faults.push(Fault::Missed(number));
             } else if access.policies_apply {
-                self.note(past, table, &access, change, told, before);
+                self.note(past, (table, &access), change, told, before);
             }
         }
         faults.extend(
@@ -299,8 +296,7 @@ impl Comparison<'_> {
     fn note(
         &self,
         past: &mut Past,
-        table: &Table,
-        access: &Access,
+        (table, access): (&Table, &Access),
         change: &Change,
         told: Told,
         before: Option<&Answer>,
@@ -457,14 +453,13 @@ mod tests {
 
     #[track_caller]
     fn check(change: &Change, answer: Option<Answer>, heard: &[Value], expected: &[&str]) {
-        check_past(change, answer, None, false, heard, expected, (0, 0));
+        check_past(change, (answer, None), false, heard, expected, (0, 0));
     }
 
     #[track_caller]
     fn check_past(
         change: &Change,
-        answer: Option<Answer>,
-        before: Option<Answer>,
+        (answer, before): (Option<Answer>, Option<Answer>),
         identity_full: bool,
         heard: &[Value],
         expected: &[&str],
@@ -481,7 +476,7 @@ mod tests {
             answers: &first(answer),
             before: &first(before),
             ends: &[(1, 100)],
-            changes_schema: false,
+            does_more: false,
             planned: &BTreeSet::new(),
         };
         let heard = Heard {
@@ -557,7 +552,7 @@ mod tests {
         let whole = [heard("DELETE", Value::Null, json!({"id": 5, "n": 1}))];
         let other = [heard("DELETE", Value::Null, json!({"id": 5, "n": 2}))];
         let check = |before: Option<Answer>, heard: &[Value], expected: &[&str], noted| {
-            check_past(&deleted, None, before, true, heard, expected, noted);
+            check_past(&deleted, (None, before), true, heard, expected, noted);
         };
         check(seen(), &whole, &[], (1, 0));
         check(seen(), &key, &[], (0, 1));
@@ -575,7 +570,7 @@ mod tests {
         let key = update(json!({"id": 5}));
         let whole = update(json!({"id": 5, "n": 1}));
         let check = |before: Option<Answer>, heard: &[Value], expected: &[&str], noted| {
-            check_past(&updated, seen(), before, true, heard, expected, noted);
+            check_past(&updated, (seen(), before), true, heard, expected, noted);
         };
         check(seen(), &whole, &[], (1, 0));
         check(seen(), &key, &[], (0, 1));
@@ -584,8 +579,7 @@ mod tests {
         check(seen(), &[], &["missed"], (0, 0));
         check_past(
             &updated,
-            unseen(),
-            seen(),
+            (unseen(), seen()),
             true,
             &whole,
             &["leaked"],

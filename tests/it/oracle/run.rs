@@ -325,7 +325,7 @@ impl World {
                 answers: &answers[place],
                 before: &committed.before[place],
                 ends: &committed.ends,
-                changes_schema: committed.scripts.iter().any(Script::changes_schema),
+                does_more: committed.scripts.iter().any(Script::does_more),
                 planned: &self.planned,
             };
             for (number, change) in changes.iter().enumerate() {
@@ -393,7 +393,7 @@ impl World {
         if changes_schema {
             self.planned.clear();
         }
-        let backward = if script.first.is_empty() && script.last.is_empty() {
+        let backward = if !script.does_more() {
             let place = committed.scripts.len();
             self.backward[place]
                 .batch_execute(

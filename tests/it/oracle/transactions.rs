@@ -46,6 +46,11 @@ pub(super) struct Script {
 }
 
 impl Script {
+    /// Whether it does more than change rows: it alters the catalogs, as a TRUNCATE does as well.
+    pub(super) const fn does_more(&self) -> bool {
+        !(self.first.is_empty() && self.last.is_empty())
+    }
+
     pub(super) fn changes_schema(&self) -> bool {
         self.first
             .iter()
