@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::super::{MESSAGES, OPEN};
 use crate::change::Lsn;
+use crate::pipeline::tests::{MESSAGES, OPEN};
 use crate::policy::{Answer, Asked, Expected, Found, Question};
 
 /// Subjects of tokens are `0`, `1`, …

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::{MESSAGES, OPEN, catalog, key, relation, table, tuple};
 use super::client::{Client, ComesBack};
 use super::database::{Database, Kind, PEOPLE, Transaction, body};
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
@@ -19,6 +18,7 @@ use crate::log::{Limits as LogLimits, Log, Outbox, Posting};
 use crate::pipeline::conductor::{Ask, Conductor, Horizon, Output, Resolve, Rules};
 use crate::pipeline::history;
 use crate::pipeline::standing::{Pool, Timeouts};
+use crate::pipeline::tests::{MESSAGES, OPEN, catalog, key, relation, table, tuple};
 use crate::pipeline::{Acknowledged, Command, Farewell, KeyHash, Place, Resume};
 use crate::policy::{Asked, Trouble};
 use crate::realtime::{
