@@ -4,6 +4,7 @@
 //!
 //! `make faults` runs it for minutes; `WALCAST_FAULTS_SECONDS`, `WALCAST_FAULTS_CLIENTS`, `WALCAST_FAULTS_CALM` (the longest
 //! time between two cuts of one client, in milliseconds) and `WALCAST_FAULTS_SEED` choose.
+#![expect(clippy::print_stdout, reason = "a run tells its seed and its figures")]
 
 mod client;
 mod journal;

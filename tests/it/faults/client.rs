@@ -265,18 +265,16 @@ impl Client {
     async fn take(&mut self, frame: Frame, join_ref: &str) -> bool {
         match frame.event.as_str() {
             "postgres_changes" => self.change(&frame.payload),
-            "phx_reply" if frame.reference == join_ref => {
-                if frame.payload["status"] != "ok" {
-                    // A server that is leaving or has not come up yet says so.
-                    let reason = frame.payload["response"]["reason"].as_str().unwrap();
-                    if self.asked_since && reason.starts_with("PositionTooOld: ") {
-                        self.start_over("(join) PositionTooOld");
-                        return true;
-                    }
-                    *self.resyncs.entry(format!("(join) {reason}")).or_default() += 1;
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+            "phx_reply" if frame.reference == join_ref && frame.payload["status"] != "ok" => {
+                // A server that is leaving or has not come up yet says so.
+                let reason = frame.payload["response"]["reason"].as_str().unwrap();
+                if self.asked_since && reason.starts_with("PositionTooOld: ") {
+                    self.start_over("(join) PositionTooOld");
                     return true;
                 }
+                *self.resyncs.entry(format!("(join) {reason}")).or_default() += 1;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                return true;
             }
             "system" => {
                 let message = frame.payload["message"].as_str().unwrap().to_owned();
