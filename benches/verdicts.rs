@@ -171,7 +171,7 @@ async fn main() {
         last.1,
         last.1 * people as f64 / 1e6,
     );
-    peer(&app, &database).await;
+    Box::pin(peer(&app, &database)).await;
     memory(&app, &database).await;
 }
 

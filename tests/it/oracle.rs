@@ -35,6 +35,9 @@ const DIFFERENCES_MAX: usize = 5;
 /// Of what hardly counts: one policy in a short run may weigh so much.
 const SOME: u64 = 4000;
 
+/// The first world of a short run.
+const SEED: u32 = 3_565_692_945;
+
 fn number_of(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
@@ -42,7 +45,10 @@ fn number_of(variable: &str, default: u64) -> u64 {
 #[tokio::test]
 async fn verdicts_in_the_stream_are_those_of_postgres() {
     let seconds = number_of("WALCAST_ORACLE_SECONDS", 24);
-    let first = number_of("WALCAST_ORACLE_SEED", rand::random::<u32>().into());
+    // The same worlds each time, unless somebody looks for new ones.
+    let is_search = std::env::var("WALCAST_ORACLE_SECONDS").is_ok();
+    let dice = if is_search { rand::random() } else { SEED };
+    let first = number_of("WALCAST_ORACLE_SEED", dice.into());
     let identities = usize::try_from(number_of("WALCAST_ORACLE_IDENTITIES", 96)).unwrap();
     println!(
         "WALCAST_ORACLE_SECONDS={seconds} WALCAST_ORACLE_SEED={first} WALCAST_ORACLE_IDENTITIES={identities}"

@@ -510,8 +510,7 @@ impl Conductor {
                 lane,
                 &self.subscribers,
                 &self.keys,
-                part,
-                *number,
+                (part, *number),
                 visit,
                 &mut past,
             );

@@ -53,8 +53,7 @@ pub(super) fn routed_rows(
     lane: &Lane,
     subscribers: &HashMap<SubscriberId, Subscriber>,
     keys: &RowKeys,
-    part: &Part,
-    number: u64,
+    (part, number): (&Part, u64),
     visit: &Visit,
     past: &mut Past<'_>,
 ) -> Vec<ItemRow> {

@@ -75,8 +75,9 @@ impl Committed {
             };
             let is_seen =
                 |answers: &judge::Answers| answers[place].get(&number) == Some(&Answer::Visible);
-            !(is_its(&change.new) && is_seen(&self.answers))
-                && !(is_its(&change.old) && is_seen(&self.before))
+            let shown = is_its(&change.new) && is_seen(&self.answers)
+                || is_its(&change.old) && is_seen(&self.before);
+            !shown
         })
     }
 
