@@ -752,6 +752,11 @@ fn what_waited_for_others_is_no_business_of_who_joins_later() {
 fn what_committed_under_other_grants_is_asked_about() {
     let mut bench = Bench::new();
     bench.join(1);
+    let mut regranted = Arc::into_inner(catalog("b")).unwrap();
+    let mut open = Arc::into_inner(table(OPEN, false)).unwrap();
+    open.access.remove("anon");
+    regranted.tables.insert(OPEN, Arc::new(open));
+    let regranted = Arc::new(regranted);
     let horizon = |bench: &mut Bench| {
         assert!(std::mem::take(&mut bench.wants_horizon));
         let horizon = Horizon {
@@ -767,7 +772,7 @@ fn what_committed_under_other_grants_is_asked_about() {
         match output {
             Output::LoadCatalog => bench
                 .conductor
-                .handle_catalog(bench.now, Some(catalog("b"))),
+                .handle_catalog(bench.now, Some(Arc::clone(&regranted))),
             Output::TakeHorizon => bench.wants_horizon = true,
             _ => {}
         }
