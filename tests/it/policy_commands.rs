@@ -98,7 +98,7 @@ fn list_tells_what_becomes_of_the_policies_of_each_published_table() {
     for (table, expected) in [
         (
             "public.messages",
-            "  authenticated  compiled, evaluated for each identity\n      reads     public.conversations (id, participant_ids); can be followed: 2 rows, ",
+            "  authenticated  compiled, audience by sub via conversations(id)\n      reads     public.conversations (id, participant_ids); can be followed: 2 rows, ",
         ),
         ("public.messages", "      claims    sub"),
         (
