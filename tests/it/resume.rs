@@ -35,9 +35,9 @@ async fn come(app: &App) -> Subscriber {
 }
 
 /// Heartbeats: the second says that what came before the first was handled. Where nothing came, the first asks how far the
-/// stream is, a later reply tells, and the one after it acknowledges that.
+/// stream is, a later reply tells, and the one after it acknowledges that. Some more, for it is told when there is time.
 async fn handle(subscriber: &mut Subscriber) {
-    for _ in 0..4 {
+    for _ in 0..20 {
         let reply = subscriber
             .socket
             .ask(None, "phoenix", "heartbeat", &json!({}))
