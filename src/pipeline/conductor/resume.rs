@@ -156,20 +156,23 @@ impl Conductor {
             return;
         };
         let holder = Holder::new(&subscriber.claims, resume.key);
-        // What it was told may be lost with its connection, until something behind it was acknowledged.
-        let from = if reason.is_some() {
-            Some(NOWHERE)
+        let (Some(epoch), Some(from)) = (self.epoch, from) else {
+            return;
+        };
+        let cursor = |position: Position| Cursor {
+            epoch,
+            commit_lsn: position.lsn,
+            order: position.order,
+        };
+        // What it was told may be lost with its connection, until the mark behind it was acknowledged.
+        let known = if reason.is_some() {
+            subscriber.tell(Notice::Mark(cursor(from)));
+            NOWHERE
         } else {
             from
         };
-        if let (Some(epoch), Some(from)) = (self.epoch, from) {
-            let cursor = Cursor {
-                epoch,
-                commit_lsn: from.lsn,
-                order: from.order,
-            };
-            self.sessions.begin(now, (resume.place, holder), id, cursor);
-        }
+        let begins = (resume.place, holder);
+        self.sessions.begin(now, begins, id, cursor(known));
     }
 
     /// The token that followed a join without one has come.

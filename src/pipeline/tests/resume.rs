@@ -118,6 +118,11 @@ fn what_was_sent_and_not_acknowledged_comes_again() {
     assert_eq!(bench.read(4)[1..], MISSED[1..]);
 }
 
+fn without_marks(mut read: Vec<String>) -> Vec<String> {
+    read.retain(|told| !told.starts_with("Mark("));
+    read
+}
+
 #[test]
 fn another_subject_takes_nothing_and_is_told() {
     let mut bench = away();
@@ -127,7 +132,7 @@ fn another_subject_takes_nothing_and_is_told() {
     assert_eq!(bench.read(2), ["subscribed"], "what is live waits");
     bench.wait(Duration::from_secs(2));
     assert_eq!(
-        bench.read(2),
+        without_marks(bench.read(2)),
         [told(ResyncReason::IdentityChanged), "INSERT 4 live.".into()]
     );
     bench.come(3, alice(), false);
@@ -195,7 +200,7 @@ fn a_position_that_is_gone_is_said_to_be() {
     bench.next_xid = 501;
     bench.come(2, alice(), false);
     assert_eq!(
-        bench.read(2),
+        without_marks(bench.read(2)),
         ["subscribed".to_owned(), told(ResyncReason::PositionGone)]
     );
     bench.commit(OPEN, insert(4, "live"));
@@ -225,4 +230,23 @@ fn quiet_channels_get_on_as_well() {
         order: u32::MAX,
     });
     assert_eq!(bench.read(1), [format!("{mark:?}")]);
+}
+
+#[test]
+fn who_may_not_have_heard_that_it_must_start_over_is_told_again() {
+    let mut bench = away();
+    bench.stream(StreamEvent::Started {
+        epoch: Epoch(2),
+        from: Lsn::new(5000),
+        end: Lsn::new(5000),
+    });
+    bench.next_xid = 501;
+    for connection in [2, 3] {
+        bench.come(connection, alice(), false);
+        assert_eq!(
+            without_marks(bench.read(connection)),
+            ["subscribed".to_owned(), told(ResyncReason::PositionGone)]
+        );
+        bench.part_from(connection);
+    }
 }

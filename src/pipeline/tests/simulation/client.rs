@@ -52,6 +52,9 @@ pub(super) struct Client {
     pub(super) duplicates: u64,
     /// On this join: to start over.
     told: bool,
+    /// On this join: the token that came late is in force.
+    identified: bool,
+    subscribed: bool,
     pub(super) token: String,
     pub(super) changes: u64,
     pub(super) resyncs: BTreeMap<String, u64>,
@@ -80,6 +83,8 @@ impl Client {
             replays: 0,
             duplicates: 0,
             told: false,
+            identified: false,
+            subscribed: false,
             token,
             changes: 0,
             resyncs: BTreeMap::new(),
@@ -99,6 +104,8 @@ impl Client {
         let reference = self.references.to_string();
         let mut binding = json!({"event": "*", "schema": "public", "table": "*"});
         self.told = false;
+        self.identified = false;
+        self.subscribed = false;
         let since = (self.stretch.as_ref()).filter(|_| self.comes_back == ComesBack::Since);
         let cursor = since.and_then(|stretch| stretch.cursor.as_ref());
         self.asked_since = cursor.is_some();
@@ -130,6 +137,8 @@ impl Client {
     /// Nothing follows: what was received up to here must be without gaps.
     fn lose(&mut self, database: &Database) -> Result<(), String> {
         match self.stretch.take() {
+            // What its token would have shown it was still kept.
+            Some(_) if self.late_token && !self.identified => Ok(()),
             Some(stretch) => stretch.check(self.person, database, false),
             None => Ok(()),
         }
@@ -194,6 +203,9 @@ impl Client {
             "system" => {
                 let message = payload["message"].as_str().unwrap();
                 if message == "Subscribed to PostgreSQL" {
+                    // Once for the join, and then for the token.
+                    self.identified |= self.subscribed;
+                    self.subscribed = true;
                     // Who came back with a position goes on from there.
                     if self.stretch.is_none() {
                         self.select(database);
