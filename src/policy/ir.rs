@@ -277,12 +277,26 @@ pub(crate) struct TableSource {
     pub(crate) table: Oid,
     /// Column = expression over what is known before; only rows that pass can matter.
     pub(crate) keys: Vec<(usize, Expr)>,
-    /// Conditions on this table alone that may raise: Postgres may evaluate them on every row. There are no keys then.
+    /// Conditions on this table alone that may raise: Postgres may evaluate them on every row.
     pub(crate) risky: Vec<Expr>,
+    /// There are such conditions, or the policy may raise. There are no keys then.
+    pub(crate) is_risky: bool,
     /// Parts of the policy that depend on no row.
     pub(crate) invariants: Vec<Expr>,
+    /// What may raise for some row that the keys leave out: parts that depend on no row, of the policy and of
+    /// conditions on this table alone. Without values for all of them every row is looked at.
+    pub(crate) reserved: Reserved,
     /// Row security: over the row alone, as item 0 of level 0.
     pub(crate) policy: Option<Arc<Expr>>,
+}
+
+/// Parts of conditions on a table that depend on no row, and are evaluated for some rows only.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reserved {
+    /// Of the policy.
+    pub(crate) of_policy: Vec<Expr>,
+    /// Conditions with such parts, and the parts.
+    pub(crate) of_conditions: Vec<(Expr, Vec<Expr>)>,
 }
 
 /// A call that returns rows.

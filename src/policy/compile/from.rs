@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::query::conjuncts;
 use super::scope::Item;
 use super::{Compiler, Stop, risk};
-use crate::policy::ir::{Expr, Join, Node, SetCall, Source, TableSource};
+use crate::policy::ir::{Expr, Join, Node, Reserved, SetCall, Source, TableSource};
 use crate::policy::schema::{Column, Function, Table};
 use crate::policy::syntax::tree::{Alias, Call, Condition, From, JoinKind};
 use crate::policy::value::{Kind, Oid, oid};
@@ -143,10 +143,18 @@ impl Compiler<'_> {
             table: table.oid,
             keys: Vec::new(),
             risky: Vec::new(),
+            is_risky: false,
             invariants: policy
                 .iter()
                 .flat_map(|policy| risk::invariants(policy))
                 .collect(),
+            reserved: Reserved {
+                of_policy: policy
+                    .iter()
+                    .flat_map(|policy| risk::reserved(self.schema, policy))
+                    .collect(),
+                of_conditions: Vec::new(),
+            },
             policy,
         }))
     }

@@ -90,11 +90,7 @@ impl Compiler<'_> {
         probes.retain(|probe| {
             tables.iter().any(|table| {
                 table.item == probe.item
-                    && table.risky.is_empty()
-                    && !table
-                        .policy
-                        .as_deref()
-                        .is_some_and(|policy| risk::may_raise(self.schema, policy))
+                    && !table.is_risky
                     && table.keys.iter().all(|(column, _)| *column != probe.column)
             })
         });
@@ -195,10 +191,19 @@ pub(super) fn assign_keys(compiler: &mut Compiler<'_>, source: &mut Source, cond
                 .filter(raises)
                 .cloned()
                 .collect();
+            table.reserved.of_conditions = conditions
+                .iter()
+                .filter(alone)
+                .map(|condition| {
+                    let parts = risk::reserved(compiler.schema, condition);
+                    (condition.clone(), parts)
+                })
+                .filter(|(_, parts)| !parts.is_empty())
+                .collect();
             let policy = table.policy.as_deref();
-            if !table.risky.is_empty()
-                || policy.is_some_and(|policy| risk::may_raise(compiler.schema, policy))
-            {
+            table.is_risky = !table.risky.is_empty()
+                || policy.is_some_and(|policy| risk::may_raise(compiler.schema, policy));
+            if table.is_risky {
                 return;
             }
             for condition in conditions {

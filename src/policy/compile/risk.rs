@@ -127,23 +127,55 @@ pub(super) fn invariants(condition: &Expr) -> Vec<Expr> {
 
 fn collect(expr: &Expr, found: &mut Vec<Expr>) {
     if depends_on_nothing(expr) {
-        let trivial = matches!(
-            expr.node,
-            Node::Const(_) | Node::Parameter(_) | Node::Raise(_) | Node::Array(_)
-        );
-        if !trivial {
+        if !is_trivial(expr) {
+            found.push(expr.clone());
+        }
+    } else if !is_in_order(expr) {
+        let children = expr.children().into_iter();
+        children.for_each(|child| collect(child, found));
+    }
+}
+
+/// Parts that depend on no row and may raise, but stand where only some rows have them evaluated. A row that is not
+/// looked at might be one of these.
+pub(super) fn reserved(schema: &Schema, condition: &Expr) -> Vec<Expr> {
+    let mut found = Vec::new();
+    collect_reserved(schema, condition, false, &mut found);
+    found
+}
+
+fn collect_reserved(schema: &Schema, expr: &Expr, is_inside: bool, found: &mut Vec<Expr>) {
+    if depends_on_nothing(expr) {
+        if is_inside && !is_trivial(expr) && is_fallible(schema, expr) {
             found.push(expr.clone());
         }
         return;
     }
-    // What is evaluated in order keeps what stands further right from being evaluated.
-    if matches!(
+    let is_inside = is_inside || is_in_order(expr);
+    let children = expr.children().into_iter();
+    children.for_each(|child| collect_reserved(schema, child, is_inside, found));
+}
+
+fn is_trivial(expr: &Expr) -> bool {
+    matches!(
+        expr.node,
+        Node::Const(_) | Node::Parameter(_) | Node::Raise(_) | Node::Array(_)
+    )
+}
+
+/// What is evaluated in order keeps what stands further right from being evaluated.
+const fn is_in_order(expr: &Expr) -> bool {
+    matches!(
         expr.node,
         Node::Case(..) | Node::Coalesce(_) | Node::NullIf(_)
-    ) {
-        return;
-    }
-    expr.children()
-        .into_iter()
-        .for_each(|child| collect(child, found));
+    )
+}
+
+fn is_fallible(schema: &Schema, expr: &Expr) -> bool {
+    expr.any(&mut |expr, _| match &expr.node {
+        Node::Call(call) => !is_total(schema, call),
+        Node::TextForm(_) => !matches!(expr.type_oid, oid::TEXT | oid::VARCHAR | oid::BPCHAR),
+        Node::Routine { .. } | Node::Scalar(_) => true,
+        _ => false,
+    })
 }

@@ -710,6 +710,9 @@ impl Machine<'_> {
         for invariant in &table.invariants {
             self.eval(invariant, &Scope::root(&[]))?;
         }
+        if table.is_risky || !self.is_reserved_fine(table, rows, scope) {
+            return self.every_row(table, rows, scope, next);
+        }
         let mut keys = Vec::with_capacity(table.keys.len());
         for (column, value) in &table.keys {
             match self.eval(value, &Scope { rows, ..*scope })? {
@@ -730,6 +733,56 @@ impl Machine<'_> {
             }
         });
         outcome
+    }
+
+    /// Whether what a row might come to has a value.
+    fn is_reserved_fine(&self, table: &TableSource, rows: &Rows, scope: &Scope<'_>) -> bool {
+        let of_conditions = table.reserved.of_conditions.iter();
+        let mut of_conditions = of_conditions.flat_map(|(_, parts)| parts);
+        let mut of_policy = table.reserved.of_policy.iter();
+        of_policy.all(|part| self.eval(part, &Scope::root(&[])).is_ok())
+            && of_conditions.all(|part| self.eval(part, &Scope { rows, ..*scope }).is_ok())
+    }
+
+    /// Looks at all rows, because some may raise. Whether Postgres meets those before a row that is enough depends on the
+    /// order of rows on disk.
+    fn every_row(
+        &self,
+        table: &TableSource,
+        rows: &mut Rows,
+        scope: &Scope<'_>,
+        next: &mut dyn FnMut(&mut Rows) -> Flow,
+    ) -> Flow {
+        let conditions = table.reserved.of_conditions.iter();
+        let risky = conditions.map(|(condition, _)| condition.clone());
+        let all = TableSource {
+            risky: table.risky.iter().cloned().chain(risky).collect(),
+            ..table.clone()
+        };
+        let mut is_enough = false;
+        let mut raised = None;
+        self.world.tables.scan(table.table, &[], &mut |tuple| {
+            let visited = self.table_row(&all, tuple, rows, scope, &mut |rows| {
+                is_enough = is_enough || next(rows)?.is_break();
+                Ok(ControlFlow::Continue(()))
+            });
+            if let Err(error) = visited {
+                let is_last = error.is_undecided();
+                raised = Some(error);
+                if is_last {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        match raised {
+            Some(error) if is_enough && !error.is_undecided() => {
+                Err(SqlError::undecided("whether a row that raises is met"))
+            }
+            Some(error) => Err(error),
+            None if is_enough => Ok(ControlFlow::Break(())),
+            None => Ok(ControlFlow::Continue(())),
+        }
     }
 
     fn table_row(
