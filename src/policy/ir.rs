@@ -205,7 +205,7 @@ pub(crate) struct Select {
     /// Number of tables in `from`.
     pub(crate) items: usize,
     /// Parts of conditions that depend on no row of this query. Postgres may evaluate them whether or not a row gets that
-    /// far, so that their errors must not be missed.
+    /// far: if one raises, it must be asked.
     pub(crate) invariants: Vec<Expr>,
     /// Conditions on the rows, cheapest first.
     pub(crate) filter: Vec<Expr>,

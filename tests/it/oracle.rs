@@ -4,9 +4,9 @@
 //! the transaction: none of them may be shown to who had not seen it, no DELETE kept from who had.
 //!
 //! `make oracle` runs it for a minute; `WALCAST_ORACLE_SECONDS` says how long, `WALCAST_ORACLE_SEED` repeats the dice of
-//! the first world, `WALCAST_ORACLE_IDENTITIES` says how many listen,
-//! `WALCAST_ORACLE_SAMPLES=1` shows verdicts that were stricter than Postgres', and `WALCAST_ORACLE_HISTORY` names a file for the
-//! statements that led to a difference.
+//! the first world, `WALCAST_ORACLE_IDENTITIES` says how many listen, `WALCAST_ORACLE_DIFFERENCES` how many differences
+//! end the search, `WALCAST_ORACLE_SAMPLES=1` shows verdicts that were stricter than Postgres', and
+//! `WALCAST_ORACLE_HISTORY` names a file for the statements that led to a difference.
 
 mod claims;
 mod conditions;
@@ -30,7 +30,7 @@ use run::World;
 /// How long one world lasts.
 const WORLD: Duration = Duration::from_secs(45);
 /// Differences after which no further world is begun.
-const DIFFERENCES_MAX: usize = 5;
+const DIFFERENCES_MAX: u64 = 5;
 
 /// Of what hardly counts: one policy in a short run may weigh so much.
 const SOME: u64 = 4000;
@@ -50,6 +50,8 @@ async fn verdicts_in_the_stream_are_those_of_postgres() {
     let dice = if is_search { rand::random() } else { SEED };
     let first = number_of("WALCAST_ORACLE_SEED", dice.into());
     let identities = usize::try_from(number_of("WALCAST_ORACLE_IDENTITIES", 96)).unwrap();
+    let differences = number_of("WALCAST_ORACLE_DIFFERENCES", DIFFERENCES_MAX);
+    let differences = usize::try_from(differences).unwrap();
     println!(
         "WALCAST_ORACLE_SECONDS={seconds} WALCAST_ORACLE_SEED={first} WALCAST_ORACLE_IDENTITIES={identities}"
     );
@@ -58,7 +60,7 @@ async fn verdicts_in_the_stream_are_those_of_postgres() {
     let started = Instant::now();
     let mut tally = Tally::default();
     let mut seed = first;
-    while started.elapsed() < all && tally.differences.len() < DIFFERENCES_MAX {
+    while started.elapsed() < all && tally.differences.len() < differences {
         let begun = Instant::now();
         let mut one = World::start(seed, identities).await;
         one.run(begun + world).await;

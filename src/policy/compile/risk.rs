@@ -1,7 +1,7 @@
 //! Which parts of conditions may raise although no row gets as far as them in our order of evaluation.
 //!
 //! Postgres chooses an order of its own: a condition on one table may be evaluated on each of its rows, what depends on
-//! no row at any time. We raise wherever some order does, which denies.
+//! no row at any time. Where some order raises, Postgres must be asked.
 
 use crate::policy::ir::{BuiltinCall, Expr, Node};
 use crate::policy::schema::Schema;

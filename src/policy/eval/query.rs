@@ -382,13 +382,11 @@ impl Machine<'_> {
     ) -> Flow {
         let mut rows: Rows = vec![None; select.items];
         for invariant in &select.invariants {
-            self.eval(
-                invariant,
-                &Scope {
-                    rows: &rows,
-                    ..*scope
-                },
-            )?;
+            let scope = Scope {
+                rows: &rows,
+                ..*scope
+            };
+            self.eval(invariant, &scope).map_err(may_not_be_met)?;
         }
         self.sources(&select.from, &mut rows, scope, &mut |rows| {
             let scope = Scope { rows, ..*scope };
@@ -708,7 +706,8 @@ impl Machine<'_> {
         next: &mut dyn FnMut(&mut Rows) -> Flow,
     ) -> Flow {
         for invariant in &table.invariants {
-            self.eval(invariant, &Scope::root(&[]))?;
+            self.eval(invariant, &Scope::root(&[]))
+                .map_err(may_not_be_met)?;
         }
         if table.is_risky || !self.is_reserved_fine(table, rows, scope) {
             return self.every_row(table, rows, scope, next);
@@ -744,8 +743,7 @@ impl Machine<'_> {
             && of_conditions.all(|part| self.eval(part, &Scope { rows, ..*scope }).is_ok())
     }
 
-    /// Looks at all rows, because some may raise. Whether Postgres meets those before a row that is enough depends on the
-    /// order of rows on disk.
+    /// Looks at all rows, because some may raise: then Postgres must be asked whether it meets one of those.
     fn every_row(
         &self,
         table: &TableSource,
@@ -766,20 +764,16 @@ impl Machine<'_> {
                 is_enough = is_enough || next(rows)?.is_break();
                 Ok(ControlFlow::Continue(()))
             });
-            if let Err(error) = visited {
-                let is_last = error.is_undecided();
-                raised = Some(error);
-                if is_last {
-                    return ControlFlow::Break(());
+            match visited {
+                Ok(_) => ControlFlow::Continue(()),
+                Err(error) => {
+                    raised = Some(error);
+                    ControlFlow::Break(())
                 }
             }
-            ControlFlow::Continue(())
         });
         match raised {
-            Some(error) if is_enough && !error.is_undecided() => {
-                Err(SqlError::undecided("whether a row that raises is met"))
-            }
-            Some(error) => Err(error),
+            Some(error) => Err(may_not_be_met(error)),
             None if is_enough => Ok(ControlFlow::Break(())),
             None => Ok(ControlFlow::Continue(())),
         }
@@ -914,6 +908,17 @@ impl Machine<'_> {
             _ => Err(SqlError::internal("an array is expected")),
         }
     }
+}
+
+/// An error that Postgres raises only if its plan comes to evaluate what raises.
+fn may_not_be_met(error: SqlError) -> SqlError {
+    if error.is_undecided() {
+        return error;
+    }
+    SqlError::undecided(&format!(
+        "whether Postgres comes to raise {}",
+        error.sqlstate
+    ))
 }
 
 /// Tables that found no match are NULL.
