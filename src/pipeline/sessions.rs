@@ -164,6 +164,17 @@ struct Session {
     told: Option<u64>,
 }
 
+/// What becomes of a session, for those who look into what somebody was (not) told.
+fn note(id: SubscriberId, what: &str, session: &Session) {
+    tracing::debug!(
+        connection = id.connection,
+        membership = id.membership,
+        received = %session.cursor(session.received),
+        processed = %session.cursor(session.processed),
+        "a session {what}"
+    );
+}
+
 /// All sessions.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
@@ -273,6 +284,7 @@ impl Sessions {
             }
             chosen.owner = Some(id);
             self.owners.insert(id, (place, holder));
+            note(id, "goes on", chosen);
             return Claim::Position(chosen.cursor(chosen.processed));
         }
         let holds = |session: &Session| session.owner.filter(|_| session.holder == holder);
@@ -342,6 +354,7 @@ impl Sessions {
         let Some(session) = self.owned(place, id) else {
             return;
         };
+        note(id, "is parked", session);
         session.owner = None;
         session.touched = now;
         if farewell == Farewell::Said && session.received > session.processed {
@@ -360,6 +373,7 @@ impl Sessions {
         let Some(session) = self.owned(place, id) else {
             return;
         };
+        note(id, "starts over", session);
         session.owner = None;
         session.told = Some(id.connection);
         session.received = NOWHERE;

@@ -393,6 +393,7 @@ impl Connection {
                     grace,
                     room,
                 } => {
+                    debug!(membership, topic = room.topic.as_str(), "asks for changes");
                     let acks = self.acks.as_mut();
                     let resume = acks.map(|acks| acks.join(membership, &room, &bindings));
                     self.commands.push(Command::Subscribe {

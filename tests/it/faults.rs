@@ -9,9 +9,10 @@
 mod client;
 mod journal;
 mod model;
+mod story;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,9 +23,9 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use walcast::testing::{Cluster, Cut, Faults, Proxy, Server, Session, Version};
 
-use client::{Circumstances, Client, ReturnBy};
+use client::{Circumstances, Client, Millis, ReturnBy, millis};
 use journal::{PUBLIC, Truth, Who};
-use model::{Check, Findings, Interest};
+use model::{Check, Event, Fault, Findings, Interest};
 use writer::Writer;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_walcast");
@@ -35,6 +36,9 @@ pub(crate) const TEAMS: i64 = 7;
 pub(crate) const STABLE_TEAMS: i64 = 4;
 const WRITERS: i64 = 4;
 const SLOT: &str = "walcast_faults";
+/// What was acknowledged so shortly before a kill may not have been written down: the answer to a heartbeat does not wait
+/// for that. Generous, for a busy machine.
+const WRITTEN_WITHIN: Millis = 2000;
 /// Versions of the last transaction begin here.
 const END: i64 = 1 << 50;
 
@@ -81,6 +85,8 @@ struct World {
     server: Server,
     dice: StdRng,
     deeds: BTreeMap<&'static str, u64>,
+    /// When walcast was killed.
+    kills: Vec<Millis>,
     _state: tempfile::TempDir,
 }
 
@@ -93,7 +99,11 @@ impl World {
         let url = direct.replace(&cluster.port().to_string(), &proxy.port().to_string());
         let state = tempfile::tempdir().unwrap();
         let folder = state.path().to_str().unwrap().to_owned();
-        let environment = [("WALCAST_SLOT", SLOT), ("WALCAST_STATE_DIR", &folder)];
+        let environment = [
+            ("WALCAST_SLOT", SLOT),
+            ("WALCAST_STATE_DIR", &folder),
+            ("WALCAST_LOG_LEVEL", story::LOG_LEVEL),
+        ];
         let server = Server::prepare(Path::new(BINARY), &url, &environment);
         let output = server.command(&["setup", "--messaging"]);
         assert!(
@@ -108,6 +118,7 @@ impl World {
             server,
             dice: StdRng::seed_from_u64(weather.seed),
             deeds: BTreeMap::new(),
+            kills: Vec::new(),
             _state: state,
         };
         let session = world.session().await;
@@ -218,6 +229,7 @@ impl World {
                 "Postgres stopped at once"
             }
             7 | 8 => {
+                self.kills.push(millis());
                 self.server.kill().await;
                 self.server.spawn();
                 "walcast killed"
@@ -322,8 +334,17 @@ async fn run(weather: Weather) {
     for client in clients {
         after.push(client.await.unwrap());
     }
-    let asked = asked(&world.server).await;
-    let sum = judge(&weather, &world, &truth, &after, transactions, started);
+    let metrics = world.server.get("/metrics").await.unwrap().body;
+    let asked = asked(&metrics);
+    let sum = judge(
+        &weather,
+        &world,
+        &truth,
+        &after,
+        transactions,
+        started,
+        &metrics,
+    );
     if weather.spares_clients() {
         // Compiled verdicts are those of the commit, however late they are taken.
         assert!(
@@ -334,8 +355,7 @@ async fn run(weather: Weather) {
 }
 
 /// Rows that Postgres was asked about.
-async fn asked(server: &Server) -> u64 {
-    let metrics = server.get("/metrics").await.unwrap().body;
+fn asked(metrics: &str) -> u64 {
     let verdicts = metrics.lines().filter(|line| {
         line.starts_with("walcast_verdicts_total") && line.contains("source=\"postgres\"")
     });
@@ -351,18 +371,22 @@ fn judge(
     clients: &[Client],
     transactions: u64,
     started: Instant,
+    metrics: &str,
 ) -> Findings {
     let mut faults = Vec::new();
+    let mut stories = Vec::new();
     let mut sum = Findings::default();
     let mut resyncs = BTreeMap::<String, u64>::new();
     let (mut disconnects, mut old_version) = (0, 0);
     for client in clients {
         let number = client.number;
+        let undone = undone(&client.events, &client.times, &world.kills);
         let check = Check {
             who: client.who,
             interest: client.interest,
             truth,
             resumes: weather.return_by != ReturnBy::Since,
+            undone: &undone,
         };
         match check.run(&client.events, client.saw_end()) {
             Ok(findings) => {
@@ -372,9 +396,18 @@ fn judge(
                 sum.merged += findings.merged;
                 sum.uncertain += findings.uncertain;
             }
-            Err(fault) => faults.push(format!("client {number}: {fault}")),
+            Err(Fault { what, near }) => {
+                let fault = format!("client {number}: {what}");
+                stories.push((fault.clone(), client, near));
+                faults.push(fault);
+            }
         }
         if !client.saw_end() {
+            stories.push((
+                format!("client {number} at the end"),
+                client,
+                client.events.len(),
+            ));
             faults.push(format!("client {number} never received the end"));
         }
         for surprise in &client.surprises {
@@ -396,9 +429,7 @@ fn judge(
         world.deeds
     );
     if !faults.is_empty() {
-        let log = world.server.log();
-        let lines: Vec<&str> = log.lines().collect();
-        println!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        story::tell(weather.seed, world, &stories, metrics);
     }
     assert!(
         faults.is_empty(),
@@ -415,6 +446,17 @@ fn judge(
         assert!(resyncs.is_empty(), "nobody has to start over: {resyncs:?}");
     }
     sum
+}
+
+/// Acknowledgements, by the numbers of their events, that may have been lost with a kill.
+fn undone(events: &[Event], times: &[Millis], kills: &[Millis]) -> BTreeSet<usize> {
+    let lost =
+        |time: Millis| (kills.iter()).any(|kill| (time..time + WRITTEN_WITHIN).contains(kill));
+    let acknowledged = events.iter().zip(times).enumerate();
+    acknowledged
+        .filter(|(_, (event, time))| matches!(event, Event::Acknowledged(_)) && lost(**time))
+        .map(|(number, _)| number)
+        .collect()
 }
 
 fn number_of(variable: &str, default: u64) -> u64 {

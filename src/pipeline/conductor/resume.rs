@@ -46,6 +46,15 @@ impl Conductor {
     }
 
     fn take_claim(&mut self, now: Instant, id: SubscriberId, claim: Claim) {
+        tracing::debug!(
+            connection = id.connection,
+            membership = id.membership,
+            ?claim,
+            floor = ?self.history.floor(),
+            last = ?self.history.last(),
+            wal_end = %self.wal_end,
+            "a join asks for its session"
+        );
         match claim {
             Claim::Position(cursor) => self.go_on_from(now, id, cursor),
             Claim::New => self.begin_anew(now, id, None),
@@ -165,6 +174,13 @@ impl Conductor {
             order: position.order,
         };
         // What it was told may be lost with its connection, until the mark behind it was acknowledged.
+        tracing::debug!(
+            connection = id.connection,
+            membership = id.membership,
+            from = %cursor(from),
+            ?reason,
+            "a session begins"
+        );
         let known = if reason.is_some() {
             subscriber.tell(Notice::Mark(cursor(from)));
             NOWHERE

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -15,7 +15,6 @@ use super::journal::Who;
 use super::model::{Event, Interest, Kind, Snapshot};
 use super::person;
 
-const TOPIC: &str = "realtime:faults";
 /// Without an answer for so long, a connection is given up.
 const SILENCE: Duration = Duration::from_secs(4);
 /// How long an upgrade may take.
@@ -47,6 +46,14 @@ pub(crate) struct Circumstances {
     pub(crate) give_up: Instant,
 }
 
+/// Milliseconds since 1970, by this machine's clock.
+pub(crate) type Millis = u64;
+
+pub(crate) fn millis() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
 pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) who: Who,
@@ -59,7 +66,13 @@ pub(crate) struct Client {
     circumstances: Arc<Circumstances>,
     began: bool,
     saw_end: bool,
+    /// A topic of its own, so that the server's log tells its connections apart.
+    topic: String,
     pub(crate) events: Vec<Event>,
+    /// When each of the events was noticed.
+    pub(crate) times: Vec<Millis>,
+    /// What else happened, with its time: for whoever looks into a fault.
+    pub(crate) diary: Vec<(Millis, String)>,
     /// Connections that were lost or ended, on purpose or not.
     pub(crate) disconnects: u64,
     pub(crate) resyncs: BTreeMap<String, u64>,
@@ -119,7 +132,10 @@ impl Client {
             circumstances: Arc::clone(circumstances),
             began: false,
             saw_end: false,
+            topic: format!("realtime:faults-{number}"),
             events: Vec::new(),
+            times: Vec::new(),
+            diary: Vec::new(),
             disconnects: 0,
             resyncs: BTreeMap::new(),
             surprises: Vec::new(),
@@ -128,6 +144,20 @@ impl Client {
             asked_since: false,
             told: false,
         }
+    }
+
+    /// Its channel's.
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn happened(&mut self, event: Event) {
+        self.events.push(event);
+        self.times.push(millis());
+    }
+
+    fn note(&mut self, what: impl Into<String>) {
+        self.diary.push((millis(), what.into()));
     }
 
     /// Whether it has received the last transaction.
@@ -142,7 +172,7 @@ impl Client {
             let upgrade = Socket::upgrade(self.proxy.port(), &self.path, &[]);
             match tokio::time::timeout(UPGRADE, upgrade).await {
                 Ok(Ok(socket)) => {
-                    self.events.push(Event::Connected);
+                    self.happened(Event::Connected);
                     self.converse(socket).await;
                     if !self.saw_end {
                         self.disconnects += 1;
@@ -180,6 +210,7 @@ impl Client {
                 if self.circumstances.rude_until.is_none() {
                     self.surprises.push("the server fell silent".to_owned());
                 }
+                self.note("gives up a silent connection");
                 return;
             }
             if beat_at <= now && beat.is_none() {
@@ -205,7 +236,9 @@ impl Client {
                 .unwrap();
             let frame = match tokio::time::timeout_at(wake.into(), socket.listen()).await {
                 Err(_elapsed) => continue,
-                Ok(Received::Closed(..)) => return,
+                Ok(Received::Closed(code, reason)) => {
+                    return self.note(format!("closed: {code:?} {reason}"));
+                }
                 Ok(Received::Frame(frame)) => *frame,
             };
             heard_at = Instant::now();
@@ -217,7 +250,7 @@ impl Client {
                 && frame.reference == reference.as_str()
             {
                 // It handled what was before the answer to the heartbeat before, or this one would not have been sent.
-                self.events.push(Event::Acknowledged(*proved));
+                self.happened(Event::Acknowledged(*proved));
                 proves = self.events.len();
                 beat_at = *sent + Duration::from_millis(self.dice.random_range(50..400));
                 beat = None;
@@ -256,7 +289,13 @@ impl Client {
         });
         // If it is lost, so is the connection.
         socket
-            .offer(Some(&reference), &reference, TOPIC, "phx_join", &payload)
+            .offer(
+                Some(&reference),
+                &reference,
+                &self.topic,
+                "phx_join",
+                &payload,
+            )
             .await;
         reference
     }
@@ -273,11 +312,13 @@ impl Client {
                     return true;
                 }
                 *self.resyncs.entry(format!("(join) {reason}")).or_default() += 1;
+                self.diary.push((millis(), format!("refused: {reason}")));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 return true;
             }
             "system" => {
                 let message = frame.payload["message"].as_str().unwrap().to_owned();
+                self.diary.push((millis(), format!("told: {message}")));
                 if message == "Subscribed to PostgreSQL" {
                     if !self.began {
                         self.select().await;
@@ -295,6 +336,7 @@ impl Client {
                 }
             }
             "phx_error" => {
+                self.note("told: phx_error");
                 if self.began {
                     self.surprises
                         .push(format!("{} without a reason", frame.raw));
@@ -308,8 +350,9 @@ impl Client {
     }
 
     fn start_over(&mut self, reason: &str) {
+        self.note(format!("starts over: {reason}"));
         *self.resyncs.entry(reason.to_owned()).or_default() += 1;
-        self.events.push(Event::Resync);
+        self.happened(Event::Resync);
         self.began = false;
         self.cursor = None;
     }
@@ -359,7 +402,7 @@ impl Client {
         let version = version.unwrap_or(0);
         // What comes before the state was taken is no position: something before it may still be on its way.
         self.cursor = self.began.then(|| cursor.to_owned());
-        self.events.push(Event::Change {
+        self.happened(Event::Change {
             at: (
                 part(high) << 32 | part(low),
                 u32::from_str_radix(order, 16).unwrap(),
@@ -382,7 +425,7 @@ impl Client {
                 self.saw_end = rows.iter().any(|(_, version)| {
                     end > 0 && u64::try_from(*version).is_ok_and(|version| version >= end)
                 });
-                self.events.push(Event::Began { snapshot, rows });
+                self.happened(Event::Began { snapshot, rows });
                 self.began = true;
                 return;
             }
@@ -419,13 +462,23 @@ impl Client {
 
     /// Loses the connection, one way or another.
     async fn break_off(&mut self, mut socket: Socket) {
-        match self.dice.random_range(0..10) {
+        let way = self.dice.random_range(0..10);
+        self.note(match way {
+            0..3 => "is reset",
+            3..5 => "is ended",
+            5 => "says goodbye",
+            6 => "leaves",
+            _ => "is disturbed",
+        });
+        match way {
             0..3 => self.proxy.cut(Cut::Reset),
             3..5 => self.proxy.cut(Cut::Finish),
             5 => return socket.close().await,
             6 => return,
             _ => {
-                self.proxy.set(Faults::random(&mut self.dice));
+                let faults = Faults::random(&mut self.dice);
+                self.note(format!("{faults:?}"));
+                self.proxy.set(faults);
                 let pause = Duration::from_millis(self.dice.random_range(10..500));
                 self.overhear(&mut socket, Instant::now() + pause).await;
                 if self.dice.random_bool(0.5) {

@@ -38,6 +38,15 @@ pub(crate) struct Transaction {
     pub(crate) deeds: Vec<Deed>,
 }
 
+/// From 1970 to 2000, where the database's time begins, in seconds.
+const EPOCH_SECONDS: i64 = 946_684_800;
+
+impl Transaction {
+    pub(crate) fn unix_millis(&self) -> u64 {
+        u64::try_from(self.time / 1000 + EPOCH_SECONDS * 1000).unwrap()
+    }
+}
+
 /// Who reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Who {

@@ -1,7 +1,7 @@
 //! What a client may have received, given what was committed: nothing missing, nothing leaked, in order, and repeated only
 //! where that is documented.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::journal::{Deed, PUBLIC, Truth, Who};
 
@@ -82,7 +82,7 @@ pub(crate) struct Findings {
     pub(crate) changes: u64,
     /// Received again.
     pub(crate) duplicates: u64,
-    /// Of these, what the server had known to be handled: nothing is wrong for the client, but it costs.
+    /// Of these, what had been acknowledged right before a kill.
     pub(crate) repeated_late: u64,
     /// Did not arrive, superseded soon after.
     pub(crate) merged: u64,
@@ -96,7 +96,10 @@ struct Stretch<'a> {
     /// What was received, and of which version.
     received: HashMap<(u64, i64), i64>,
     newest: Position,
+    /// Nothing up to here may come again.
     acknowledged: Position,
+    /// Likewise, but the server may have been killed before it had that written down.
+    said: Position,
     /// The rows that the client shows.
     shown: BTreeMap<i64, i64>,
 }
@@ -108,25 +111,33 @@ pub(crate) struct Check<'a> {
     /// What was acknowledged last may come again, and every DELETE arrives; else nothing comes twice, and a DELETE only to
     /// those who were shown the row on the way.
     pub(crate) resumes: bool,
+    /// Acknowledgements, by the numbers of their events, that a kill may have undone.
+    pub(crate) undone: &'a BTreeSet<usize>,
+}
+
+/// What must not be, and the number of the event near which it shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) what: String,
+    pub(crate) near: usize,
 }
 
 impl Check<'_> {
     /// Holds everything that a client lived through against the truth. `complete`: it has received the last transaction.
-    pub(crate) fn run(&self, events: &[Event], complete: bool) -> Result<Findings, String> {
+    pub(crate) fn run(&self, events: &[Event], complete: bool) -> Result<Findings, Fault> {
         let mut findings = Findings::default();
         let mut stretch: Option<Stretch<'_>> = None;
         // The change before, on the same connection.
         let mut before: Option<(Position, bool)> = None;
         for (number, event) in events.iter().enumerate() {
-            let fault = |what: String| {
-                let nearby = &events[number.saturating_sub(6)..(number + 3).min(events.len())];
-                let nearby: Vec<String> = nearby.iter().map(brief).collect();
-                format!(
-                    "{:?} {:?}, event {number} {}: {what}; around it: {nearby:#?}",
+            let fault = |what: String| Fault {
+                what: format!(
+                    "{:?} {:?}, event {number} {}: {what}",
                     self.who,
                     self.interest,
                     brief(event)
-                )
+                ),
+                near: number,
             };
             match event {
                 Event::Connected => before = None,
@@ -136,6 +147,7 @@ impl Check<'_> {
                         received: HashMap::new(),
                         newest: (0, 0),
                         acknowledged: (0, 0),
+                        said: (0, 0),
                         shown: rows.iter().copied().collect(),
                     });
                 }
@@ -149,13 +161,16 @@ impl Check<'_> {
                                 _ => None,
                             });
                         let had = had.unwrap_or_default().min(stretch.newest);
-                        stretch.acknowledged = stretch.acknowledged.max(had);
+                        stretch.said = stretch.said.max(had);
+                        if !self.undone.contains(&number) {
+                            stretch.acknowledged = stretch.acknowledged.max(had);
+                        }
                     }
                 }
                 Event::Resync => {
                     if let Some(stretch) = stretch.take() {
-                        self.nothing_missing(&stretch, false, &mut findings)
-                            .map_err(fault)?;
+                        let upto = &events[..number];
+                        self.nothing_missing(&stretch, upto, false, &mut findings)?;
                     }
                     before = None;
                 }
@@ -186,8 +201,10 @@ impl Check<'_> {
                         return Err(fault("repeated".into()));
                     }
                     if repeats && *at <= stretch.acknowledged {
-                        findings.repeated_late += 1;
+                        let (lsn, order) = stretch.acknowledged;
+                        return Err(fault(format!("repeated; acknowledged: {lsn:X}/{order}")));
                     }
+                    findings.repeated_late += u64::from(repeats && *at <= stretch.said);
                     stretch.newest = stretch.newest.max(*at);
                     // What was merged into a later version may come by itself when it is judged again.
                     let known = stretch.received.insert((at.0, *id), *version);
@@ -203,14 +220,22 @@ impl Check<'_> {
             }
         }
         if let Some(stretch) = stretch {
-            self.nothing_missing(&stretch, complete, &mut findings)?;
+            self.nothing_missing(&stretch, events, complete, &mut findings)?;
             let sees_deletes = self.resumes && self.interest == Interest::default();
             let ghost = stretch.shown.keys().find(|id| !self.truth.exists(**id));
             if let Some(ghost) = ghost.filter(|_| complete && sees_deletes) {
-                return Err(format!("{:?} still shows row {ghost}", self.who));
+                let of_it =
+                    |event: &Event| matches!(event, Event::Change { id, .. } if id == ghost);
+                return Err(Fault {
+                    what: format!("{:?} still shows row {ghost}", self.who),
+                    near: events.iter().rposition(of_it).unwrap_or_default(),
+                });
             }
         } else if complete {
-            return Err(format!("{:?} never began again", self.who));
+            return Err(Fault {
+                what: format!("{:?} never began again", self.who),
+                near: events.len(),
+            });
         }
         Ok(findings)
     }
@@ -270,9 +295,10 @@ impl Check<'_> {
     fn nothing_missing(
         &self,
         stretch: &Stretch<'_>,
+        events: &[Event],
         complete: bool,
         findings: &mut Findings,
-    ) -> Result<(), String> {
+    ) -> Result<(), Fault> {
         for (index, transaction) in self.truth.transactions.iter().enumerate() {
             // Of the newest transaction the rest may still be on its way.
             if !complete && transaction.lsn >= stretch.newest.0 {
@@ -301,15 +327,20 @@ impl Check<'_> {
                 } else if !self.truth.surely_visible(self.who, team, index, PATIENCE) {
                     findings.uncertain += 1;
                 } else {
-                    return Err(format!(
-                        "{:?} {:?} misses row {id} of team {team} (public: {}), committed at {:X} by {}; received up to {:X}, complete: {complete}",
-                        self.who,
-                        self.interest,
-                        team == PUBLIC,
-                        transaction.lsn,
-                        transaction.xid,
-                        stretch.newest.0,
-                    ));
+                    let earlier = |event: &Event| matches!(event, Event::Change { at, .. } if at.0 < transaction.lsn);
+                    return Err(Fault {
+                        what: format!(
+                            "{:?} {:?} misses row {id} of team {team} (public: {}), committed at {:X} by {} ({}); received up to {:X}, complete: {complete}",
+                            self.who,
+                            self.interest,
+                            team == PUBLIC,
+                            transaction.lsn,
+                            transaction.xid,
+                            transaction.unix_millis(),
+                            stretch.newest.0,
+                        ),
+                        near: events.iter().rposition(earlier).unwrap_or_default(),
+                    });
                 }
             }
         }
@@ -317,7 +348,7 @@ impl Check<'_> {
     }
 }
 
-fn brief(event: &Event) -> String {
+pub(crate) fn brief(event: &Event) -> String {
     match event {
         Event::Began { snapshot, rows } => format!("Began {snapshot:?}, {} rows", rows.len()),
         Event::Change {
@@ -398,14 +429,16 @@ mod tests {
             &[put(5, 1, 5)],
             &[put(6, 0, 6)],
         ]);
+        let undone = BTreeSet::from([4]);
         let check = |events: &[Event]| {
             let check = Check {
                 who: Who::Person(7),
                 interest: Interest::default(),
                 truth: &truth,
                 resumes: true,
+                undone: &undone,
             };
-            check.run(events, true)
+            check.run(events, true).map_err(|fault| fault.what)
         };
         use Kind::{Delete, Insert, Update};
         let (two, four) = (change(2, Insert, 2, 2), change(5, Insert, 4, 4));
@@ -456,8 +489,10 @@ mod tests {
         events.extend([Event::Connected, two.clone(), four.clone()]);
         events.extend([one.clone(), gone.clone(), end.clone()]);
         assert_eq!(check(&events).map(|found| found.duplicates), Ok(2));
+        let forgotten = [&events[..4], &[Event::Acknowledged(3)], &events[4..]].concat();
+        assert_eq!(check(&forgotten).map(|found| found.repeated_late), Ok(1));
         events.insert(3, Event::Acknowledged(3));
-        assert_eq!(check(&events).map(|found| found.repeated_late), Ok(1));
+        assert!(check(&events).unwrap_err().contains("acknowledged: 2/0"));
         // Who is told to start over, does.
         let mut events = all[..3].to_vec();
         events.extend([Event::Resync, began(10, &[(2, 2)]), end]);
