@@ -7,10 +7,10 @@ use tokio_postgres::types::{ToSql, Type as WireType};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::fit::{ColumnFacts, Facts, Misfit, PublishedFacts, fit};
+use super::load_request::{LoadRequest, LoadResult, Loaded, Outcome};
 use super::print::prints;
 use super::spec::Spec;
 use super::store::Store;
-use super::{LoadRequest, LoadResult, Loaded, Outcome};
 use crate::change::{Lsn, Snapshot};
 use crate::database::quote_identifier;
 use crate::policy::value::Oid;

@@ -14,36 +14,42 @@
 //! [`Shadow::describe`] gives the same one.
 
 mod fit;
+mod followed;
 mod layout;
 mod load;
+mod load_request;
 mod print;
 mod row;
 mod spec;
+mod status;
 mod store;
+mod stream;
+mod table;
 mod undo;
 mod unseen;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use layout::{Mapping, Trouble};
-use store::Store;
+use followed::Followed;
+use load_request::Outcome;
+use table::{Stage, Table};
 use undo::Undo;
 use unseen::Unseen;
 
-use crate::change::{
-    Change, ChangeKind, Commit, Lsn, Oid, OldKind, Relation, Snapshot, TransactionPart, Tuple,
-};
+use crate::change::{Lsn, Oid, Snapshot};
 use crate::policy::Tables;
 use crate::policy::value::Value;
 
 pub use load::{load, misfit};
+pub use load_request::{LoadRequest, LoadResult};
 pub use print::{Prints, prints};
 pub use spec::Spec;
+pub use status::{Sizes, State, Status};
 
 /// How much memory shadows may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +61,6 @@ pub struct Limits {
     /// Bytes of what is remembered of the tables before the last transaction.
     pub undo_bytes_max: usize,
 }
-
-/// Loads of one table that may fail one after the other because too many changes came meanwhile.
-const OVERRUNS_MAX: u32 = 3;
-/// The longest pause before a table that was too large is tried again, as a power of two of [`Shadow::reconsider`]s.
-const OVERSIZED_DOUBLINGS: u32 = 6;
 
 /// All shadowed tables.
 #[derive(Debug)]
@@ -91,172 +92,6 @@ struct Last {
     /// The last change.
     order: Option<u32>,
     is_whole: bool,
-}
-
-#[derive(Debug)]
-struct Table {
-    spec: Arc<Spec>,
-    stage: Stage,
-    /// What the last load must find and must have been described since; `None`: anything.
-    print: Option<Box<str>>,
-    /// How often it was over the limit since it was last described otherwise or emptied.
-    oversized: u32,
-    /// Loads that too many changes have spoiled, one after the other.
-    overruns: u32,
-    /// Loads that were begun since the table was last trusted.
-    attempts: u32,
-    /// Loads that were ever begun.
-    loads: u64,
-    /// Why the last one was, if it was not the first.
-    why: Option<Box<str>>,
-    /// Partitions whose changes are routed here.
-    leaves: BTreeSet<Oid>,
-}
-
-#[derive(Debug)]
-enum Stage {
-    /// To be loaded, again if there is a reason.
-    Wanted(Option<Box<str>>),
-    Loading {
-        generation: u64,
-        retained: Vec<Retained>,
-        bytes: usize,
-    },
-    Trusted(Box<Followed>),
-    /// To be tried again at a later [`Shadow::reconsider`]: so many are left out.
-    TooLarge(u32),
-    Unfit(Box<str>),
-}
-
-/// A change that came while the table was being loaded.
-#[derive(Debug)]
-struct Retained {
-    commit: Arc<Commit>,
-    change: Change,
-}
-
-/// A table that moves with the stream.
-#[derive(Debug)]
-struct Followed {
-    /// The first commit that it is exact for is at or after this position.
-    from: Lsn,
-    /// What it was loaded in: transactions that this sees are in the rows already. All of them are before `from`.
-    snapshot: Snapshot,
-    /// The last commit that changed it.
-    changed: Lsn,
-    /// The last that changed anything which is kept of it.
-    altered: Lsn,
-    store: Store,
-    mappings: HashMap<Oid, (Arc<Relation>, Mapping)>,
-}
-
-/// What is known about a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Not loaded yet.
-    Wanted,
-    /// Being loaded.
-    Loading,
-    /// Moves with the stream; exact from this position on.
-    Trusted {
-        /// End of the WAL when it had been loaded.
-        from: Lsn,
-    },
-    /// To be loaded again.
-    Invalid {
-        /// Why.
-        reason: Box<str>,
-    },
-    /// Over a limit: Postgres is asked instead, until it is emptied, altered or reconsidered.
-    TooLarge,
-    /// Cannot be followed: Postgres is asked instead, until the table is altered.
-    Unfit {
-        /// Why.
-        reason: Box<str>,
-    },
-}
-
-/// One table for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// `pg_class.oid`.
-    pub table: Oid,
-    /// Schema name, unquoted.
-    pub schema: Box<str>,
-    /// Table name, unquoted.
-    pub name: Box<str>,
-    /// How it is.
-    pub state: State,
-    /// Rows in memory.
-    pub rows: usize,
-    /// Bytes of rows, indexes and retained changes.
-    pub bytes: usize,
-    /// Loads that were begun.
-    pub loads: u64,
-    /// Why the last of them was, if it was not the first.
-    pub why: Option<Box<str>>,
-}
-
-/// How much there is of all tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
-    /// Tables that are wanted.
-    pub tables: usize,
-    /// Those that can be looked into.
-    pub trusted: usize,
-    /// Their rows.
-    pub rows: usize,
-    /// Bytes of their rows and indexes, and of what is remembered of earlier ones.
-    pub bytes: usize,
-}
-
-/// A table to be loaded, by [`load`](load()).
-#[derive(Clone, Debug)]
-pub struct LoadRequest {
-    /// What is wanted.
-    pub spec: Arc<Spec>,
-    /// Tells this load from earlier ones of the table.
-    pub generation: u64,
-    /// Loads of this table that were begun before, since it was last trusted: wait longer each time.
-    pub attempt: u32,
-    bytes_max: usize,
-}
-
-/// What came of a [`LoadRequest`].
-#[derive(Debug)]
-pub struct LoadResult {
-    table: Oid,
-    generation: u64,
-    outcome: Outcome,
-}
-
-#[derive(Debug)]
-enum Outcome {
-    Rows(Loaded),
-    TooLarge,
-    Unfit(Box<str>),
-    Failed(Box<str>),
-}
-
-#[derive(Debug)]
-struct Loaded {
-    snapshot: Snapshot,
-    lsn: Lsn,
-    store: Store,
-    leaves: BTreeSet<Oid>,
-    print: Box<str>,
-}
-
-impl LoadResult {
-    /// A load that could not even begin.
-    #[must_use]
-    pub fn failed(request: &LoadRequest, reason: &str) -> Self {
-        Self {
-            table: request.spec.table,
-            generation: request.generation,
-            outcome: Outcome::Failed(reason.into()),
-        }
-    }
 }
 
 impl Shadow {
@@ -433,137 +268,6 @@ impl Shadow {
         self.bound(result.table);
     }
 
-    /// Applies a part of a transaction. Parts come in the order of the stream; what comes again after a reconnect is
-    /// applied once.
-    pub fn apply(&mut self, part: &TransactionPart) {
-        let commit = part.commit.lsn;
-        let order = match self.last {
-            Some(last) if commit < last.commit || (commit == last.commit && last.is_whole) => {
-                return;
-            }
-            Some(last) if commit == last.commit => last.order,
-            _ => {
-                self.abandon();
-                self.unseen.push(part.commit.xid);
-                self.forget_all();
-                None
-            }
-        };
-        let fresh = |change: &&Change| order.is_none_or(|order| change.order > order);
-        for change in part.changes.iter().filter(fresh) {
-            self.change(&part.commit, change);
-        }
-        self.last = Some(Last {
-            commit,
-            order: part.changes.last().map(|change| change.order).max(order),
-            is_whole: part.last,
-        });
-    }
-
-    /// A transaction that began to come and never ended: its changes are not to be kept.
-    fn abandon(&mut self) {
-        if self.last.is_some_and(|last| !last.is_whole) {
-            self.invalidate_all("a transaction came in part");
-        }
-    }
-
-    fn change(&mut self, commit: &Arc<Commit>, change: &Change) {
-        let Some(oid) = self.routes.get(&change.relation.oid).copied() else {
-            return;
-        };
-        let Some(table) = self.tables.get_mut(&oid) else {
-            return;
-        };
-        match &mut table.stage {
-            Stage::Loading {
-                retained, bytes, ..
-            } => {
-                let kept = Retained::new(commit, change);
-                *bytes = bytes.saturating_add(kept.bytes());
-                retained.push(kept);
-                if *bytes > self.limits.retained_bytes_max {
-                    table.overruns = table.overruns.saturating_add(1);
-                    table.stage = if table.overruns < OVERRUNS_MAX {
-                        Stage::Wanted(Some("too much changed while it was loaded".into()))
-                    } else {
-                        table.oversize()
-                    };
-                }
-            }
-            Stage::Trusted(followed) => {
-                let before = followed.store.bytes();
-                let mut undo = self.remembers.then(|| {
-                    self.undo
-                        .entry(oid)
-                        .or_insert_with(|| followed.begin_undo(commit))
-                });
-                let undo_before = undo.as_ref().map_or(0, |undo| undo.bytes());
-                let applied = followed.apply(oid, commit, change, undo.as_deref_mut());
-                if let Some(undo) = undo {
-                    let bytes = self.undo_bytes.saturating_sub(undo_before);
-                    self.undo_bytes = bytes.saturating_add(undo.bytes());
-                    if self.undo_bytes > self.limits.undo_bytes_max {
-                        *undo = Undo::Unknown;
-                        self.undo_bytes = bytes;
-                    }
-                }
-                self.bytes = self
-                    .bytes
-                    .saturating_sub(before)
-                    .saturating_add(followed.store.bytes());
-                if let Err(reason) = applied {
-                    table.stage = Stage::Wanted(Some(reason));
-                    self.settle();
-                }
-                self.bound(oid);
-            }
-            Stage::TooLarge(_) if matches!(change.kind, ChangeKind::Truncate) => {
-                table.invalidate("it was emptied");
-            }
-            Stage::Wanted(_) | Stage::TooLarge(_) | Stage::Unfit(_) => {}
-        }
-    }
-
-    /// A transaction was read whose content is lost: the tables that it wrote (none means all) are loaded again.
-    pub fn skipped(&mut self, commit: &Commit, relations: &[Oid]) {
-        if self.last.is_some_and(|last| commit.lsn < last.commit) {
-            return;
-        }
-        if self.last.is_some_and(|last| commit.lsn > last.commit) {
-            self.abandon();
-        }
-        self.unseen.push(commit.xid);
-        self.forget_all();
-        self.last = Some(Last {
-            commit: commit.lsn,
-            order: None,
-            is_whole: true,
-        });
-        if relations.is_empty() {
-            self.invalidate_all("a transaction was too large to be read");
-        } else {
-            self.invalidate(relations, "a transaction was too large to be read");
-        }
-    }
-
-    /// Positions have a new meaning, or changes may have been missed: everything is loaded again.
-    pub fn restart(&mut self) {
-        self.last = None;
-        self.forget_all();
-        self.invalidate_all("the stream began anew");
-    }
-
-    fn forget(&mut self, oid: Oid) {
-        if let Some(undo) = self.undo.remove(&oid) {
-            self.undo_bytes = self.undo_bytes.saturating_sub(undo.bytes());
-        }
-    }
-
-    fn forget_all(&mut self) {
-        self.undo.clear();
-        self.undo_bytes = 0;
-    }
-
     /// Any snapshot of the database, taken just now: what it sees need not be remembered. Loads begin again less often
     /// if it is told from time to time.
     pub fn seen(&mut self, snapshot: &Snapshot) {
@@ -659,48 +363,6 @@ impl Shadow {
         Before(self)
     }
 
-    /// All tables, by OID.
-    #[must_use]
-    pub fn status(&self) -> Vec<Status> {
-        self.tables
-            .iter()
-            .map(|(oid, table)| {
-                let (rows, bytes) = match &table.stage {
-                    Stage::Trusted(followed) => (followed.store.len(), followed.store.bytes()),
-                    Stage::Loading { bytes, .. } => (0, *bytes),
-                    Stage::Wanted(_) | Stage::TooLarge(_) | Stage::Unfit(_) => (0, 0),
-                };
-                Status {
-                    table: *oid,
-                    schema: table.spec.schema.clone(),
-                    name: table.spec.name.clone(),
-                    state: table.stage.state(),
-                    rows,
-                    bytes,
-                    loads: table.loads,
-                    why: table.why.clone(),
-                }
-            })
-            .collect()
-    }
-
-    /// How much there is of all tables.
-    #[must_use]
-    pub fn sizes(&self) -> Sizes {
-        let mut sizes = Sizes {
-            tables: self.tables.len(),
-            bytes: self.bytes.saturating_add(self.undo_bytes),
-            ..Sizes::default()
-        };
-        for table in self.tables.values() {
-            if let Stage::Trusted(followed) = &table.stage {
-                sizes.trusted = sizes.trusted.saturating_add(1);
-                sizes.rows = sizes.rows.saturating_add(followed.store.len());
-            }
-        }
-        sizes
-    }
-
     /// How much memory it may take.
     #[must_use]
     pub const fn limits(&self) -> Limits {
@@ -777,234 +439,5 @@ impl Tables for Before<'_> {
             (Some(undo), Some(followed)) => undo.scan(&followed.store, keys, visit),
             _ => self.0.scan(table, keys, visit),
         }
-    }
-}
-
-impl Table {
-    /// To be loaded; in place of one that served another spec, if there was one.
-    fn new(spec: Arc<Spec>, before: Option<Self>) -> Self {
-        let loads = before.as_ref().map_or(0, |before| before.loads);
-        let (why, leaves) = match before {
-            None => (None, BTreeSet::new()),
-            Some(Self { stage, leaves, .. }) => match stage {
-                Stage::Wanted(Some(why)) => (Some(why), leaves),
-                Stage::Wanted(None) => (None, leaves),
-                Stage::Loading { .. }
-                | Stage::Trusted(_)
-                | Stage::TooLarge(_)
-                | Stage::Unfit(_) => {
-                    let why = "policies look into other columns of it";
-                    (Some(why.into()), leaves)
-                }
-            },
-        };
-        Self {
-            spec,
-            stage: Stage::Wanted(why),
-            print: None,
-            oversized: 0,
-            overruns: 0,
-            attempts: 0,
-            loads,
-            why: None,
-            leaves,
-        }
-    }
-
-    fn invalidate(&mut self, reason: &str) {
-        (self.overruns, self.oversized) = (0, 0);
-        self.stage = Stage::Wanted(Some(reason.into()));
-    }
-
-    /// Over the limit, once more.
-    fn oversize(&mut self) -> Stage {
-        self.overruns = 0;
-        self.oversized = self.oversized.saturating_add(1);
-        Stage::TooLarge(1 << self.oversized.min(OVERSIZED_DOUBLINGS))
-    }
-}
-
-impl Stage {
-    fn state(&self) -> State {
-        match self {
-            Self::Wanted(None) => State::Wanted,
-            Self::Wanted(Some(reason)) => State::Invalid {
-                reason: reason.clone(),
-            },
-            Self::Loading { .. } => State::Loading,
-            Self::Trusted(followed) => State::Trusted {
-                from: followed.from,
-            },
-            Self::TooLarge(_) => State::TooLarge,
-            Self::Unfit(reason) => State::Unfit {
-                reason: reason.clone(),
-            },
-        }
-    }
-}
-
-impl Retained {
-    /// In memory of its own: the stream's buffers are not kept for it.
-    fn new(commit: &Arc<Commit>, change: &Change) -> Self {
-        let mut change = change.clone();
-        match &mut change.kind {
-            ChangeKind::Insert { new } => *new = new.detach(),
-            ChangeKind::Update { old, new } => {
-                *new = new.detach();
-                if let Some(old) = old {
-                    old.tuple = old.tuple.detach();
-                }
-            }
-            ChangeKind::Delete { old } => old.tuple = old.tuple.detach(),
-            ChangeKind::Truncate => {}
-        }
-        Self {
-            commit: Arc::clone(commit),
-            change,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let tuples = match &self.change.kind {
-            ChangeKind::Insert { new } => new.size(),
-            ChangeKind::Update { old, new } => {
-                let old = old.as_ref().map_or(0, |old| old.tuple.size());
-                new.size().saturating_add(old)
-            }
-            ChangeKind::Delete { old } => old.tuple.size(),
-            ChangeKind::Truncate => 0,
-        };
-        // Twice itself, because the list grows by doubling; and a commit, which few of them share.
-        tuples
-            .saturating_add(size_of::<Self>().saturating_mul(2))
-            .saturating_add(size_of::<Commit>())
-    }
-}
-
-impl Followed {
-    /// What was loaded, and on top of it what came meanwhile.
-    fn new(loaded: Loaded, retained: Vec<Retained>) -> Result<Self, Trouble> {
-        let mut followed = Self {
-            from: loaded.lsn,
-            snapshot: loaded.snapshot,
-            changed: Lsn::ZERO,
-            altered: Lsn::ZERO,
-            store: loaded.store,
-            mappings: HashMap::new(),
-        };
-        for Retained { commit, change } in retained {
-            let oid = change.relation.oid;
-            let table = if loaded.leaves.contains(&oid) { 0 } else { oid };
-            followed.apply(table, &commit, &change, None)?;
-        }
-        Ok(followed)
-    }
-
-    /// What this transaction is about to change. Nothing is known of what it has changed already, while the table was
-    /// being loaded or nobody asked.
-    fn begin_undo(&self, commit: &Commit) -> Undo {
-        if self.changed == commit.lsn {
-            Undo::Unknown
-        } else {
-            Undo::new(self.store.layout())
-        }
-    }
-
-    /// Changes the rows of `table` itself, or of the partition that the change is of. `undo` remembers the rows that come
-    /// and go.
-    fn apply(
-        &mut self,
-        table: Oid,
-        commit: &Commit,
-        change: &Change,
-        undo: Option<&mut Undo>,
-    ) -> Result<(), Trouble> {
-        if commit.lsn < self.from && self.snapshot.sees(commit.xid) {
-            return Ok(());
-        }
-        self.changed = commit.lsn;
-        let relation = &change.relation;
-        if matches!(change.kind, ChangeKind::Truncate) {
-            if relation.oid != table {
-                return Err("a partition was truncated".into());
-            }
-            self.altered = commit.lsn;
-            self.store.clear();
-            if let Some(undo) = undo {
-                *undo = Undo::Unknown;
-            }
-            return Ok(());
-        }
-        let layout = Arc::clone(self.store.layout());
-        let known = self.mappings.get(&relation.oid);
-        if !known.is_some_and(|(known, _)| Arc::ptr_eq(known, relation)) {
-            // A column that was dropped and added again looks the same but holds other values.
-            if known.is_some_and(|(known, _)| known.columns != relation.columns) {
-                return Err("the table has been altered".into());
-            }
-            let mapping = layout.map(relation)?;
-            self.mappings
-                .insert(relation.oid, (Arc::clone(relation), mapping));
-        }
-        let (_, mapping) = self.mappings.get(&relation.oid).ok_or("no mapping")?;
-        let row = |tuple: &Tuple| layout.row(mapping, tuple);
-        match &change.kind {
-            ChangeKind::Insert { new } => {
-                let new = row(new)?;
-                if row::columns(&new).any(row::Stored::is_unchanged) {
-                    return Err("a row was inserted in part".into());
-                }
-                self.altered = commit.lsn;
-                if let Some(undo) = undo {
-                    undo.came(&new);
-                }
-                self.store.insert(new)
-            }
-            ChangeKind::Update { old: None, new } => {
-                let new = row(new)?;
-                self.update(commit, (&new, &new), undo)
-            }
-            ChangeKind::Update {
-                old: Some(old),
-                new,
-            } => {
-                let (kind, old, new) = (old.kind, row(&old.tuple)?, row(new)?);
-                // The row has got this key from another one, and with it a content that the stream leaves out
-                // (`replication::net_effect`, on keys that are exchanged in a circle).
-                if kind == OldKind::Key
-                    && self.store.is_same(&old, &new)
-                    && row::columns(&new).any(row::Stored::is_unchanged)
-                {
-                    return Err("rows exchanged their keys".into());
-                }
-                self.update(commit, (&old, &new), undo)
-            }
-            ChangeKind::Delete { old } => {
-                let gone = self.store.delete(&row(&old.tuple)?)?;
-                self.altered = commit.lsn;
-                if let Some(undo) = undo {
-                    undo.went(&gone);
-                }
-                Ok(())
-            }
-            ChangeKind::Truncate => Ok(()),
-        }
-    }
-
-    fn update(
-        &mut self,
-        commit: &Commit,
-        (old, new): (&[u8], &[u8]),
-        undo: Option<&mut Undo>,
-    ) -> Result<(), Trouble> {
-        let (before, after) = self.store.update(old, new)?;
-        if *before != *after {
-            self.altered = commit.lsn;
-            if let Some(undo) = undo {
-                undo.went(&before);
-                undo.came(after);
-            }
-        }
-        Ok(())
     }
 }

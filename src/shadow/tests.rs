@@ -9,8 +9,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::fit::{ColumnFacts, Facts, PublishedFacts, fit};
+use super::load_request::{Loaded, Outcome};
 use super::store::Store;
-use super::{Limits, LoadRequest, LoadResult, Loaded, Outcome, Shadow, Spec};
+use super::{Limits, LoadRequest, LoadResult, Shadow, Spec};
 use crate::change::{
     Change, ChangeKind, Commit, Datum, Epoch, Lsn, OldKind, OldTuple, PgTime, Relation,
     RelationColumn, ReplicaIdentity, Snapshot, TransactionPart, Tuple, TupleBuilder, Xid,
