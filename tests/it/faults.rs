@@ -39,6 +39,8 @@ const SLOT: &str = "walcast_faults";
 /// What was acknowledged so shortly before a kill may not have been written down: the answer to a heartbeat does not wait
 /// for that. Generous, for a busy machine.
 const WRITTEN_WITHIN: Millis = 2000;
+/// Until then nothing is cut: who has not acknowledged anything yet cannot go on from there.
+const SETTLES_IN: Duration = Duration::from_secs(3);
 /// Versions of the last transaction begin here.
 const END: i64 = 1 << 50;
 
@@ -279,7 +281,7 @@ async fn run(weather: Weather) {
     let circumstances = Arc::new(Circumstances {
         url: world.url(),
         return_by: weather.return_by,
-        rude_until: (!weather.spares_clients()).then_some(end),
+        rude: (!weather.spares_clients()).then_some((started + SETTLES_IN, end)),
         calm_max: weather.calm_max,
         end: AtomicU64::new(0),
         give_up: end + Duration::from_secs(60),
@@ -299,8 +301,9 @@ async fn run(weather: Weather) {
     let (all_written, written) = tokio::sync::oneshot::channel();
     let truth = tokio::spawn(keep_journal(world.url(), written));
 
+    tokio::time::sleep(SETTLES_IN).await;
     loop {
-        let calm = Duration::from_millis(world.dice.random_range(200..2500));
+        let calm = Duration::from_millis(world.dice.random_range(500..4000));
         if Instant::now() + calm >= end {
             break;
         }
