@@ -88,6 +88,18 @@ impl Replay {
         }
     }
 
+    /// Whether any binding may want something of this commit. After a restart the stream brings much again that those who
+    /// come back have had, and it would be asked about in vain.
+    pub(super) fn may_want(&self, commit: &Commit, joined: Option<&Snapshot>) -> bool {
+        let is_new = joined.is_none_or(|snapshot| !snapshot.sees(commit.xid));
+        let reaches = |(_, start): &(u32, Start)| match start {
+            Start::After(position) => Position::of(commit, u32::MAX) > *position,
+            Start::From(time) => commit.time >= *time,
+            Start::Asked(_) => false,
+        };
+        is_new || self.starts.iter().any(reaches)
+    }
+
     /// Whether a change is of the past.
     pub(super) fn covers(&self, commit: &Commit, order: u32) -> bool {
         self.until

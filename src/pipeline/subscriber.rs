@@ -160,10 +160,16 @@ impl Subscriber {
 
     /// Whether this part of a transaction may concern the subscriber at all.
     pub(super) fn is_open_to(&self, part: &Part) -> bool {
-        // Of a subscriber with a past, each binding has a beginning of its own.
+        let has_begun = match &self.replay {
+            None => self.is_after_join(&part.commit),
+            Some(replay) => {
+                let joined = self.joined.as_ref().map(|(snapshot, _)| snapshot);
+                replay.may_want(&part.commit, joined)
+            }
+        };
         self.phase == Phase::Live
             && self.snapshot.as_ref().is_none_or(Awaited::is_running)
-            && (self.replay.is_some() || self.is_after_join(&part.commit))
+            && has_begun
     }
 
     /// Whether a commit is newer than the subscription.

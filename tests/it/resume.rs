@@ -2,7 +2,9 @@
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use walcast::testing::{App, AppOptions, Change, PUBLISHABLE_KEY, Socket, Subscriber, user};
+use walcast::testing::{
+    App, AppOptions, Change, Cut, PUBLISHABLE_KEY, Proxy, Socket, Subscriber, join_payload, user,
+};
 
 use crate::world::{ALICE, BOB, CAROL, SCHEMA, TALK, all, contents, say};
 
@@ -332,4 +334,59 @@ async fn what_is_no_longer_retained_is_said_to_be() {
     assert_eq!(resync(&mut alice).await, "position no longer retained");
     app.sql(&say(TALK, "live")).await;
     assert_eq!(contents(&app.settled(&mut alice).await), ["live"]);
+}
+
+/// Its heartbeats come now and then, and its connection is lost without a word.
+#[tokio::test]
+async fn a_slow_client_gets_through_a_huge_transaction_however_often_it_is_cut() {
+    const ROWS: i64 = 100_000;
+    const AT_ONCE: i64 = 15_000;
+    const HEARTBEAT_AFTER: i64 = 2_500;
+    let app = start(&[]).await;
+    let mut alice = come_as(&app, ALICE, &all("notes")).await;
+    handle(&mut alice).await;
+    drop(alice);
+    app.sql(&format!(
+        "insert into notes select n, repeat('x', 100), n from generate_series(1, {ROWS}) as n"
+    ))
+    .await;
+    let proxy = Proxy::start(app.server.port()).await;
+    let path = format!("/realtime/v1/websocket?apikey={PUBLISHABLE_KEY}&vsn=2.0.0&resume={ID}");
+    let payload = join_payload(&all("notes"), Some(&user(ALICE)));
+    let (mut next, mut rounds, mut received) = (1, 0, 0);
+    while next <= ROWS {
+        rounds += 1;
+        assert!(rounds <= 12, "no progress at {next}");
+        let mut socket = Socket::upgrade(proxy.port(), &path, &[]).await.unwrap();
+        socket
+            .send(Some("1"), "1", TOPIC, "phx_join", &payload)
+            .await;
+        let (before, mut beat_at, mut count) = (next, 0, 0);
+        while count < AT_ONCE && next <= ROWS {
+            let frame = socket.frame().await;
+            if frame.reference == "beat" {
+                beat_at = count + HEARTBEAT_AFTER;
+            } else if frame.event == "postgres_changes" {
+                let id = frame.payload["data"]["record"]["id"].as_i64().unwrap();
+                assert!(id <= next, "{next} was left out before {id}");
+                next = next.max(id + 1);
+                count += 1;
+                assert_eq!(frame.payload["last"] == true, id == ROWS);
+            } else if frame.event == "system" {
+                assert_eq!(frame.payload["message"], "Subscribed to PostgreSQL");
+            }
+            if count > beat_at {
+                beat_at = i64::MAX;
+                let nothing = json!({});
+                socket
+                    .send(None, "beat", "phoenix", "heartbeat", &nothing)
+                    .await;
+            }
+        }
+        received += count;
+        assert!(next > before, "round {rounds} brings nothing new");
+        proxy.cut(Cut::Reset);
+    }
+    // What a connection could not acknowledge any more comes again, and no more than that.
+    assert!(received < 2 * ROWS, "{received} changes in {rounds} rounds");
 }

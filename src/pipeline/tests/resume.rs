@@ -214,6 +214,31 @@ fn a_second_socket_takes_nothing_from_one_that_answers() {
 }
 
 #[test]
+fn what_the_stream_brings_again_is_not_asked_about() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.come(2, alice(), false);
+    for connection in [1, 2] {
+        // As after a restart: it has handled what the stream has still to bring.
+        bench.acknowledge(connection, 102);
+        bench.part_from(connection);
+    }
+    bench.next_xid = 103;
+    bench.come(3, alice(), false);
+    for xid in 100..102 {
+        bench.part(xid, MESSAGES, vec![insert(u64::from(xid), "x")], true);
+        bench.wait(Duration::from_millis(50));
+        bench.see_for_some_time("103:103:", 103);
+        assert!(bench.asked.is_empty());
+    }
+    bench.commit(MESSAGES, insert(103, "x"));
+    bench.see_for_some_time("104:104:", 104);
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Same]);
+    assert_eq!(bench.read(3), ["subscribed", "INSERT 103 x."]);
+}
+
+#[test]
 fn a_socket_that_does_not_answer_is_replaced() {
     let mut bench = Bench::new();
     bench.join(9);

@@ -37,8 +37,8 @@ pub(crate) struct Circumstances {
     /// Of the database, as superuser.
     pub(crate) url: String,
     pub(crate) return_by: ReturnBy,
-    /// Their connections are cut on purpose until then.
-    pub(crate) rude_until: Option<Instant>,
+    /// Their connections are cut on purpose between these two.
+    pub(crate) rude: Option<(Instant, Instant)>,
     /// Between two cuts of one client, at most.
     pub(crate) calm_max: Duration,
     /// The last transaction's rows have versions from this on; 0 until it is there.
@@ -190,8 +190,9 @@ impl Client {
     /// One connection, to its end.
     async fn converse(&mut self, mut socket: Socket) {
         let mut join_ref = self.join(&mut socket).await;
-        let cut_at = self.circumstances.rude_until.and_then(|until| {
-            let at = Instant::now() + self.circumstances.calm_max.mul_f64(self.dice.random());
+        let cut_at = self.circumstances.rude.and_then(|(from, until)| {
+            let calm = self.circumstances.calm_max.mul_f64(self.dice.random());
+            let at = from.max(Instant::now()) + calm;
             (at < until).then_some(at)
         });
         let mut beat: Option<Beat> = None;
@@ -207,7 +208,7 @@ impl Client {
                 return self.break_off(socket).await;
             }
             if heard_at + SILENCE <= now {
-                if self.circumstances.rude_until.is_none() {
+                if self.circumstances.rude.is_none() {
                     self.surprises.push("the server fell silent".to_owned());
                 }
                 self.note("gives up a silent connection");

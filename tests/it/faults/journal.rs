@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use serde_json::Value;
 use walcast::testing::Session;
 
+use super::client::Millis;
+
 /// The slot, and the publication of the table.
 pub(crate) const NAME: &str = "journal";
 
@@ -42,7 +44,7 @@ pub(crate) struct Transaction {
 const EPOCH_SECONDS: i64 = 946_684_800;
 
 impl Transaction {
-    pub(crate) fn unix_millis(&self) -> u64 {
+    pub(crate) fn unix_millis(&self) -> Millis {
         u64::try_from(self.time / 1000 + EPOCH_SECONDS * 1000).unwrap()
     }
 }
@@ -142,23 +144,22 @@ impl Truth {
         self.sees(who, team, index) || self.turns(who, team, index, end)
     }
 
-    /// Whether somebody could see it right then and nothing changed about that within `patience` microseconds: then no
-    /// delay excuses that it does not arrive.
-    pub(crate) fn surely_visible(&self, who: Who, team: i64, index: usize, patience: i64) -> bool {
-        self.sees(who, team, index) && !self.turns(who, team, index, self.later(index, patience))
+    /// Whether somebody could see it right then and nothing changed about that until `judged`: then no delay excuses that it
+    /// does not arrive.
+    pub(crate) fn surely_visible(&self, who: Who, team: i64, index: usize, judged: Millis) -> bool {
+        self.sees(who, team, index) && !self.turns(who, team, index, self.later(judged))
     }
 
-    /// Whether the version was superseded within `patience` microseconds: then it may have been merged into its successor.
-    pub(crate) fn soon_superseded(&self, id: i64, index: usize, patience: i64) -> bool {
+    /// Whether the version had been superseded by then: it may have been merged into its successor.
+    pub(crate) fn superseded_by(&self, id: i64, index: usize, judged: Millis) -> bool {
         self.successor(id, index)
-            .is_some_and(|next| next < self.later(index, patience))
+            .is_some_and(|next| next < self.later(judged))
     }
 
-    /// The first transaction that committed more than so many microseconds after `index`.
-    fn later(&self, index: usize, patience: i64) -> usize {
-        let until = self.transactions[index].time.saturating_add(patience);
+    /// The first transaction that committed after this time.
+    fn later(&self, time: Millis) -> usize {
         self.transactions
-            .partition_point(|other| other.time <= until)
+            .partition_point(|other| other.unix_millis() <= time)
     }
 }
 

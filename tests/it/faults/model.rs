@@ -3,11 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::client::Millis;
 use super::journal::{Deed, PUBLIC, Truth, Who};
-
-/// Delays that excuse that a version was merged into its successor, or judged by the rights of later: longer than any
-/// outage that the harness makes. Microseconds.
-const PATIENCE: i64 = 20_000_000;
 
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,9 +81,9 @@ pub(crate) struct Findings {
     pub(crate) duplicates: u64,
     /// Of these, what had been acknowledged right before a kill.
     pub(crate) repeated_late: u64,
-    /// Did not arrive, superseded soon after.
+    /// Did not arrive, superseded before something later arrived.
     pub(crate) merged: u64,
-    /// Did not arrive, and rights changed soon after.
+    /// Did not arrive, and rights had changed before something later arrived.
     pub(crate) uncertain: u64,
 }
 
@@ -96,6 +93,8 @@ struct Stretch<'a> {
     /// What was received, and of which version.
     received: HashMap<(u64, i64), i64>,
     newest: Position,
+    /// When it was first given something of this commit, for each that was newer than all before.
+    reached: Vec<(u64, Millis)>,
     /// Nothing up to here may come again.
     acknowledged: Position,
     /// Likewise, but the server may have been killed before it had that written down.
@@ -111,6 +110,8 @@ pub(crate) struct Check<'a> {
     /// What was acknowledged last may come again, and every DELETE arrives; else nothing comes twice, and a DELETE only to
     /// those who were shown the row on the way.
     pub(crate) resumes: bool,
+    /// When each event was noticed.
+    pub(crate) times: &'a [Millis],
     /// Acknowledgements, by the numbers of their events, that a kill may have undone.
     pub(crate) undone: &'a BTreeSet<usize>,
 }
@@ -146,6 +147,7 @@ impl Check<'_> {
                         snapshot,
                         received: HashMap::new(),
                         newest: (0, 0),
+                        reached: Vec::new(),
                         acknowledged: (0, 0),
                         said: (0, 0),
                         shown: rows.iter().copied().collect(),
@@ -205,6 +207,9 @@ impl Check<'_> {
                         return Err(fault(format!("repeated; acknowledged: {lsn:X}/{order}")));
                     }
                     findings.repeated_late += u64::from(repeats && *at <= stretch.said);
+                    if at.0 > stretch.newest.0 {
+                        stretch.reached.push((at.0, self.time_of(number)));
+                    }
                     stretch.newest = stretch.newest.max(*at);
                     // What was merged into a later version may come by itself when it is judged again.
                     let known = stretch.received.insert((at.0, *id), *version);
@@ -238,6 +243,11 @@ impl Check<'_> {
             });
         }
         Ok(findings)
+    }
+
+    fn time_of(&self, number: usize) -> Millis {
+        let time = self.times.get(number).or(self.times.last());
+        time.copied().unwrap_or_default()
     }
 
     /// Whether the client asked for changes of this kind.
@@ -299,7 +309,13 @@ impl Check<'_> {
         complete: bool,
         findings: &mut Findings,
     ) -> Result<(), Fault> {
+        let mut reached = stretch.reached.iter().peekable();
         for (index, transaction) in self.truth.transactions.iter().enumerate() {
+            // Whoever was asked about it was asked before something later arrived: what changed only after excuses nothing.
+            while (reached.peek()).is_some_and(|(lsn, _)| *lsn <= transaction.lsn) {
+                reached.next();
+            }
+            let judged = (reached.peek()).map_or_else(|| self.time_of(events.len()), |(_, at)| *at);
             // Of the newest transaction the rest may still be on its way.
             if !complete && transaction.lsn >= stretch.newest.0 {
                 break;
@@ -322,9 +338,9 @@ impl Check<'_> {
                 if !self.truth.sees(self.who, team, index) {
                     continue;
                 }
-                if self.truth.soon_superseded(id, index, PATIENCE) {
+                if self.truth.superseded_by(id, index, judged) {
                     findings.merged += 1;
-                } else if !self.truth.surely_visible(self.who, team, index, PATIENCE) {
+                } else if !self.truth.surely_visible(self.who, team, index, judged) {
                     findings.uncertain += 1;
                 } else {
                     let earlier = |event: &Event| matches!(event, Event::Change { at, .. } if at.0 < transaction.lsn);
@@ -436,6 +452,7 @@ mod tests {
                 interest: Interest::default(),
                 truth: &truth,
                 resumes: true,
+                times: &[],
                 undone: &undone,
             };
             check.run(events, true).map_err(|fault| fault.what)
