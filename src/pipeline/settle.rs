@@ -212,34 +212,23 @@ impl Desk<'_> {
             truths: &truths,
         };
         let leaves = saw_old && !is_delete;
-        let mut frames = 0_usize;
         let keys = self.keys;
-        let holding = std::mem::take(&mut lane.holding);
         let what = post.merged.unwrap_or(change);
-        let interested = lane.interested(what, render_as == RenderAs::Insert);
-        let mut holding = Holding(holding);
-        for_receivers(&interested, item, self.subscribers, |subscriber| {
-            let posted = holding.note(subscriber, |subscriber| {
-                let frames = subscriber.post(&post);
-                if frames > 0 && !is_delete && subscriber.replay.is_some() {
-                    let (_, key) = item.part.row_keys(keys, row.change);
-                    if let (Some(replay), Some(key)) = (&mut subscriber.replay, key) {
-                        replay.show(key);
-                    }
+        let is_insert = render_as == RenderAs::Insert;
+        self.give(lane, item, (what, is_insert), |subscriber| {
+            let frames = subscriber.post(&post);
+            if frames > 0 && !is_delete && subscriber.replay.is_some() {
+                let (_, key) = item.part.row_keys(keys, row.change);
+                if let (Some(replay), Some(key)) = (&mut subscriber.replay, key) {
+                    replay.show(key);
                 }
-                if leaves {
-                    frames.saturating_add(subscriber.post_left(&post, false))
-                } else {
-                    frames
-                }
-            });
-            frames = frames.saturating_add(posted);
+            }
+            if leaves {
+                frames.saturating_add(subscriber.post_left(&post, false))
+            } else {
+                frames
+            }
         });
-        lane.holding = holding.0;
-        self.settled.delivered = self
-            .settled
-            .delivered
-            .saturating_add(u64::try_from(frames).unwrap_or(u64::MAX));
     }
 
     /// Tells those who ask for it that an UPDATE has moved a row out of their sight or out of their filters. Not where it
@@ -276,13 +265,24 @@ impl Desk<'_> {
         };
         // Only what was judged as of the commit is known to be out of sight.
         let hidden = row.state == RowState::Hidden;
+        self.give(lane, item, (change, false), |subscriber| {
+            subscriber.post_left(&post, hidden)
+        });
+    }
+
+    /// Posts to those of the lane who may be interested in a change, and counts the frames.
+    fn give(
+        &mut self,
+        lane: &mut Lane,
+        item: &Item,
+        (change, any_event): (&Change, bool),
+        mut post: impl FnMut(&mut Subscriber) -> usize,
+    ) {
         let mut frames = 0_usize;
-        let holding = std::mem::take(&mut lane.holding);
-        let interested = lane.interested(change, false);
-        let mut holding = Holding(holding);
+        let mut holding = Holding(std::mem::take(&mut lane.holding));
+        let interested = lane.interested(change, any_event);
         for_receivers(&interested, item, self.subscribers, |subscriber| {
-            let posted = holding.note(subscriber, |subscriber| subscriber.post_left(&post, hidden));
-            frames = frames.saturating_add(posted);
+            frames = frames.saturating_add(holding.note(subscriber, &mut post));
         });
         lane.holding = holding.0;
         self.settled.delivered = self

@@ -66,6 +66,18 @@ fn claims(role: &str, subject: &str) -> Arc<Claims> {
     })
 }
 
+/// The transactions of a bench commit in the order of their xids.
+fn commit(xid: u32) -> Arc<Commit> {
+    let lsn = Lsn::new(u64::from(xid) * 10);
+    Arc::new(Commit {
+        epoch: Epoch(1),
+        lsn,
+        end_lsn: Lsn::new(lsn.bytes() + 5),
+        time: PgTime(0),
+        xid: Xid(xid),
+    })
+}
+
 impl Bench {
     fn new() -> Self {
         Self::compiling(false)
@@ -172,14 +184,6 @@ impl Bench {
     }
 
     fn part(&mut self, xid: u32, oid: u32, kinds: Vec<ChangeKind>, last: bool) {
-        let lsn = Lsn::new(u64::from(xid) * 10);
-        let commit = Commit {
-            epoch: Epoch(1),
-            lsn,
-            end_lsn: Lsn::new(lsn.bytes() + 5),
-            time: PgTime(0),
-            xid: Xid(xid),
-        };
         let changes = kinds.into_iter().zip(self.next_order..);
         let changes: Vec<Change> = changes
             .map(|(kind, order)| Change {
@@ -191,7 +195,7 @@ impl Bench {
         let next = changes.last().map_or(0, |change| change.order + 1);
         self.next_order = if last { 0 } else { next };
         let part = TransactionPart {
-            commit: Arc::new(commit),
+            commit: commit(xid),
             changes,
             size: 100,
             last,

@@ -476,6 +476,11 @@ impl Verdicts {
             now: part.commit.time.0,
             settings: BTreeMap::new(),
         };
+        let world = |tables| World {
+            tables,
+            session: &session,
+            types: &knowledge.schema.types,
+        };
         let (is_after, is_before) = match &change.kind {
             ChangeKind::Insert { .. } => (true, false),
             ChangeKind::Update { .. } => (true, true),
@@ -492,11 +497,7 @@ impl Verdicts {
             if !self.shadow.is_trusted(&compiled.tables, part.commit.lsn) {
                 return None;
             }
-            let world = World {
-                tables: &self.shadow,
-                session: &session,
-                types: &knowledge.schema.types,
-            };
+            let world = world(&self.shadow);
             found = group.under(compiled.plan.audience(world, row, group)?);
         }
         if is_before {
@@ -511,11 +512,7 @@ impl Verdicts {
             match row.filter(|_| is_known) {
                 Some(row) => {
                     let before = self.shadow.before();
-                    let world = World {
-                        tables: &before,
-                        session: &session,
-                        types: &knowledge.schema.types,
-                    };
+                    let world = world(&before);
                     found.append(&mut group.under(compiled.plan.audience(world, row, group)?));
                 }
                 // Nobody can be told that the row has left; a key goes to everybody.

@@ -178,14 +178,8 @@ mod tests {
         builder.build()
     }
 
-    #[track_caller]
-    fn check(
-        column: &str,
-        identity: ReplicaIdentity,
-        kind: ChangeKind,
-        policies_apply: bool,
-        expected: Match,
-    ) {
+    /// A filter for x in a column.
+    fn filter(column: &str) -> TableFilter {
         let test = Test {
             column: column.into(),
             type_oid: TEXT,
@@ -195,16 +189,31 @@ mod tests {
             operand: Operand::One(Value::Text("x".into())),
             question: None,
         };
-        let filter = TableFilter {
+        TableFilter {
             filter: Filter::new(vec![test]),
             columns: None,
-        };
-        let change = Change {
+        }
+    }
+
+    fn change(identity: ReplicaIdentity, kind: ChangeKind) -> Change {
+        Change {
             relation: relation(identity),
             order: 0,
             kind,
-        };
-        assert_eq!(filter.matches(&change, &table(), policies_apply), expected);
+        }
+    }
+
+    #[track_caller]
+    fn check(
+        column: &str,
+        identity: ReplicaIdentity,
+        kind: ChangeKind,
+        policies_apply: bool,
+        expected: Match,
+    ) {
+        let change = change(identity, kind);
+        let found = filter(column).matches(&change, &table(), policies_apply);
+        assert_eq!(found, expected);
     }
 
     const X: Datum<'static> = Datum::Text(b"x");
@@ -290,25 +299,8 @@ mod tests {
 
     #[track_caller]
     fn check_before(column: &str, identity: ReplicaIdentity, kind: ChangeKind, expected: bool) {
-        let test = Test {
-            column: column.into(),
-            type_oid: TEXT,
-            family: Family::Text(TextOrder::C),
-            operator: Operator::Eq,
-            negated: false,
-            operand: Operand::One(Value::Text("x".into())),
-            question: None,
-        };
-        let filter = TableFilter {
-            filter: Filter::new(vec![test]),
-            columns: None,
-        };
-        let change = Change {
-            relation: relation(identity),
-            order: 0,
-            kind,
-        };
-        assert_eq!(filter.passed_before(&change), expected);
+        let change = change(identity, kind);
+        assert_eq!(filter(column).passed_before(&change), expected);
     }
 
     #[test]

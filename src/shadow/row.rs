@@ -257,19 +257,7 @@ mod tests {
 
     fn types() -> Types {
         let mut types = Types::default();
-        let mut add = |oid, kind| {
-            types.insert(Arc::new(Type {
-                oid,
-                schema: "pg_catalog".into(),
-                name: format!("type{oid}").into(),
-                kind,
-                category: b'U',
-                preferred: false,
-                collation: 0,
-                array: 0,
-                delimiter: b',',
-            }));
-        };
+        let mut add = |oid, kind| types.insert(Arc::new(Type::plain(oid, kind)));
         for base in [
             oid::BOOL,
             oid::INT8,

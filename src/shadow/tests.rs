@@ -37,19 +37,7 @@ const LIMITS: Limits = Limits {
 
 fn types() -> Arc<Types> {
     let mut types = Types::default();
-    let mut add = |oid, kind| {
-        types.insert(Arc::new(Type {
-            oid,
-            schema: "pg_catalog".into(),
-            name: format!("type{oid}").into(),
-            kind,
-            category: b'U',
-            preferred: false,
-            collation: 0,
-            array: 0,
-            delimiter: b',',
-        }));
-    };
+    let mut add = |oid, kind| types.insert(Arc::new(Type::plain(oid, kind)));
     for base in [oid::INT8, oid::TEXT, oid::UUID] {
         add(base, Kind::Base);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::pipeline::knowledge::Knowledge;
 use crate::policy::schema::{self, Policy, Schema};
-use crate::policy::value::{Kind, Types, oid};
+use crate::policy::value::{Kind, Type, Types, oid};
 
 /// The role's OID.
 const ROLE: u32 = 16_385;
@@ -19,16 +19,11 @@ fn knowledge() -> Box<Knowledge> {
         (oid::TEXT, "text", b'S'),
         (oid::BOOL, "bool", b'B'),
     ] {
-        types.insert(Arc::new(crate::policy::value::Type {
-            oid: type_oid,
-            schema: "pg_catalog".into(),
+        types.insert(Arc::new(Type {
             name: name.into(),
-            kind: Kind::Base,
             category,
-            preferred: false,
             collation: if type_oid == oid::TEXT { 100 } else { 0 },
-            array: 0,
-            delimiter: b',',
+            ..Type::plain(type_oid, Kind::Base)
         }));
         let name = ("pg_catalog".into(), name.into());
         schema.type_names.insert(name, type_oid);
@@ -107,16 +102,8 @@ impl Bench {
         for column in &mut relation.columns {
             column.in_identity = true;
         }
-        let lsn = Lsn::new(u64::from(xid) * 10);
-        let commit = Commit {
-            epoch: Epoch(1),
-            lsn,
-            end_lsn: Lsn::new(lsn.bytes() + 5),
-            time: PgTime(0),
-            xid: Xid(xid),
-        };
         self.stream(StreamEvent::Part(TransactionPart {
-            commit: Arc::new(commit),
+            commit: commit(xid),
             changes: vec![Change {
                 relation: Arc::new(relation),
                 order: 0,

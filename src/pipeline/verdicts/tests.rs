@@ -26,17 +26,7 @@ const LOOKS: &str = "(open AND (EXISTS ( SELECT 1\n   FROM public.t)))";
 fn types() -> Arc<Types> {
     let mut types = Types::default();
     for base in [oid::INT8, oid::INT4, oid::TEXT, oid::BOOL] {
-        types.insert(Arc::new(Type {
-            oid: base,
-            schema: "pg_catalog".into(),
-            name: format!("type{base}").into(),
-            kind: Kind::Base,
-            category: b'U',
-            preferred: false,
-            collation: 0,
-            array: 0,
-            delimiter: b',',
-        }));
+        types.insert(Arc::new(Type::plain(base, Kind::Base)));
     }
     Arc::new(types)
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::derive::{Around, Derivation, Wanted, further_in, put};
 use super::{Form, Rows, Step};
+use crate::policy::compile::equated;
 use crate::policy::ir::{Body, Expr, Join, Node, Query, Select, SetCall, Source, TableSource};
-use crate::policy::value::oid;
 
 impl Derivation<'_> {
     /// For whom the query may have a row that is `wanted`.
@@ -190,33 +190,8 @@ impl Derivation<'_> {
     ) -> Vec<(usize, Expr)> {
         let mut keys: Vec<(usize, Expr)> = Vec::new();
         for condition in conditions {
-            let Node::Call(call) = &condition.node else {
-                continue;
-            };
-            let [left, right] = call.arguments.as_slice() else {
-                continue;
-            };
-            for (side, other) in [(left, right), (right, left)] {
-                let plain = match &side.node {
-                    Node::Relabel(inner)
-                        if inner.type_oid == oid::VARCHAR && side.type_oid == oid::TEXT =>
-                    {
-                        inner
-                    }
-                    _ => side,
-                };
-                let Node::Column {
-                    level: 0,
-                    item,
-                    column,
-                } = plain.node
-                else {
-                    continue;
-                };
-                let base = self.schema.types.base(side.type_oid);
+            for (item, column, other) in equated(self.schema, condition) {
                 if item == table.item
-                    && self.schema.equality.get(&base) == Some(&call.function)
-                    && self.schema.types.base(other.type_oid) == base
                     && keys.iter().all(|(known, _)| *known != column)
                     && self.is_known(other, inside)
                 {

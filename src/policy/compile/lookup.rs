@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Compiler, risk};
 use crate::policy::ir::{Body, Expr, Join, Node, Probe, Query, Source, TableSource};
+use crate::policy::schema::Schema;
 use crate::policy::value::{Oid, oid};
 
 impl Compiler<'_> {
@@ -247,31 +248,7 @@ pub(super) fn assign_keys(compiler: &mut Compiler<'_>, source: &mut Source, cond
 
 /// `column = value` with the default equality of the column's type, where the value needs no later table.
 fn key_of(compiler: &Compiler<'_>, item: usize, condition: &Expr) -> Option<(usize, Expr)> {
-    let Node::Call(call) = &condition.node else {
-        return None;
-    };
-    let [left, right] = call.arguments.as_slice() else {
-        return None;
-    };
-    for (side, other) in [(left, right), (right, left)] {
-        let plain = match &side.node {
-            Node::Relabel(inner)
-                if inner.type_oid == oid::VARCHAR && side.type_oid == oid::TEXT =>
-            {
-                inner
-            }
-            _ => side,
-        };
-        let Node::Column {
-            level: 0,
-            item: found,
-            column,
-        } = plain.node
-        else {
-            continue;
-        };
-        let base = compiler.schema.types.base(side.type_oid);
-        let equal = compiler.schema.equality.get(&base) == Some(&call.function);
+    for (found, column, other) in equated(compiler.schema, condition) {
         let known = !other.any(&mut |expr, depth| match expr.node {
             Node::Column {
                 level, item: place, ..
@@ -280,14 +257,49 @@ fn key_of(compiler: &Compiler<'_>, item: usize, condition: &Expr) -> Option<(usi
             _ => false,
         });
         let light = !other.any(&mut |expr, _| expr.subquery().is_some());
-        if found == item
-            && equal
-            && known
-            && light
-            && compiler.schema.types.base(other.type_oid) == base
-        {
+        if found == item && known && light {
             return Some((column, other.clone()));
         }
     }
     None
+}
+
+/// What a condition says to be equal, by the default equality of the type, to columns of the query's own tables: item, column
+/// and the other side.
+pub(in crate::policy) fn equated<'e>(
+    schema: &'e Schema,
+    condition: &'e Expr,
+) -> impl Iterator<Item = (usize, usize, &'e Expr)> {
+    let call = match &condition.node {
+        Node::Call(call) => Some(call),
+        _ => None,
+    };
+    let sides = call.and_then(|call| match call.arguments.as_slice() {
+        [left, right] => Some((call, [(left, right), (right, left)])),
+        _ => None,
+    });
+    sides.into_iter().flat_map(move |(call, sides)| {
+        sides.into_iter().filter_map(move |(side, other)| {
+            let plain = match &side.node {
+                Node::Relabel(inner)
+                    if inner.type_oid == oid::VARCHAR && side.type_oid == oid::TEXT =>
+                {
+                    inner
+                }
+                _ => side,
+            };
+            let Node::Column {
+                level: 0,
+                item,
+                column,
+            } = plain.node
+            else {
+                return None;
+            };
+            let base = schema.types.base(side.type_oid);
+            let is_equality = schema.equality.get(&base) == Some(&call.function)
+                && schema.types.base(other.type_oid) == base;
+            is_equality.then_some((item, column, other))
+        })
+    })
 }

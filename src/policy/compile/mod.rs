@@ -28,6 +28,7 @@ use super::schema::{Column, Schema, Table};
 use super::syntax::{self, SyntaxError};
 use super::value::{Oid, SqlError, Value, oid, supported};
 pub(super) use call::{is_moment, is_setting};
+pub(super) use lookup::equated;
 pub(super) use reads::names as claim_names;
 pub(super) use risk::{is_pattern, is_total};
 use scope::{Frame, Item, Level};

@@ -300,11 +300,7 @@ impl Machine<'_> {
             } => {
                 let scope = Scope::root(&run.variables);
                 self.before(query, &scope)?;
-                let mut rows: Vec<Row> = Vec::new();
-                self.run(&query.query, &scope, &mut |row| {
-                    rows.push(row.into());
-                    Ok(ControlFlow::Continue(()))
-                })?;
+                let rows = self.rows_of(&query.query, &scope)?;
                 if rows.len() > 1 && query.query.order_by.is_empty() {
                     return Err(SqlError::undecided("the order of a loop's rows"));
                 }
@@ -332,15 +328,7 @@ impl Machine<'_> {
                     ));
                 };
                 for element in &array.elements {
-                    let slots = [element.clone()];
-                    let value = self.eval(
-                        cast,
-                        &Scope {
-                            slots: &slots,
-                            ..Scope::root(&run.variables)
-                        },
-                    )?;
-                    run.set(*variable, value);
+                    self.assign(run, *variable, cast, element.clone())?;
                     match self.steps(run, body)? {
                         Flow::Next | Flow::Continue => {}
                         Flow::Exit => break,
@@ -373,7 +361,6 @@ impl Machine<'_> {
         body: &[Step],
         handlers: &[(Vec<Condition>, Vec<Step>)],
     ) -> Result<Flow, SqlError> {
-        let rows = run.rows.len();
         let depth = self.depth.get();
         let error = match self.steps(run, body) {
             Ok(flow) => return Ok(flow),
@@ -398,7 +385,7 @@ impl Machine<'_> {
         else {
             return Err(error);
         };
-        run.rows.truncate(rows.max(run.rows.len()));
+        // What was returned before the error stays: rows of RETURN NEXT belong to no subtransaction.
         run.caught.push(error);
         let flow = self.steps(run, steps);
         run.caught.pop();
@@ -435,6 +422,24 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Sets a variable to a value, cast to its type.
+    fn assign(
+        &self,
+        run: &mut Run<'_>,
+        variable: usize,
+        cast: &Expr,
+        value: Value,
+    ) -> Result<(), SqlError> {
+        let slots = [value];
+        let scope = Scope {
+            slots: &slots,
+            ..Scope::root(&run.variables)
+        };
+        let value = self.eval(cast, &scope)?;
+        run.set(variable, value);
+        Ok(())
+    }
+
     fn store(
         &self,
         run: &mut Run<'_>,
@@ -452,15 +457,7 @@ impl Machine<'_> {
                         .and_then(|row| row.get(*column))
                         .cloned()
                         .unwrap_or(Value::Null);
-                    let slots = [value];
-                    let value = self.eval(
-                        cast,
-                        &Scope {
-                            slots: &slots,
-                            ..Scope::root(&run.variables)
-                        },
-                    )?;
-                    run.set(*variable, value);
+                    self.assign(run, *variable, cast, value)?;
                 }
                 IntoTarget::Record { variable, width } => {
                     // Without a row all fields are NULL, and so is the record.

@@ -124,7 +124,7 @@ impl Machine<'_> {
             .collect()
     }
 
-    fn rows_of(&self, query: &Query, scope: &Scope<'_>) -> Result<Vec<Row>, SqlError> {
+    pub(super) fn rows_of(&self, query: &Query, scope: &Scope<'_>) -> Result<Vec<Row>, SqlError> {
         let mut rows = Vec::new();
         self.run(query, scope, &mut |row| {
             rows.push(row.into());

@@ -34,6 +34,24 @@ pub struct Type {
     pub delimiter: u8,
 }
 
+#[cfg(test)]
+impl Type {
+    /// A type with nothing particular about it.
+    pub(crate) fn plain(oid: Oid, kind: Kind) -> Self {
+        Self {
+            oid,
+            schema: "pg_catalog".into(),
+            name: format!("type{oid}").into(),
+            kind,
+            category: b'U',
+            preferred: false,
+            collation: 0,
+            array: 0,
+            delimiter: b',',
+        }
+    }
+}
+
 /// What a type is made of.
 #[derive(Clone, Debug)]
 pub enum Kind {
@@ -148,7 +166,6 @@ pub mod oid {
     pub const INT8: Oid = 20;
     pub const INT2: Oid = 21;
     pub const INT4: Oid = 23;
-    pub const REGPROC: Oid = 24;
     pub const TEXT: Oid = 25;
     pub const OID: Oid = 26;
     pub const JSON: Oid = 114;
@@ -166,7 +183,6 @@ pub mod oid {
     pub const BIT: Oid = 1560;
     pub const VARBIT: Oid = 1562;
     pub const NUMERIC: Oid = 1700;
-    pub const REGCLASS: Oid = 2205;
     pub const RECORD: Oid = 2249;
     pub const ANYARRAY: Oid = 2277;
     pub const VOID: Oid = 2278;
@@ -180,7 +196,6 @@ pub mod oid {
     pub const ANYCOMPATIBLEARRAY: Oid = 5078;
     pub const ANYCOMPATIBLENONARRAY: Oid = 5079;
     pub const ANYCOMPATIBLERANGE: Oid = 5080;
-    pub const BOOL_ARRAY: Oid = 1000;
     pub const INT4_ARRAY: Oid = 1007;
     pub const TEXT_ARRAY: Oid = 1009;
     pub const UUID_ARRAY: Oid = 2951;

@@ -53,7 +53,7 @@ impl Machine<'_> {
         for group in groups {
             let mut aggregates = Vec::new();
             for (aggregate, inputs) in grouping.aggregates.iter().zip(group.inputs) {
-                aggregates.push(self.aggregate(aggregate, inputs, scope)?);
+                aggregates.push(self.aggregate(aggregate, inputs)?);
             }
             let scope = Scope {
                 group: Some((&group.keys, &aggregates)),
@@ -98,9 +98,7 @@ impl Machine<'_> {
         &self,
         aggregate: &AggregateCall,
         mut inputs: Vec<(Row, Row)>,
-        scope: &Scope<'_>,
     ) -> Result<Value, SqlError> {
-        let _ = scope;
         if aggregate.distinct {
             let mut seen: HashSet<Row> = HashSet::new();
             let mut kept = Vec::new();

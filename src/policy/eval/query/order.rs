@@ -73,39 +73,52 @@ impl Machine<'_> {
             self.eval(&key.value, &scope.inner(&rows))
         };
         for key in keys {
-            let order = match (value(key, a)?, value(key, b)?) {
-                (Value::Null, Value::Null) => Ordering::Equal,
-                (Value::Null, _) => {
-                    if key.nulls_first {
-                        Ordering::Less
-                    } else {
-                        Ordering::Greater
-                    }
-                }
-                (_, Value::Null) => {
-                    if key.nulls_first {
-                        Ordering::Greater
-                    } else {
-                        Ordering::Less
-                    }
-                }
-                (a, b) => {
-                    let order = compare(self.world.types, key.value.type_oid, &a, &b)?;
-                    if order != Ordering::Equal && !key.bytewise {
-                        return Err(SqlError::undecided("the order of texts under a locale"));
-                    }
-                    if key.descending {
-                        order.reverse()
-                    } else {
-                        order
-                    }
-                }
-            };
+            let order = self.order_by(key, &value(key, a)?, &value(key, b)?)?;
             if order != Ordering::Equal {
                 return Ok(order);
             }
         }
         Ok(Ordering::Equal)
+    }
+
+    /// The order of two lists of what sort keys have come to.
+    pub(super) fn key_order(
+        &self,
+        keys: &[SortKey],
+        a: &[Value],
+        b: &[Value],
+    ) -> Result<Ordering, SqlError> {
+        for ((key, a), b) in keys.iter().zip(a).zip(b) {
+            let order = self.order_by(key, a, b)?;
+            if order != Ordering::Equal {
+                return Ok(order);
+            }
+        }
+        Ok(Ordering::Equal)
+    }
+
+    fn order_by(&self, key: &SortKey, a: &Value, b: &Value) -> Result<Ordering, SqlError> {
+        let nulls = if key.nulls_first {
+            Ordering::Less
+        } else {
+            Ordering::Greater
+        };
+        match (a, b) {
+            (Value::Null, Value::Null) => Ok(Ordering::Equal),
+            (Value::Null, _) => Ok(nulls),
+            (_, Value::Null) => Ok(nulls.reverse()),
+            (a, b) => {
+                let order = compare(self.world.types, key.value.type_oid, a, b)?;
+                if order != Ordering::Equal && !key.bytewise {
+                    return Err(SqlError::undecided("the order of texts under a locale"));
+                }
+                Ok(if key.descending {
+                    order.reverse()
+                } else {
+                    order
+                })
+            }
+        }
     }
 
     pub(super) fn sort(
@@ -122,47 +135,5 @@ impl Machine<'_> {
             })
         });
         failure.take().map_or(Ok(()), Err)
-    }
-
-    pub(super) fn key_order(
-        &self,
-        keys: &[SortKey],
-        a: &[Value],
-        b: &[Value],
-    ) -> Result<Ordering, SqlError> {
-        for ((key, a), b) in keys.iter().zip(a).zip(b) {
-            let order = match (a, b) {
-                (Value::Null, Value::Null) => Ordering::Equal,
-                (Value::Null, _) => {
-                    if key.nulls_first {
-                        Ordering::Less
-                    } else {
-                        Ordering::Greater
-                    }
-                }
-                (_, Value::Null) => {
-                    if key.nulls_first {
-                        Ordering::Greater
-                    } else {
-                        Ordering::Less
-                    }
-                }
-                (a, b) => {
-                    let order = compare(self.world.types, key.value.type_oid, a, b)?;
-                    if order != Ordering::Equal && !key.bytewise {
-                        return Err(SqlError::undecided("the order of texts under a locale"));
-                    }
-                    if key.descending {
-                        order.reverse()
-                    } else {
-                        order
-                    }
-                }
-            };
-            if order != Ordering::Equal {
-                return Ok(order);
-            }
-        }
-        Ok(Ordering::Equal)
     }
 }
