@@ -55,6 +55,8 @@ struct Bench {
     next_order: u32,
     /// Of the next join.
     resume: Option<super::Resume>,
+    /// Of the catalog.
+    fingerprint: &'static str,
 }
 
 fn table(oid: u32, row_security: bool) -> Arc<Table> {
@@ -271,6 +273,7 @@ impl Bench {
             next_xid: 100,
             next_order: 0,
             resume: None,
+            fingerprint: "a",
         };
         bench.conductor.handle_connected(bench.now);
         bench.stream(StreamEvent::Started {
@@ -278,6 +281,9 @@ impl Bench {
             from: Lsn::ZERO,
             end,
         });
+        // Members may have been there before.
+        bench.see_all();
+        assert_eq!(std::mem::take(&mut bench.said), ["doubt"]);
         bench
     }
 
@@ -285,7 +291,10 @@ impl Bench {
     fn turn(&mut self) {
         while let Some(output) = self.conductor.poll_output() {
             match output {
-                Output::LoadCatalog => self.conductor.handle_catalog(self.now, Some(catalog("a"))),
+                Output::LoadCatalog => {
+                    let catalog = catalog(self.fingerprint);
+                    self.conductor.handle_catalog(self.now, Some(catalog));
+                }
                 Output::Resolve(resolve) => {
                     let filter = TableFilter {
                         filter: Filter::default(),
@@ -371,7 +380,7 @@ impl Bench {
         let horizon = Horizon {
             snapshot: format!("{xmax}:{xmax}:").parse().unwrap(),
             insert_lsn: Lsn::new(u64::from(xmax) * 10),
-            fingerprint: "a".into(),
+            fingerprint: self.fingerprint.into(),
         };
         self.conductor.handle_horizon(self.now, Some(horizon));
         self.turn();
@@ -1223,4 +1232,61 @@ fn tables_that_nobody_needs_any_more_leave_the_memory_in_time() {
     }
     let took = bench.now.duration_since(left);
     assert!(took > Duration::from_secs(20) && took < Duration::from_secs(120));
+}
+
+#[test]
+fn another_epoch_calls_permissions_into_doubt() {
+    let mut bench = Bench::new();
+    for (epoch, doubts) in [(1, false), (2, true), (2, false)] {
+        bench.stream(StreamEvent::Started {
+            epoch: Epoch(epoch),
+            from: Lsn::ZERO,
+            end: Lsn::ZERO,
+        });
+        assert!(bench.said.is_empty(), "nothing was seen yet");
+        if doubts {
+            bench.see_all();
+            assert_eq!(std::mem::take(&mut bench.said), ["doubt"]);
+        }
+        assert!(!bench.wants_horizon);
+    }
+}
+
+#[test]
+fn what_went_by_while_other_policies_were_known_is_looked_at_once_it_is_visible() {
+    let mut bench = Bench::new();
+    bench.subscribe(1, claims("authenticated", "1"), false);
+    bench.see_all();
+    let alter = |bench: &mut Bench, fingerprint| {
+        bench.fingerprint = fingerprint;
+        bench.conductor.handle_connected(bench.now);
+        bench.turn();
+    };
+    // Members are told of another catalog by themselves.
+    alter(&mut bench, "b");
+    assert!(!bench.wants_horizon);
+    // Nobody is concerned by this, as far as is known.
+    let unseen = bench.next_xid;
+    bench.part(unseen, UNBOUND, vec![insert(1, "x")], true);
+    bench.next_xid += 1;
+    alter(&mut bench, "c");
+    bench.horizon(unseen);
+    assert!(bench.said.is_empty() && !bench.wants_horizon);
+    bench.now += Duration::from_millis(100);
+    bench.conductor.handle_timeout(bench.now);
+    bench.turn();
+    bench.see_all();
+    assert_eq!(bench.said, ["doubt"]);
+    assert!(!bench.wants_horizon, "once is enough");
+}
+
+#[test]
+fn what_went_by_while_no_policies_were_known_is_looked_at_when_they_are() {
+    let mut bench = Bench::compiling(true);
+    let known = super::verdicts::tests::looking("a", MESSAGES, "authenticated");
+    bench.conductor.expect_knowledge(Some(known));
+    bench.conductor.handle_connected(bench.now);
+    bench.turn();
+    bench.see_all();
+    assert_eq!(bench.said, ["doubt"]);
 }
