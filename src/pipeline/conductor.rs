@@ -312,6 +312,8 @@ pub(super) struct Conductor {
     ledger: Ledger,
     /// When something was last released that may decide who may read private topics.
     doubt: Option<Instant>,
+    /// Permissions are called into doubt once everything before this number was seen in a snapshot.
+    doubt_at: Option<u64>,
     snapshots: snapshots::Snapshots,
     /// When the schema is read again that could not be.
     learn_at: Option<Instant>,
@@ -398,6 +400,7 @@ impl Conductor {
             verdicts,
             ledger: Ledger::default(),
             doubt: None,
+            doubt_at: None,
             snapshots,
             learn_at: None,
             sweep_at: None,

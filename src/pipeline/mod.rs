@@ -580,7 +580,7 @@ impl Driver {
                 }
                 self.conductor.handle_catalog(now, catalog);
                 if policies_changed {
-                    self.rooms.recheck();
+                    self.rooms.recheck(clock::instant());
                 }
             }
             Done::Resolved { ticket, result } => {

@@ -25,7 +25,7 @@ const SETTINGS: [&str; 5] = [
     "request.jwt.claim.role",
     "request.headers",
 ];
-/// Roles for which plans are made; others are asked of Postgres, and read no other tables.
+/// Roles for which plans are made; others are asked of Postgres.
 const ROLES_MAX: usize = 64;
 
 /// Who wants to read what.
@@ -55,6 +55,8 @@ pub(super) struct Permissions {
     plans: HashMap<Box<str>, Planned>,
     /// Tables of which a change may decide who may read.
     tables: BTreeSet<Oid>,
+    /// Those of which columns may decide that no plan reads.
+    mentioned: BTreeSet<Oid>,
 }
 
 #[derive(Debug)]
@@ -76,25 +78,35 @@ impl Permissions {
             return permissions;
         };
         let roles = catalog.roles.iter();
-        let names = roles.filter(|(_, role)| !role.bypasses_row_security);
-        for (name, _) in names.take(ROLES_MAX) {
+        let mut names = roles.filter(|(_, role)| !role.bypasses_row_security);
+        for (name, _) in names.by_ref().take(ROLES_MAX) {
             let Some(role) = schema.role(name) else {
+                permissions.mentioned.extend(mentioned(schema, messages));
                 continue;
             };
             match compile(schema, messages.oid, role) {
                 Ok(plan) => {
-                    permissions.tables.extend(plan.reads.tables.keys());
-                    if let Some(planned) = Planned::of(knowledge, messages, name, plan) {
-                        permissions.plans.insert(name.clone(), planned);
+                    let reads: Vec<Oid> = plan.reads.tables.keys().copied().collect();
+                    match Planned::of(knowledge, messages, name, plan) {
+                        Some(planned) => {
+                            permissions.tables.extend(reads);
+                            permissions.plans.insert(name.clone(), planned);
+                        }
+                        None => permissions.mentioned.extend(reads),
                     }
                 }
                 Err(refusal) => {
                     let reason = &refusal.reason;
                     tracing::info!(role = &**name, %reason, "permissions of private topics are asked of Postgres");
-                    permissions.tables.extend(mentioned(schema, messages));
+                    permissions.mentioned.extend(mentioned(schema, messages));
                 }
             }
         }
+        if names.next().is_some() {
+            permissions.mentioned.extend(mentioned(schema, messages));
+        }
+        permissions.mentioned.remove(&messages.oid);
+        permissions.tables.extend(&permissions.mentioned);
         permissions.tables.remove(&messages.oid);
         permissions
     }
@@ -117,6 +129,11 @@ impl Permissions {
     /// Whether a change of this table may decide who may read.
     pub(super) fn reads_table(&self, table: Oid) -> bool {
         self.tables.contains(&table)
+    }
+
+    /// Whether any change of this table counts, for it is not known which of its columns decide.
+    pub(super) fn mentions_table(&self, table: Oid) -> bool {
+        self.mentioned.contains(&table)
     }
 
     /// Whether somebody may read a topic now; `None`: Postgres must be asked. `is_current` says whether tables are at hand as

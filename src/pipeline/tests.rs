@@ -2,6 +2,7 @@
 
 mod broadcasts;
 mod old;
+mod permissions;
 mod plans;
 mod questions;
 mod release;
@@ -55,6 +56,8 @@ struct Bench {
     next_order: u32,
     /// Of the next join.
     resume: Option<super::Resume>,
+    /// Of the catalog.
+    fingerprint: &'static str,
 }
 
 fn claims(role: &str, subject: &str) -> Arc<Claims> {
@@ -127,6 +130,7 @@ impl Bench {
             next_xid: 100,
             next_order: 0,
             resume: None,
+            fingerprint: "a",
         };
         bench.conductor.handle_connected(bench.now);
         bench.stream(StreamEvent::Started {
@@ -134,6 +138,9 @@ impl Bench {
             from: Lsn::ZERO,
             end,
         });
+        // Members may have been there before.
+        bench.see_all();
+        assert_eq!(std::mem::take(&mut bench.said), ["doubt"]);
         bench
     }
 
@@ -141,7 +148,10 @@ impl Bench {
     fn turn(&mut self) {
         while let Some(output) = self.conductor.poll_output() {
             match output {
-                Output::LoadCatalog => self.conductor.handle_catalog(self.now, Some(catalog("a"))),
+                Output::LoadCatalog => {
+                    let catalog = catalog(self.fingerprint);
+                    self.conductor.handle_catalog(self.now, Some(catalog));
+                }
                 Output::Resolve(resolve) => {
                     let filter = TableFilter {
                         filter: Filter::default(),
@@ -224,7 +234,7 @@ impl Bench {
         let horizon = Horizon {
             snapshot: snapshot.parse().unwrap(),
             insert_lsn: Lsn::new(u64::from(xmax) * 10),
-            fingerprint: "a".into(),
+            fingerprint: self.fingerprint.into(),
         };
         self.conductor.handle_horizon(self.now, Some(horizon));
         self.turn();

@@ -292,7 +292,8 @@ impl Verdicts {
             let oid = change.relation.oid;
             known.replace(oid) != Some(oid)
                 && self.decides_permissions(oid)
-                && self.shadow.may_be_altered(oid, part.commit.lsn)
+                && (self.permissions.mentions_table(self.shadow.root_of(oid))
+                    || self.shadow.may_be_altered(oid, part.commit.lsn))
         })
     }
 

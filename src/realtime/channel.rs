@@ -24,7 +24,7 @@ use super::code::ErrorCode;
 use super::credentials::Credentials;
 use super::frame::{self, End, QuotedTopic, Ref, Status, System};
 use super::join::Join;
-use super::output::{Output, Receives, RoomRequest, Tally};
+use super::output::{Entry, Output, Receives, RoomRequest, Tally};
 use super::rate::{Rates, Subject};
 use super::refusal::{self, Refusal};
 use super::wire::Wire;
@@ -354,7 +354,16 @@ impl Channel {
     fn enter(&mut self, wire: &mut Wire<'_>, receives: Receives) {
         if self.receives != Some(receives) {
             self.receives = Some(receives);
-            self.in_room(wire, RoomRequest::Enter(receives));
+            let entry = self.entry(receives);
+            self.in_room(wire, RoomRequest::Enter(entry));
+        }
+    }
+
+    fn entry(&self, receives: Receives) -> Entry {
+        let private = self.private.as_ref();
+        Entry {
+            receives,
+            asked: private.and_then(|private| private.doubt.confirmed()),
         }
     }
 

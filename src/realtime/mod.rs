@@ -35,7 +35,7 @@ pub use notice::{
     Notice, PositionRefused, PresenceDiff, PresenceState, ResyncReason, SnapshotLimit,
     SnapshotRefusal,
 };
-pub use output::{Deliveries, Frame, Output, Receives, RoomRequest, Tally};
+pub use output::{Deliveries, Entry, Frame, Output, Receives, RoomRequest, Tally};
 pub use rate::{Counted, PerSecond, Rate, Subject, Subjects};
 pub use request::{Answer, Ask, AskError, Extension, Stored, StoredData};
 pub use socket::{Limits, Opening, Socket};

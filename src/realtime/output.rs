@@ -1,6 +1,7 @@
 //! What a socket wants done.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -92,10 +93,10 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub enum RoomRequest {
     /// Become a member, or receive something else from now on. Nothing said before reaches it.
-    Enter(Receives),
+    Enter(Entry),
     /// The same, to have replayed what was stored. What is being stored reaches it as well, some of it twice: it may come to
     /// be stored too late for the replay.
-    EnterReplaying(Receives),
+    EnterReplaying(Entry),
     /// Be a member no longer; what it tracks is gone.
     Leave,
     /// Say something; the sender hears it as well if it asked to.
@@ -118,6 +119,27 @@ pub enum RoomRequest {
     Untrack,
     /// Be told who is present, in [`super::Notice::PresenceState`], and of what changes from then on.
     State,
+}
+
+/// How a member enters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is sent.
+    pub receives: Receives,
+    /// When the question was put whose answer admits it: what has called permissions into doubt since then, it is told.
+    /// `None`: it needs no permission.
+    pub asked: Option<Instant>,
+}
+
+impl Entry {
+    /// Of somebody who needs no permission.
+    #[must_use]
+    pub const fn open(receives: Receives) -> Self {
+        Self {
+            receives,
+            asked: None,
+        }
+    }
 }
 
 /// What a member is sent.

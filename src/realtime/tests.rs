@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{
-    Answer, Ask, AskError, Broadcast, Content, Frame, Input, Limits, Notice, Now, Opening, Output,
-    PerSecond, ResyncReason, RoomRequest, Socket, StoredData, Subjects, Version,
+    Answer, Ask, AskError, Broadcast, Content, Entry, Frame, Input, Limits, Notice, Now, Opening,
+    Output, PerSecond, ResyncReason, RoomRequest, Socket, StoredData, Subjects, Version,
 };
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
 use crate::change::Xid;
@@ -269,7 +269,7 @@ impl Conversation {
 
 fn show_request(request: &RoomRequest) -> String {
     match request {
-        RoomRequest::Enter(receives) => {
+        RoomRequest::Enter(Entry { receives, .. }) => {
             let broadcasts = if receives.broadcasts {
                 " broadcasts"
             } else {

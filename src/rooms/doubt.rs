@@ -1,6 +1,7 @@
 //! When private members are told to look at their permissions again because something has changed that decides them.
 //!
-//! At once as a rule. Whatever decides permissions may be written all the time, and each telling makes every private member
+//! Who was asked about before that and enters after it is told when it enters: no answer that is older than a change counts
+//! for longer than it takes to ask again. All others are told at once as a rule. Whatever decides permissions may be written all the time, and each telling makes every private member
 //! ask: so the next waits until the one before had time to be answered, and stands for all that has changed meanwhile.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,8 @@ pub(super) struct Tellings {
 
 #[derive(Debug, Default)]
 struct State {
+    /// When something last changed.
+    changed: Option<Instant>,
     /// No telling before.
     not_before: Option<Instant>,
     /// When the next is due.
@@ -43,9 +46,20 @@ impl Tellings {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something has changed by now, and whoever is a member is told in another way.
+    pub(super) fn note(&self, now: Instant) {
+        self.lock().note(now);
+    }
+
+    /// Whether something has changed since a question was put.
+    pub(super) fn since(&self, asked: Instant) -> bool {
+        self.lock().changed.is_some_and(|changed| asked <= changed)
+    }
+
     /// Something has changed; `members` may have to ask.
     pub(super) fn doubt(&self, now: Instant, members: usize) -> Telling {
         let mut state = self.lock();
+        state.note(now);
         match state.not_before {
             Some(time) if now < time => {
                 state.due = Some(time);
@@ -69,6 +83,10 @@ impl Tellings {
 }
 
 impl State {
+    fn note(&mut self, now: Instant) {
+        self.changed = self.changed.max(Some(now));
+    }
+
     fn tell(&mut self, now: Instant, members: usize) -> Telling {
         let within = if members <= AT_ONCE_MAX {
             Duration::ZERO

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::log::Outbox;
-use crate::realtime::{Broadcast, Notice, RoomRequest, Storing};
+use crate::realtime::{Broadcast, Entry, Notice, RoomRequest, Storing};
 use crate::topic::Room;
 use bus::{Bus, Said};
 use doubt::{Telling, Tellings};
@@ -86,9 +86,9 @@ impl Rooms {
     ) {
         let registry = &self.shared.registry;
         match request {
-            RoomRequest::Enter(receives) => registry.enter(member, outbox, room, receives),
-            RoomRequest::EnterReplaying(receives) => {
-                registry.enter(member, outbox, room, receives);
+            RoomRequest::Enter(entry) => self.enter(member, outbox, room, entry),
+            RoomRequest::EnterReplaying(entry) => {
+                self.enter(member, outbox, room, entry);
                 // Afterwards: what is added later is said to it as a member. Some may come both ways.
                 for message in self.shared.under_way.of(room) {
                     let bytes = message.size().saturating_add(NOTICE_BYTES);
@@ -126,6 +126,24 @@ impl Rooms {
         }
     }
 
+    fn enter(
+        &self,
+        member: MemberId,
+        outbox: &Arc<Outbox<Notice>>,
+        room: &Arc<Room>,
+        entry: Entry,
+    ) {
+        let Shared {
+            registry, tellings, ..
+        } = &*self.shared;
+        registry.enter(member, outbox, room, entry.receives);
+        // Afterwards: what changes later is told to it as a member.
+        if entry.asked.is_some_and(|asked| tellings.since(asked)) {
+            let notice = Notice::Recheck(Duration::ZERO);
+            outbox.offer(member.membership, notice, NOTICE_BYTES);
+        }
+    }
+
     /// Says something that no member said: over HTTP, or from the database. All members hear it.
     pub fn say(&self, room: &Room, message: &Arc<Broadcast>) {
         let message = Arc::clone(message);
@@ -140,7 +158,9 @@ impl Rooms {
     }
 
     /// Tells every private membership to look at its permissions again; they spread that over a second.
-    pub fn recheck(&self) {
+    pub fn recheck(&self, now: Instant) {
+        // Before they are told, as in `doubt`: who enters meanwhile hears of it in one way or the other.
+        self.shared.tellings.note(now);
         self.shared.registry.recheck(SPREAD);
     }
 

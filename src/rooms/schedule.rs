@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
     use crate::log::Outbox;
-    use crate::realtime::{Notice, Receives, RoomRequest};
+    use crate::realtime::{Entry, Notice, Receives, RoomRequest};
     use crate::rooms::MemberId;
     use crate::topic::{Room, Topic};
 
@@ -161,7 +161,7 @@ mod tests {
             presence: true,
         };
         for request in [
-            RoomRequest::Enter(everything),
+            RoomRequest::Enter(Entry::open(everything)),
             track("told at once"),
             track("told later"),
         ] {

@@ -13,7 +13,7 @@ use super::presence::window;
 use super::{MemberId, Rooms, Shared, Sizes};
 use crate::log::{Outbox, Posting};
 use crate::realtime::{
-    Broadcast, Content, Frame, Notice, PresenceDiff, Receives, RoomRequest, Storing, Version,
+    Broadcast, Content, Entry, Frame, Notice, PresenceDiff, Receives, RoomRequest, Storing, Version,
 };
 use crate::topic::{Room, Topic};
 
@@ -95,7 +95,7 @@ impl World {
 
     fn enter(&mut self, room: &Arc<Room>, members: &[u64]) {
         for member in members {
-            self.handle(*member, room, RoomRequest::Enter(ALL));
+            self.handle(*member, room, RoomRequest::Enter(Entry::open(ALL)));
         }
     }
 
@@ -192,7 +192,7 @@ fn who_enters_to_replay_hears_what_is_being_stored() {
     let elsewhere = world.store(1, &room("a", false), "elsewhere");
     drop(first);
     world.say(1, &a, "not stored", true);
-    world.handle(2, &a, RoomRequest::EnterReplaying(BROADCASTS));
+    world.handle(2, &a, RoomRequest::EnterReplaying(Entry::open(BROADCASTS)));
     world.enter(&a, &[3]);
     world.check(1, &["first", "second", "not stored"]);
     world.check(2, &["second"]);
@@ -202,16 +202,16 @@ fn who_enters_to_replay_hears_what_is_being_stored() {
     let http = Arc::new(Storing::new(message));
     let b = room("b", true);
     world.rooms.say_stored(&b, &http);
-    world.handle(4, &b, RoomRequest::EnterReplaying(BROADCASTS));
+    world.handle(4, &b, RoomRequest::EnterReplaying(Entry::open(BROADCASTS)));
     world.handle(1, &a, RoomRequest::Leave);
     world.handle(2, &a, RoomRequest::Leave);
     world.handle(3, &a, RoomRequest::Leave);
-    world.handle(5, &a, RoomRequest::EnterReplaying(BROADCASTS));
+    world.handle(5, &a, RoomRequest::EnterReplaying(Entry::open(BROADCASTS)));
     world.check(4, &["http"]);
     world.check(5, &["second"]);
     drop((second, http, elsewhere));
-    world.handle(6, &a, RoomRequest::EnterReplaying(BROADCASTS));
-    world.handle(6, &b, RoomRequest::EnterReplaying(BROADCASTS));
+    world.handle(6, &a, RoomRequest::EnterReplaying(Entry::open(BROADCASTS)));
+    world.handle(6, &b, RoomRequest::EnterReplaying(Entry::open(BROADCASTS)));
     world.check(6, &[]);
 }
 
@@ -233,7 +233,7 @@ fn only_the_sending_membership_is_left_out() {
         membership: 8,
     };
     let outbox = Arc::new(Outbox::new());
-    let request = RoomRequest::Enter(ALL);
+    let request = RoomRequest::Enter(Entry::open(ALL));
     world.rooms.handle(world.now, other, &outbox, &a, request);
     world.say(1, &a, "x", false);
     world.check(1, &[]);
@@ -269,14 +269,14 @@ fn members_hear_only_while_they_are_members() {
 fn members_get_what_they_receive() {
     let (mut world, a) = (World::new(), room("a", false));
     world.enter(&a, &[1, 2]);
-    world.handle(2, &a, RoomRequest::Enter(PRESENCE));
+    world.handle(2, &a, RoomRequest::Enter(Entry::open(PRESENCE)));
     world.say(1, &a, "x", true);
     world.track(1, &a, "ann", "{}");
     let joined = r#"1 {"joins":{"ann":{"metas":[{"phx_ref":"R1"}]}},"leaves":{}}"#;
     world.check(1, &["x", joined]);
     world.check(2, &[joined]);
 
-    world.handle(2, &a, RoomRequest::Enter(BROADCASTS));
+    world.handle(2, &a, RoomRequest::Enter(Entry::open(BROADCASTS)));
     world.say(1, &a, "y", true);
     world.handle(1, &a, RoomRequest::Untrack);
     world.pass(1000);
@@ -319,7 +319,7 @@ fn private_members_are_told_to_look_at_their_permissions() {
     for (number, name) in (2..).zip(["a", "b", "c", "d", "e", "f", "g", "h"]) {
         world.enter(&room(name, true), &[number]);
     }
-    world.rooms.recheck();
+    world.rooms.recheck(world.now);
     world.check(1, &[]);
     for member in 2..10 {
         world.check(member, &["recheck within 1s"]);
@@ -342,6 +342,45 @@ fn a_doubt_is_told_at_once_and_several_together() {
     assert_eq!(world.pass(1), None);
     world.check(1, &["recheck within 0ns"]);
     world.check(2, &[]);
+}
+
+#[test]
+fn who_enters_after_a_doubt_on_an_answer_from_before_is_told() {
+    type Change = fn(&World);
+    let changes: [Change; 2] = [
+        |world| world.rooms.doubt(world.now),
+        |world| world.rooms.recheck(world.now),
+    ];
+    for change in changes {
+        let (mut world, a) = (World::new(), room("a", true));
+        let before = world.now;
+        world.pass(10);
+        change(&world);
+        let at_once = world.now;
+        world.pass(10);
+        // Also while a telling is put off.
+        world.rooms.doubt(world.now);
+        let put_off = world.now;
+        world.pass(1);
+        let after = world.now;
+        for (member, asked, told) in [
+            (1, Some(before), true),
+            (2, Some(at_once), true),
+            (3, Some(put_off), true),
+            (4, Some(after), false),
+            (5, None, false),
+        ] {
+            let receives = BROADCASTS;
+            for request in [
+                RoomRequest::EnterReplaying(Entry { receives, asked }),
+                RoomRequest::Enter(Entry { receives, asked }),
+            ] {
+                world.handle(member, &a, request);
+                let expected: &[&str] = if told { &["recheck within 0ns"] } else { &[] };
+                world.check(member, expected);
+            }
+        }
+    }
 }
 
 #[test]
@@ -664,7 +703,7 @@ fn members_of_many_threads_come_and_go_without_a_trace() {
                     let payload = RawValue::from_string("{}".to_owned()).unwrap();
                     let key = "k".into();
                     for request in [
-                        RoomRequest::Enter(ALL),
+                        RoomRequest::Enter(Entry::open(ALL)),
                         RoomRequest::Track { key, payload },
                         RoomRequest::State,
                         RoomRequest::Say {

@@ -331,11 +331,12 @@ impl Shadow {
         self.routes.get(&relation).copied().unwrap_or(relation)
     }
 
-    /// Whether a commit that was consumed may have changed what is kept of a relation's table; true where nobody knows.
+    /// Whether a commit that was consumed may have changed what is kept of a relation's table; true where nobody knows: what
+    /// was loaded may contain the change already.
     #[must_use]
     pub fn may_be_altered(&self, relation: Oid, commit: Lsn) -> bool {
         let followed = self.followed(self.root_of(relation));
-        followed.is_none_or(|followed| followed.altered >= commit)
+        followed.is_none_or(|followed| commit < followed.from || followed.altered >= commit)
     }
 
     /// Whether [`Shadow::before`] gives these tables exactly as of right before a commit: it was the last one that was

@@ -1,6 +1,6 @@
 //! Permissions of private topics: when they are in doubt, and what is known of them without a question.
 
-use super::{Conductor, Output};
+use super::{CLOSE_LOOK_PAUSE, Conductor, Output};
 use crate::change::{Oid, TransactionPart};
 use crate::log::Posting;
 use crate::pipeline::permissions::{Permitted, Reader};
@@ -28,6 +28,44 @@ impl Conductor {
     fn doubt_permissions(&mut self, now: Instant) {
         self.doubt = Some(now);
         self.outputs.push_back(Output::Doubt);
+    }
+
+    /// Something may have gone by that decides permissions, and that nobody has looked at: whoever was allowed to read before
+    /// must ask again, once a snapshot shows what was received up to now.
+    pub(super) fn doubt_once_seen(&mut self, now: Instant) {
+        self.doubt_at = Some(self.number());
+        self.look_at = Some(now);
+    }
+
+    /// What decides permissions is known anew. Members are told of another catalog by themselves, and ask the database: that
+    /// leaves what it may not show yet.
+    pub(super) fn permissions_renewed(
+        &mut self,
+        now: Instant,
+        is_other: bool,
+        is_known_again: bool,
+    ) {
+        let is_unseen = is_other && !self.unseen.is_empty();
+        if is_unseen || (is_known_again && !is_other) {
+            self.doubt_once_seen(now);
+        }
+    }
+
+    /// A snapshot was taken.
+    pub(super) fn look_at_unseen(&mut self, now: Instant) {
+        let Some(number) = self.doubt_at else {
+            return;
+        };
+        if self
+            .unseen
+            .front()
+            .is_none_or(|(unseen, _)| *unseen >= number)
+        {
+            self.doubt_at = None;
+            self.doubt_permissions(now);
+        } else {
+            self.look_at = now.checked_add(CLOSE_LOOK_PAUSE);
+        }
     }
 
     /// What is known of a permission as of what was released last; nothing while the stream or the catalog lags behind.

@@ -67,6 +67,9 @@ impl Conductor {
             LOOK_PAUSE
         };
         self.look_at = now.checked_add(pause);
+        if let Some(horizon) = &horizon {
+            (self.unseen).retain(|(_, xid)| !horizon.snapshot.sees(*xid));
+        }
         match horizon {
             None => self.pause_horizon(now),
             Some(horizon)
@@ -80,7 +83,7 @@ impl Conductor {
                 self.catalog_from.get_or_insert(horizon.insert_lsn);
                 self.was_away = false;
                 self.wal_end = self.wal_end.max(horizon.insert_lsn);
-                self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
+                self.look_at_unseen(now);
                 self.release = Some(Release {
                     horizon,
                     released: false,
@@ -120,15 +123,21 @@ impl Conductor {
         };
         let before = std::mem::replace(&mut self.catalog, Arc::clone(&catalog));
         let first = !std::mem::replace(&mut self.has_catalog, true);
-        if before.fingerprint != catalog.fingerprint {
+        let is_other = before.fingerprint != catalog.fingerprint;
+        if is_other {
             self.note_grants(&before);
         }
         self.views.clear();
-        if self.verdicts.renew(&catalog) {
+        let is_known_again = self.verdicts.renew(&catalog);
+        if is_known_again {
             self.verdicts
                 .plan(&catalog, self.addressees.tables_and_roles());
         }
         self.look_at = self.look_at.or_else(|| now.checked_add(LOOK_PAUSE));
+        self.permissions_renewed(now, is_other, is_known_again);
+        if self.doubt_at.is_some() {
+            self.look_at = Some(now);
+        }
         let outdated = |subscriber: &&Subscriber| {
             let resolved = matches!(
                 subscriber.phase,

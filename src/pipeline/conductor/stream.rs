@@ -14,7 +14,7 @@ impl Conductor {
             StreamEvent::Started { epoch, from, end } => {
                 // The session before may not have read `realtime.messages`.
                 self.outputs.push_back(Output::Torn);
-                self.start_epoch(epoch);
+                self.start_epoch(now, epoch);
                 self.history.begin(from);
                 // What is read again of an earlier process was said by it.
                 self.says_from.get_or_insert(end);
@@ -43,10 +43,15 @@ impl Conductor {
         self.look_at = self.look_at.map(|time| time.min(now + CLOSE_LOOK_PAUSE));
     }
 
-    pub(super) fn start_epoch(&mut self, epoch: Epoch) {
+    pub(super) fn start_epoch(&mut self, now: Instant, epoch: Epoch) {
         self.streaming = true;
         let before = self.epoch.replace(epoch);
-        if before.is_none_or(|before| before == epoch) {
+        if before == Some(epoch) {
+            return;
+        }
+        // Members may be older than the stream.
+        self.doubt_once_seen(now);
+        if before.is_none() {
             return;
         }
         self.waiting.clear();

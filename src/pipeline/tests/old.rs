@@ -88,6 +88,7 @@ fn begun() -> Bench {
         .conductor
         .handle_catalog(bench.now, Some(catalog("a")));
     bench.turn();
+    bench.see_all();
     bench.join(1);
     bench
 }

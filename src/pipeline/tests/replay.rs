@@ -82,9 +82,10 @@ fn the_past_comes_first_and_then_the_present() {
 #[test]
 fn what_nobody_was_bound_to_is_there_all_the_same() {
     let mut bench = Bench::new();
+    bench.next_xid = 90;
     bench.commit(OPEN, insert(1, "early"));
     bench.commit(OPEN, insert(2, "late"));
-    bench.join_since(1, &cursor(1, 100, 0));
+    bench.join_since(1, &cursor(1, 90, 0));
     // Older than the catalog at hand: what could be read then is not known, so Postgres is asked.
     for pool in Pool::ALL {
         bench.conductor.handle_idle(bench.now, pool);
@@ -242,6 +243,7 @@ fn positions_end_with_their_epoch() {
         end: Lsn::new(5000),
     });
     bench.next_xid = 501;
+    bench.see_all();
     bench.join_since(2, &cursor(1, 100, 0));
     assert!(bench.refused(2).contains("TooOld"));
 }

@@ -326,7 +326,8 @@ impl Channel {
         };
         if self.receives != Some(receives) {
             self.receives = Some(receives);
-            self.in_room(wire, RoomRequest::EnterReplaying(receives));
+            let entry = self.entry(receives);
+            self.in_room(wire, RoomRequest::EnterReplaying(entry));
         }
         let ticket = self.ask(wire, Ask::Replay { since, limit });
         if let Some(private) = &mut self.private {

@@ -43,6 +43,11 @@ impl Doubt {
         self.confirmed = self.confirmed.max(Some(asked));
     }
 
+    /// When the question was put whose answer is in force.
+    pub(super) const fn confirmed(&self) -> Option<Instant> {
+        self.confirmed
+    }
+
     /// Whether a broadcast must wait.
     pub(super) fn holds(&self, message: &Broadcast) -> bool {
         !self.held.is_empty() || self.is_about(message)

@@ -54,6 +54,8 @@ struct Write {
     known: Option<bool>,
     /// The question that is open.
     asked: Option<u32>,
+    /// What decides it may have changed while the question was open.
+    ask_again: bool,
 }
 
 /// What a private channel may do, and what waits to know.
@@ -303,7 +305,9 @@ impl Channel {
         let mut allowed = Vec::new();
         for extension in [Extension::Broadcast, Extension::Presence] {
             let write = private.write(extension);
-            if write.known == Some(true) {
+            if write.asked.is_some() {
+                write.ask_again = true;
+            } else if write.known == Some(true) {
                 allowed.push(extension);
             } else {
                 // Who was denied asks when it sends again.
@@ -448,14 +452,18 @@ impl Channel {
             return Fate::Lives;
         };
         let write = private.write(extension);
+        let is_old = std::mem::take(&mut write.ask_again);
         let verdict = match answer {
             Ok(Answer::Write(allowed)) => {
-                write.known = Some(allowed);
+                // Who was denied asks when it sends again.
+                write.known = Some(allowed).filter(|allowed| *allowed || !is_old);
                 Ok(allowed)
             }
             Err(error) => {
                 if matches!(error, AskError::Policy(_)) {
                     write.known = None;
+                } else if write.known == Some(true) {
+                    private.retry_recheck(wire);
                 }
                 Err(error)
             }
@@ -475,6 +483,7 @@ impl Channel {
         };
         private.waiting_bytes = rest.iter().map(Waiting::size).sum();
         private.waiting = rest;
+        let asks_again = is_old && private.write(extension).known == Some(true);
         for waiting in ready {
             match waiting {
                 Waiting::Broadcast { reference, said } => match &verdict {
@@ -491,6 +500,9 @@ impl Channel {
                     Ok(false) | Err(_) => self.uncalled(wire, &reference),
                 },
             }
+        }
+        if asks_again {
+            self.ask_write(wire, extension);
         }
         Fate::Lives
     }

@@ -243,7 +243,7 @@ impl Run {
                     self.forget(member);
                 }
                 self.world
-                    .handle(member, &room, RoomRequest::Enter(receives));
+                    .handle(member, &room, RoomRequest::Enter(Entry::open(receives)));
             }
             Step::Leave(member) => {
                 let (room, model) = self.place(member);

@@ -460,3 +460,34 @@ fn half_a_transaction_that_never_ends_is_not_kept() {
     shadow.apply(&insert(31, 31));
     assert!(!shadow.is_trusted(&[TABLE], Lsn::new(31)));
 }
+
+#[test]
+fn what_a_load_contains_already_may_have_been_altered() {
+    let spec = spec(&[0, 1]);
+    let facts = facts(&spec, b'd', &[1]);
+    let mut shadow = Shadow::new(LIMITS);
+    shadow.want(vec![spec]);
+    let request = shadow.loads().pop().unwrap();
+    // Two commits, of which the snapshot sees the later one only; its part comes after the load.
+    let snapshot = "20:22:20".parse().unwrap();
+    shadow.apply(&insertion(100, 20, 1));
+    assert!(
+        shadow.may_be_altered(TABLE, Lsn::new(100)),
+        "while it is loaded"
+    );
+    shadow.loaded(rows(&request, &facts, &snapshot, 120, []));
+    assert!(shadow.may_be_altered(TABLE, Lsn::new(100)));
+    shadow.apply(&insertion(110, 21, 2));
+    assert!(
+        shadow.may_be_altered(TABLE, Lsn::new(110)),
+        "the load has it"
+    );
+    // From then on it is known.
+    let relation = relation(ReplicaIdentity::Default);
+    let new = tuple(1, &(Some(1), Some("not read".to_owned())));
+    let update = ChangeKind::Update { old: None, new };
+    shadow.apply(&part(&commit(130, 22), &relation, 0, vec![update], true));
+    assert!(!shadow.may_be_altered(TABLE, Lsn::new(130)));
+    shadow.apply(&insertion(140, 23, 3));
+    assert!(shadow.may_be_altered(TABLE, Lsn::new(140)));
+}

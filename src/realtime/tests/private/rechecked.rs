@@ -182,3 +182,61 @@ fn an_unanswered_recheck_is_put_again_after_a_while() {
         .check(Input::Control, &[])
         .hear(json("e", "{}"), None, &[FRAME]);
 }
+
+#[test]
+fn an_answer_about_sending_that_is_older_than_a_doubt_is_asked_for_again() {
+    let push = r#"["1","3","realtime:a","broadcast",{}]"#;
+    let say = r#"private room of 1: say [null,null,"realtime:a","broadcast",{}]"#;
+    let ask = |ticket: u32| format!("ask 1.{ticket} as anon: write broadcast");
+    let mut conversation = joined("{}");
+    conversation
+        .text(push, &[&ask(2)])
+        .recheck(0, &["ask 1.3 as anon: reread"])
+        .answer(2, Ok(Answer::Write(true)), &[say, &ask(4)])
+        .answer(3, read(true, false), &[])
+        // Until it is answered what was allowed stays so.
+        .text(push, &[say])
+        .recheck(1, &["ask 1.5 as anon: reread"])
+        .answer(5, read(true, false), &[])
+        .answer(4, Ok(Answer::Write(false)), &[])
+        .text(push, &[&ask(6)])
+        .answer(6, Ok(Answer::Write(true)), &[say])
+        // And without an answer it is asked again soon.
+        .recheck(10, &["ask 1.7 as anon: reread", &ask(8)])
+        .answer(7, read(true, false), &[])
+        .answer(8, Err(AskError::Cancelled), &[])
+        .text(push, &[say])
+        .at(17)
+        .timeout(&["ask 1.9 as anon: reread", &ask(10)]);
+}
+
+#[test]
+fn who_enters_says_when_its_permission_was_asked_for() {
+    for replay in ["{}", r#"{"replay":{}}"#] {
+        let mut conversation = Conversation::in_rooms(Version::V2);
+        conversation
+            .text(&join(replay, false), &["ask 1.1 as anon: read"])
+            .at(2);
+        let answer = Notice::Answered {
+            ticket: 1,
+            answer: read(true, false),
+        };
+        let input = Input::Notice {
+            membership: 1,
+            notice: answer,
+        };
+        conversation.socket.handle(conversation.now, input);
+        let mut asked = Vec::new();
+        while let Some(output) = conversation.socket.poll_output() {
+            if let Output::Room {
+                request: RoomRequest::Enter(entry) | RoomRequest::EnterReplaying(entry),
+                ..
+            } = output
+            {
+                asked.push(entry.asked);
+            }
+        }
+        // The answer may be as old as the question.
+        assert_eq!(asked, [Some(conversation.begin)]);
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::log::{Outbox, Posting};
-use crate::realtime::{Frame, Notice, Receives, RoomRequest, Version};
+use crate::realtime::{Entry, Frame, Notice, Receives, RoomRequest, Version};
 use crate::rooms::MemberId;
 use crate::topic::Topic;
 
@@ -22,7 +22,7 @@ impl Member {
             presence: false,
         };
         let room = Arc::new(Room { topic, private });
-        let request = RoomRequest::Enter(receives);
+        let request = RoomRequest::Enter(Entry::open(receives));
         let now = clock::instant();
         fixture.rooms.handle(now, member, &outbox, &room, request);
         Self(outbox)
