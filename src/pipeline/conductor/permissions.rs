@@ -59,7 +59,7 @@ impl Conductor {
         if self
             .unseen
             .front()
-            .is_none_or(|(unseen, _)| *unseen >= number)
+            .is_none_or(|unseen| unseen.number >= number)
         {
             self.doubt_at = None;
             self.doubt_permissions(now);

@@ -68,7 +68,7 @@ impl Conductor {
         };
         self.look_at = now.checked_add(pause);
         if let Some(horizon) = &horizon {
-            (self.unseen).retain(|(_, xid)| !horizon.snapshot.sees(*xid));
+            (self.unseen).retain(|unseen| !horizon.snapshot.sees(unseen.xid));
         }
         match horizon {
             None => self.pause_horizon(now),
@@ -84,6 +84,8 @@ impl Conductor {
                 self.was_away = false;
                 self.wal_end = self.wal_end.max(horizon.insert_lsn);
                 self.look_at_unseen(now);
+                self.unseen_at = None;
+                self.look_for_unseen(now);
                 self.release = Some(Release {
                     horizon,
                     released: false,
@@ -312,7 +314,7 @@ impl Conductor {
     /// Subscriptions that were there when the query began are in force from its snapshot on.
     pub(super) fn begin_joins(&mut self, now: Instant, horizon: &Horizon) {
         // A transaction that was received before, concerned nobody then and is not in the snapshot would be missed.
-        let unseen = self.unseen.front().map_or(u64::MAX, |(number, _)| *number);
+        let unseen = (self.unseen.front()).map_or(u64::MAX, |unseen| unseen.number);
         let begun = self.horizon_ticket;
         let number = self.number();
         let subscribers = &mut self.subscribers;
