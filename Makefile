@@ -1,4 +1,4 @@
-# Everything a developer does. Each target installs what is missing first (scripts/install).
+# Everything a developer does. What runs walcast installs what is missing first (scripts/install).
 
 .DEFAULT_GOAL := help
 .PHONY: help dev test oracle planted faults bench lint
@@ -32,7 +32,7 @@ bench: ## All benchmarks; each prints its figures and its peer
 	scripts/install server clients
 	cargo bench --locked
 
-lint: ## What must be clean before a commit
+lint: ## What must be clean before a commit; needs cargo-deny
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items

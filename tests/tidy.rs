@@ -24,15 +24,13 @@ const IMPORTS: &str = "
     log: change
     policy: change auth catalog database
     shadow: change policy database
-    routing: change auth policy catalog database
+    routing: change policy catalog database
     realtime: change topic auth routing catalog
     rooms: topic log realtime
     messages: change topic auth log database realtime
-    messaging: change auth policy
-    cluster: change topic log rooms
     pipeline: change topic auth database catalog replication log shadow policy routing realtime rooms
-    server: change topic auth log routing realtime rooms messages cluster pipeline websocket
-    cli: change auth config database catalog replication log policy shadow routing realtime rooms messages cluster pipeline server
+    server: change topic auth log routing realtime rooms messages pipeline websocket
+    cli: auth config database catalog replication log policy shadow realtime rooms messages pipeline server
     main: cli
 ";
 

@@ -272,7 +272,7 @@ impl ErrorCode {
                 "IncreaseConnectionPool",
                 &["Please increase your connection pool size"],
                 "Too many questions about private channels wait.",
-                "Raise `WALCAST_QUESTION_CONNECTIONS`, and look at how long the policies take.",
+                "Raise `WALCAST_MESSAGE_CONNECTIONS`, and look at how long the policies take.",
             ),
             Self::DatabaseLackOfConnections => entry(
                 Join,
@@ -486,7 +486,7 @@ impl AckError {
             Self::IncreaseConnectionPool => (
                 "increase_connection_pool",
                 "Too many broadcasts wait for their permission, or too many questions for Postgres.",
-                "Send again later; raise `WALCAST_QUESTION_CONNECTIONS` if it stays.",
+                "Send again later; raise `WALCAST_MESSAGE_CONNECTIONS` if it stays.",
             ),
             Self::UnableToSetPolicies => (
                 "unable_to_set_policies",
