@@ -2,7 +2,7 @@
 //!
 //! Pure. The policies of `realtime.messages` come in with everything else that is known of the database (protocol.md §7.5).
 //! A policy that is not understood is left to Postgres; its tables are then all whose names its text, or that of a function
-//! that it may call, mentions. What views and partitions hide from that is looked at again after a while only.
+//! that it may call, mentions, and what views and partitioned tables have their rows from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -105,7 +105,8 @@ impl Permissions {
         if names.next().is_some() {
             permissions.mentioned.extend(mentioned(schema, messages));
         }
-        permissions.mentioned.remove(&messages.oid);
+        // Of a partitioned table that is followed its partitions are known only once it was loaded.
+        permissions.tables = with_sources(schema, &permissions.tables);
         permissions.tables.extend(&permissions.mentioned);
         permissions.tables.remove(&messages.oid);
         permissions
@@ -237,8 +238,19 @@ fn session(reader: &Reader) -> Session {
     }
 }
 
+/// Tables with all that their rows come from.
+fn with_sources(schema: &Schema, tables: &BTreeSet<Oid>) -> BTreeSet<Oid> {
+    let mut found = tables.clone();
+    let mut left: Vec<Oid> = found.iter().copied().collect();
+    while let Some(table) = left.pop() {
+        let sources = schema.sources.get(&table).into_iter().flatten();
+        left.extend(sources.filter(|source| found.insert(**source)));
+    }
+    found
+}
+
 /// Tables whose names are mentioned by the policies of a table, by functions that those may call, and by the policies of
-/// tables so found.
+/// tables so found; with what is behind them.
 fn mentioned(schema: &Schema, table: &Table) -> BTreeSet<Oid> {
     let mut by_name: BTreeMap<&str, Vec<&Arc<Table>>> = BTreeMap::new();
     for table in schema.tables.values() {
@@ -247,24 +259,39 @@ fn mentioned(schema: &Schema, table: &Table) -> BTreeSet<Oid> {
     let mut found = BTreeSet::new();
     let mut called = BTreeSet::new();
     let mut texts: Vec<&str> = quals(table).collect();
+    let (mut tables, mut functions) = (Vec::new(), Vec::new());
     while let Some(text) = texts.pop() {
         for word in text.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '$') {
             let folded = word.to_ascii_lowercase();
             for name in [word, &*folded] {
-                for table in by_name.get(name).into_iter().flatten() {
-                    if found.insert(table.oid) {
-                        texts.extend(quals(table));
-                    }
-                }
-                for function in schema.function_names.get(name).into_iter().flatten() {
-                    if function.oid >= FIRST_USER_OID && called.insert(function.oid) {
-                        texts.push(&function.body);
-                        texts.extend(function.defaults.iter().map(|text| &**text));
-                    }
-                }
+                let named = by_name.get(name).into_iter().flatten();
+                tables.extend(named.map(|table| table.oid));
+                functions.extend(schema.function_names.get(name).into_iter().flatten());
+            }
+        }
+        while let Some(oid) = tables.pop() {
+            if !found.insert(oid) {
+                continue;
+            }
+            texts.extend(
+                schema
+                    .tables
+                    .get(&oid)
+                    .into_iter()
+                    .flat_map(|table| quals(table)),
+            );
+            tables.extend(schema.sources.get(&oid).into_iter().flatten());
+            let called = schema.view_functions.get(&oid).into_iter().flatten();
+            functions.extend(called.filter_map(|oid| schema.functions.get(oid)));
+        }
+        for function in functions.drain(..) {
+            if function.oid >= FIRST_USER_OID && called.insert(function.oid) {
+                texts.push(&function.body);
+                texts.extend(function.defaults.iter().map(|text| &**text));
             }
         }
     }
+    found.remove(&table.oid);
     found
 }
 
@@ -343,6 +370,8 @@ mod tests {
             table(4, "banned", &[]),
             table(5, "unrelated", &["(EXISTS ( SELECT FROM public.members))"]),
             table(6, "member", &[]),
+            table(7, "view", &[]),
+            table(8, "partitioned", &[]),
         ];
         let functions = [
             function(
@@ -353,6 +382,7 @@ mod tests {
             function(20_001, "is_fine", "select not is_bad()"),
             function(20_002, "is_bad", "select exists (table banned)"),
             function(20_003, "uncalled", "select exists (table unrelated)"),
+            function(20_004, "behind", "select exists (table teams)"),
             // Of the system: its body is a name in C.
             function(900, "system", "unrelated"),
         ];
@@ -363,8 +393,12 @@ mod tests {
         for function in functions {
             let name = function.name.clone();
             let of_name = schema.function_names.entry(name).or_default();
-            of_name.push(function);
+            of_name.push(Arc::clone(&function));
+            schema.functions.insert(function.oid, function);
         }
+        // A view over a partitioned table, which calls a function.
+        schema.sources = [(7, vec![8]), (8, vec![10, 11])].into();
+        schema.view_functions = [(7, vec![20_004])].into();
         let found = |qual: &str| -> Vec<Oid> {
             let messages = table(9, "messages", &[qual]);
             mentioned(&schema, &messages).into_iter().collect()
@@ -373,5 +407,11 @@ mod tests {
         assert_eq!(found("public.may()"), [1, 2]);
         assert_eq!(found("(public.is_fine() AND system())"), [4]);
         assert_eq!(found("(EXISTS ( SELECT FROM public.member))"), [6]);
+        assert_eq!(
+            found("(EXISTS ( SELECT FROM public.view))"),
+            [2, 7, 8, 10, 11]
+        );
+        let read = BTreeSet::from([6, 8]);
+        assert!(with_sources(&schema, &read).into_iter().eq([6, 8, 10, 11]));
     }
 }

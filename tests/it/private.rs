@@ -582,6 +582,49 @@ async fn a_revoked_membership_ends_at_once_though_nothing_is_said() {
 }
 
 #[tokio::test]
+async fn a_revocation_counts_at_once_wherever_the_row_is_kept() {
+    let create =
+        "create table members (person uuid, room text, may text, primary key (person, room, may))";
+    let partitioned = [
+        create,
+        " partition by list (room); create table club_members partition of members for values in ('club')",
+    ]
+    .concat();
+    let understood = PLAIN.replace(create, &partitioned);
+    let odd = |policies: &str| {
+        policies.replace(
+            "extension = 'broadcast' and",
+            "extension = 'broadcast' and random() >= 0 and",
+        )
+    };
+    let viewed = PLAIN
+        .replace("select from members where", "select from readers where")
+        .replace(
+            "grant select on members to authenticated;",
+            "grant select on members to authenticated;
+            create view readers as select * from members where may = 'read'; grant select on readers to authenticated;",
+        );
+    let policies = [odd(&understood), understood, viewed];
+    let check = async |policies: &str| {
+        let app = start_with_environment(&format!("{policies}{PUBLISHED}"), SELDOM).await;
+        let mut alice = join(&app, Version::V2, "club", ALICE).await;
+        let mut bob = join(&app, Version::V2, "club", BOB).await;
+        app.sql(&format!("delete from members where person = '{ALICE}'"))
+            .await;
+        assert_eq!(
+            alice.removed().await,
+            format!("{NO_MORE}club"),
+            "{policies}"
+        );
+        app.sql(&tell("still here")).await;
+        assert_eq!(bob.heard_briefly().await.0, "still here");
+    };
+    for policies in policies {
+        check(&policies).await;
+    }
+}
+
+#[tokio::test]
 async fn memberships_that_are_written_all_the_time_delay_and_lose_nothing() {
     let app = start_with_environment(&format!("{PLAIN}{PUBLISHED}"), SELDOM).await;
     let mut bob = join(&app, Version::V2, "club", BOB).await;

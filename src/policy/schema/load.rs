@@ -58,6 +58,17 @@ const POLICIES: &str = "
     select p.polrelid, p.polname::text, p.polpermissive, p.polroles, pg_catalog.pg_get_expr(p.polqual, p.polrelid)
     from pg_catalog.pg_policy p where p.polcmd in ('r', '*') order by p.polrelid, p.polname";
 
+/// A view depends on what its rule names (Postgres manual, "pg_depend").
+const SOURCES: &str = "
+    select i.inhparent, i.inhrelid, false from pg_catalog.pg_inherits i
+    union
+    select v.oid, d.refobjid, d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    from pg_catalog.pg_class v
+    join pg_catalog.pg_rewrite r on r.ev_class = v.oid
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and d.objid = r.oid
+    where v.relkind = 'v' and v.oid >= 16384 and d.refobjid <> v.oid
+      and d.refclassid in ('pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass)";
+
 const FUNCTIONS: &str = "
     select p.oid, n.nspname::text, p.proname::text, p.proargtypes::oid[], p.proargnames::text[],
       p.proallargtypes::oid[], p.proargmodes::text[], p.provariadic, p.prorettype, p.proretset, p.prokind::text,
@@ -152,6 +163,15 @@ async fn read(client: &Client, search_path: &[&str]) -> Result<Schema, LoadError
             .table_names
             .insert((table.schema.clone(), table.name.clone()), table.oid);
         schema.tables.insert(table.oid, Arc::new(table));
+    }
+    for row in client.query(SOURCES, &[]).await? {
+        let is_function: bool = row.try_get(2)?;
+        let of = if is_function {
+            &mut schema.view_functions
+        } else {
+            &mut schema.sources
+        };
+        of.entry(row.try_get(0)?).or_default().push(row.try_get(1)?);
     }
     for row in client.query(FUNCTIONS, &[]).await? {
         let function = Arc::new(function(&row)?);

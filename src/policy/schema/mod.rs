@@ -25,6 +25,10 @@ pub struct Schema {
     pub tables: HashMap<Oid, Arc<Table>>,
     /// The same by schema and name.
     pub table_names: HashMap<(Box<str>, Box<str>), Oid>,
+    /// Where the rows of a relation come from besides itself: its partitions and children, and what a view reads.
+    pub sources: HashMap<Oid, Vec<Oid>>,
+    /// Functions that a view calls.
+    pub view_functions: HashMap<Oid, Vec<Oid>>,
     /// Functions and aggregates by OID.
     pub functions: HashMap<Oid, Arc<Function>>,
     /// The same by name, in all schemas.

@@ -109,8 +109,8 @@ impl Answer {
         Self::message(StatusCode::INTERNAL_SERVER_ERROR, "RPC error")
     }
 
-    /// As a response; `rate` is known once the token is.
-    pub(super) fn into_response(self, rate: Option<Rate>) -> Response {
+    /// As a response.
+    pub(super) fn into_response(self, rate: Rate) -> Response {
         let is_empty = self.body.is_empty();
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
@@ -119,7 +119,7 @@ impl Answer {
         if !is_empty {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        for (name, value) in rate.iter().flat_map(Rate::headers) {
+        for (name, value) in rate.headers() {
             headers.insert(name, value.into());
         }
         response

@@ -79,7 +79,7 @@ pub(super) async fn batch(State(server): State<Arc<Server>>, request: Request) -
     let (rate, answer) = match enter(&server, Endpoint::Batch, &parts.headers) {
         Ok((claims, rate)) => {
             let answer = send_batch(&server, &parts, claims, body).await;
-            (Some(rate), answer)
+            (rate, answer)
         }
         Err((rate, answer)) => (rate, Err(answer)),
     };
@@ -99,7 +99,7 @@ pub(super) async fn single(
                 Ok(Path(place)) => send_single(&server, &parts, claims, place, body).await,
                 Err(_no_text) => Err(Answer::malformed()),
             };
-            (Some(rate), answer)
+            (rate, answer)
         }
         Err((rate, answer)) => (rate, Err(answer)),
     };
@@ -111,14 +111,14 @@ fn enter(
     server: &Server,
     endpoint: Endpoint,
     headers: &HeaderMap,
-) -> Result<(Arc<Claims>, Rate), (Option<Rate>, Answer)> {
+) -> Result<(Arc<Claims>, Rate), (Rate, Answer)> {
     let verifier = &server.options.verifier;
     let claims = bearer::token_or_key(headers)
         .and_then(|token| verifier.verify(token, clock::unix_seconds()).ok())
-        .ok_or_else(|| (None, Answer::unauthorized()))?;
+        .ok_or_else(|| (server.rates.of_nobody(), Answer::unauthorized()))?;
     match admit(server, &claims, 0) {
         Ok(rate) => Ok((claims, rate)),
-        Err((rate, why)) => Err((Some(rate), Answer::too_many(endpoint, why))),
+        Err((rate, why)) => Err((rate, Answer::too_many(endpoint, why))),
     }
 }
 
@@ -131,7 +131,7 @@ fn respond(
     server: &Server,
     endpoint: Endpoint,
     answer: Result<Answer, Answer>,
-    rate: Option<Rate>,
+    rate: Rate,
 ) -> Response {
     let (Ok(answer) | Err(answer)) = answer;
     record::broadcast_request(&server.metrics, endpoint.label(), answer.status);

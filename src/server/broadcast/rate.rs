@@ -60,7 +60,7 @@ impl Rate {
         Ok(())
     }
 
-    /// The headers of every answer past the token.
+    /// The headers of every answer.
     pub(super) fn headers(&self) -> [(HeaderName, u32); 3] {
         // No limit is told as the largest number that every client can hold.
         let limit = if self.limit == 0 {
@@ -114,6 +114,14 @@ impl Rates {
         }
     }
 
+    /// Where somebody stands who has not said who it is.
+    pub(super) const fn of_nobody(&self) -> Rate {
+        Rate {
+            rolling: 0,
+            limit: self.limit,
+        }
+    }
+
     /// Counts `count` messages if they may be sent, and tells where the subject stood before them.
     ///
     /// # Errors
@@ -124,10 +132,7 @@ impl Rates {
         count: usize,
         now: Instant,
     ) -> Result<Rate, (Rate, TooMany)> {
-        let mut rate = Rate {
-            rolling: 0,
-            limit: self.limit,
-        };
+        let mut rate = self.of_nobody();
         if self.limit == 0 {
             return Ok(rate);
         }
