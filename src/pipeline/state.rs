@@ -35,6 +35,8 @@ pub struct PlanState {
     pub compiled: bool,
     /// Why they are not.
     pub reason: Option<Box<str>>,
+    /// How rows lead to identities, as `walcast policy list` tells it.
+    pub form: Option<Box<str>>,
     /// Tables that are looked into.
     pub reads: Vec<Box<str>>,
 }

@@ -177,6 +177,7 @@ impl Verdicts {
                 role: role.clone(),
                 compiled: planned.is_ok(),
                 reason: planned.as_ref().err().cloned(),
+                form: (planned.as_ref().ok()).map(|compiled| compiled.plan.form().into()),
                 reads: planned.as_ref().map_or_else(
                     |_refused| Vec::new(),
                     |compiled| compiled.tables.iter().map(name).collect(),

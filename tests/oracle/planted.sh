@@ -21,7 +21,7 @@ cargo test --locked --test it --no-run
 # Runs the oracle with the bug of this name until it sees a difference.
 oracle() {
     PLANTED=$1 WALCAST_ORACLE_SECONDS=$2 WALCAST_ORACLE_DIFFERENCES=1 \
-        cargo test --locked --test it oracle:: -- --nocapture >"../$1.log" 2>&1
+        cargo test --locked --test it verdicts_in_the_stream -- --nocapture >"../$1.log" 2>&1
 }
 
 failed=0

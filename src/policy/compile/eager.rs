@@ -2,6 +2,8 @@
 //!
 //! An error in one of them is an error of the whole statement, on any number of rows (rls-semantics.md §5).
 
+use std::collections::BTreeSet;
+
 use crate::policy::ir::{Body, Expr, Node, Query, Source};
 use crate::policy::value::Value;
 
@@ -129,8 +131,8 @@ fn condition(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
                 call.estimated || matches!(expr.node, Node::Distinct(..)),
             ) {
                 match (reads_rows(left, place), reads_rows(right, place)) {
-                    (true, false) => estimate(right, place, found),
-                    (false, true) => estimate(left, place, found),
+                    (true, false) if !spans_tables(left) => estimate(right, place, found),
+                    (false, true) if !spans_tables(right) => estimate(left, place, found),
                     _ => {}
                 }
             }
@@ -161,6 +163,18 @@ fn reads_rows(expr: &Expr, place: Place) -> bool {
         }
         _ => false,
     })
+}
+
+/// Whether an operand is of several tables: the planner knows no statistics of their join yet.
+fn spans_tables(expr: &Expr) -> bool {
+    let mut tables = BTreeSet::new();
+    expr.visit(0, &mut |expr, depth| match expr.node {
+        Node::Column { level, item, .. } | Node::WholeRow { level, item } if level == depth => {
+            tables.insert(item);
+        }
+        _ => {}
+    });
+    tables.len() > 1
 }
 
 /// The largest parts that depend on nothing but claims and settings.

@@ -17,6 +17,7 @@ use super::dice::Dice;
 use super::judge::{self, Answer, Comparison, Fault, Past, Question};
 use super::listener::Listener;
 use super::model::Model;
+use super::number_of;
 use super::report::Tally;
 use super::rows::{self, Change, Row};
 use super::schema::{self, HELPERS};
@@ -154,7 +155,8 @@ impl World {
                 .unwrap();
         }
         let mut history = Vec::new();
-        let mut numbers = Numbers::default();
+        let times = usize::try_from(number_of("WALCAST_ORACLE_TIMES", 1)).unwrap();
+        let mut numbers = Numbers::new(times);
         for statement in schema::tables(&mut dice) {
             writer
                 .batch_execute(&statement)

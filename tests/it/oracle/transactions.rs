@@ -11,14 +11,25 @@ use super::schema::{self, HELPERS};
 pub(super) type Rids = BTreeMap<String, Vec<i64>>;
 
 /// Numbers that are used once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Numbers {
     rid: i64,
     key: i64,
     name: i64,
+    /// How many times the usual statements a transaction has.
+    times: usize,
 }
 
 impl Numbers {
+    pub(super) const fn new(times: usize) -> Self {
+        Self {
+            rid: 0,
+            key: 0,
+            name: 0,
+            times,
+        }
+    }
+
     fn rid(&mut self) -> i64 {
         self.rid += 1;
         self.rid
@@ -244,7 +255,7 @@ pub(super) fn rows(
         .collect();
     let mut known = rids.clone();
     let mut made = Vec::new();
-    let count = 3 + dice.below(6);
+    let count = (3 + dice.below(6)) * numbers.times;
     for number in 0..count {
         let is_base = dice.chance(30);
         let chosen: Vec<&&Table> = (tables.iter())
