@@ -85,8 +85,13 @@ const PAUSED_LANE_BYTES_MAX: usize = 64 << 20;
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Rows of one lane whose successor may be outstanding.
 const PENDING_MAX: usize = 200_000;
-/// Transactions received and not yet seen in a snapshot, of which subscriptions must hear.
-const UNSEEN_MAX: usize = 4096;
+/// Transactions received and not yet seen in a snapshot, of which subscriptions must hear. Beyond, the stream waits.
+const UNSEEN_MAX: usize = 16_384;
+/// So many are worth a snapshot at once.
+const UNSEEN_MANY: usize = UNSEEN_MAX / 4;
+/// So long the slot holds them back before a snapshot is taken for their sake alone, and when they are many.
+const UNSEEN_LOOK: Duration = Duration::from_secs(1);
+const UNSEEN_LOOK_MANY: Duration = Duration::from_millis(10);
 /// Time of a question of a new identity while its table mostly times out.
 const BREAKER_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long a join without a token of its own waits for one.
@@ -220,6 +225,14 @@ enum Waiting {
     },
 }
 
+/// A transaction that nobody has asked about yet, and that may not be visible.
+#[derive(Clone, Copy, Debug)]
+struct Unseen {
+    number: u64,
+    xid: Xid,
+    lsn: Lsn,
+}
+
 impl Waiting {
     fn commit(&self) -> &Arc<Commit> {
         match self {
@@ -282,7 +295,9 @@ pub(super) struct Conductor {
     /// Lanes that were given parts of a transaction and not its end.
     unended: BTreeSet<LaneId>,
     /// Received and not seen in a snapshot, but of no interest to anybody then.
-    unseen: VecDeque<(u64, Xid)>,
+    unseen: VecDeque<Unseen>,
+    /// When a snapshot is taken for their sake.
+    unseen_at: Option<Instant>,
     horizon_open: bool,
     /// Joins before this number were there when the open horizon query began.
     horizon_ticket: u64,
@@ -326,8 +341,8 @@ pub(super) struct Conductor {
     replay_at: Option<Instant>,
     /// Who may come back.
     sessions: Sessions,
-    /// When connections last answered, while that is asked.
-    answered: HashMap<u64, Instant>,
+    /// The last question that connections answered, while somebody asks.
+    answered: HashMap<u64, u64>,
     /// Whatever committed here or later did so under the catalog at hand.
     catalog_from: Option<Lsn>,
     /// Tables that somebody may have been given or taken between that catalog and the one before; `None`: any.
@@ -375,6 +390,7 @@ impl Conductor {
             look_closely_until: None,
             unended: BTreeSet::new(),
             unseen: VecDeque::new(),
+            unseen_at: None,
             horizon_open: false,
             horizon_ticket: 0,
             horizon_not_before: None,
@@ -422,7 +438,9 @@ impl Conductor {
 
     /// Whether the stream should be read on: false while sound lanes or the releases lag behind.
     pub(super) fn wants_stream(&self) -> bool {
-        self.full.is_empty() && self.waiting_bytes < WAITING_BYTES_MAX
+        self.full.is_empty()
+            && self.waiting_bytes < WAITING_BYTES_MAX
+            && self.unseen.len() < UNSEEN_MAX
     }
 
     /// Whether changes flow.
@@ -455,6 +473,16 @@ impl Conductor {
     /// Who may come back.
     pub(super) fn sessions(&mut self) -> &mut Sessions {
         &mut self.sessions
+    }
+
+    /// Positions up to this batch were written down.
+    pub(super) fn handle_written(&mut self, now: Instant, batch: u64) {
+        self.sessions.written(batch);
+        if !self.replaying.is_empty() {
+            self.replay_at = Some(now);
+            self.replay(now);
+        }
+        self.advance(now);
     }
 
     /// Bytes of recent transactions.
@@ -500,6 +528,8 @@ impl Conductor {
             .poke_not_before
             .filter(|_| !self.awaiting_successor.is_empty());
         let look = self.look_at.filter(|_| may_look && self.needs_catalog());
+        let unseen = self.unseen_at.filter(|_| may_look && self.streaming);
+        let unseen = unseen.map(|at| self.horizon_not_before.map_or(at, |not| at.max(not)));
         let locks = self.locks.next_timeout();
         let room = self.snapshots.next_timeout();
         let replay = self.replay_at;
@@ -508,6 +538,7 @@ impl Conductor {
             horizon,
             poke,
             look,
+            unseen,
             locks,
             room,
             self.sweep_at,
@@ -598,9 +629,10 @@ impl Conductor {
     fn take_horizon(&mut self, now: Instant) {
         let joining = self.streaming && !self.joining.is_empty();
         let look = self.needs_catalog() && self.look_at.is_some_and(|time| time <= now);
+        let unseen = self.streaming && self.unseen_at.is_some_and(|time| time <= now);
         if !self.may_take_horizon()
             || self.horizon_not_before.is_some_and(|time| now < time)
-            || (self.has_catalog && self.waiting.is_empty() && !joining && !look)
+            || (self.has_catalog && self.waiting.is_empty() && !joining && !look && !unseen)
         {
             return;
         }
@@ -662,11 +694,14 @@ impl Conductor {
 
     fn confirm(&mut self) {
         let routed = self.routed();
+        // Nor what is not known to be visible: whoever joins after a restart may not see it, and it must come again.
+        let unseen = self.unseen.front().map(|unseen| unseen.lsn);
+        let done = unseen.map_or(routed, |unseen| unseen.min(routed));
         if let Some(epoch) = self.epoch
-            && routed > self.confirmed
+            && done > self.confirmed
         {
-            self.confirmed = routed;
-            self.outputs.push_back(Output::Confirm(epoch, routed));
+            self.confirmed = done;
+            self.outputs.push_back(Output::Confirm(epoch, done));
         }
     }
 

@@ -67,7 +67,7 @@ pub use state::{PlanState, PolicyState, ShadowState};
 pub use verdicts::Judged;
 
 use conductor::{Conductor, Counts, Output, Rules};
-use sessions::Record;
+use positions::Positions;
 use standing::{Pool, Timeouts};
 use workers::{Done, Workers};
 
@@ -112,7 +112,14 @@ pub enum Command {
         /// By whom, and which.
         reader: Reader,
     },
-    /// The peer of a connection has got so far. Also with no position: it answers.
+    /// The peer of a connection was there when [`Notice::Probe`] asked this.
+    Answer {
+        /// The socket's number.
+        connection: u64,
+        /// The question's number.
+        question: u64,
+    },
+    /// The peer of a connection has got so far.
     Acknowledge {
         /// The socket's number.
         connection: u64,
@@ -361,7 +368,13 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         history: options.history,
     };
     let mut conductor = Conductor::new(rules, Arc::clone(&log));
-    let positions = positions::start(options.state_directory.as_deref(), &mut conductor, tasks);
+    let directory = options.state_directory.as_deref();
+    let positions = directory.map(|directory| Positions::start(directory, tasks));
+    if positions.is_none() {
+        // Nothing outlives the process, and what the one before knew is gone.
+        let now = clock::instant();
+        conductor.sessions().forget_all(now);
+    }
     let driver = Driver {
         conductor,
         positions,
@@ -426,7 +439,7 @@ fn key_resolver(catalog: watch::Receiver<Arc<Catalog>>) -> KeyResolver {
 struct Driver {
     conductor: Conductor,
     /// Where positions are written down.
-    positions: Option<mpsc::Sender<Vec<Record>>>,
+    positions: Option<Positions>,
     log: Arc<Log>,
     workers: Workers,
     done: mpsc::Receiver<Done>,
@@ -454,6 +467,8 @@ enum Input {
     Inquiry(oneshot::Sender<PolicyState>),
     Done(Done),
     Replication,
+    /// Positions up to this batch were written.
+    Written(u64),
     Timeout,
     Stop,
 }
@@ -467,6 +482,7 @@ impl Driver {
                 Input::Stop => break,
                 Input::Event(event) => {
                     self.note_age(&event);
+                    self.hold_positions(&event).await;
                     self.conductor.handle_stream(clock::instant(), event);
                 }
                 Input::Command(command) => self.conductor.handle_command(clock::instant(), command),
@@ -476,6 +492,7 @@ impl Driver {
                 }
                 Input::Done(done) => self.take(done),
                 Input::Replication => {}
+                Input::Written(batch) => self.conductor.handle_written(clock::instant(), batch),
                 Input::Timeout => self.conductor.handle_timeout(clock::instant()),
             }
             self.drain();
@@ -499,7 +516,31 @@ impl Driver {
                 self.conductor.handle_command(clock::instant(), command);
             }
         }
-        self.write_down();
+        if let Some(positions) = self.positions.take() {
+            positions
+                .finish(self.conductor.sessions().take_changed())
+                .await;
+        }
+    }
+
+    /// Whose slot it is, theirs are the positions: they are read when the stream begins, and left when it is interrupted.
+    async fn hold_positions(&mut self, event: &StreamEvent) {
+        match event {
+            StreamEvent::Interrupted => {
+                self.write_down();
+                if let Some(positions) = &mut self.positions {
+                    positions.release().await;
+                }
+            }
+            StreamEvent::Started { .. } => {
+                if let Some(positions) = &mut self.positions {
+                    let taken = positions.take().await;
+                    let now = clock::instant();
+                    self.conductor.sessions().take_over(now, taken);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Hands over what has changed of the sessions; while there is no room it gathers.
@@ -508,9 +549,9 @@ impl Driver {
             return;
         }
         if let Some(positions) = &self.positions
-            && let Ok(room) = positions.try_reserve()
+            && let Some(write) = positions.room()
         {
-            room.send(self.conductor.sessions().take_changed());
+            write(self.conductor.sessions().take_changed());
         }
     }
 
@@ -530,6 +571,13 @@ impl Driver {
             return Input::Done(done);
         }
         let timeout = self.conductor.next_timeout();
+        let positions = &mut self.positions;
+        let written = async {
+            match positions {
+                Some(positions) => positions.wrote().await,
+                None => std::future::pending().await,
+            }
+        };
         let wait = async {
             match timeout {
                 Some(time) => tokio::time::sleep_until(time.into()).await,
@@ -540,6 +588,7 @@ impl Driver {
             biased;
             () = stop.cancelled() => Input::Stop,
             Some(done) = self.done.recv() => Input::Done(done),
+            batch = written => Input::Written(batch),
             () = wait => Input::Timeout,
             Some(reply) = self.inquiries.recv() => Input::Inquiry(reply),
             Some(command) = self.commands.recv() => Input::Command(command),

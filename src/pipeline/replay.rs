@@ -5,8 +5,10 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::history::Position;
+use super::subscriber::SubscriberId;
 use super::view::RowKey;
 use crate::change::{Commit, PgTime, Snapshot};
+use crate::realtime::Notice;
 use crate::routing::Since;
 
 /// Rows of which it is remembered that they were shown. Beyond, their deletion is withheld.
@@ -27,6 +29,8 @@ pub(super) struct Replay {
     pub(super) first: Option<Position>,
     /// It was subscribed all the time that it goes through: what was deleted is told.
     pub(super) was_subscribed: bool,
+    /// What is to be said once its session is stored: first of all that the subscription is in force. `None`: that was.
+    pub(super) unsaid: Option<Vec<Notice>>,
     /// Its session is still to be found.
     pub(super) restoring: Option<Restoring>,
     /// Up to here the changes are of the past; what comes later is live.
@@ -51,8 +55,8 @@ pub(super) enum Start {
 pub(super) struct Restoring {
     /// No longer than this.
     pub(super) until: Instant,
-    /// Whoever answers after this is there.
-    pub(super) since: Instant,
+    /// Who has it, and the question that was put to it.
+    pub(super) asked: Option<(SubscriberId, u64)>,
 }
 
 impl Replay {

@@ -3,12 +3,13 @@
 //! Joins, acknowledgements and ends go in; what a join goes on from comes out. Pure, and bounded by number: of one that had
 //! to be forgotten it is not said that it never was.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use super::history::Position;
+use super::positions::Taken;
 use super::subscriber::SubscriberId;
 use crate::auth::Claims;
 use crate::change::{Cursor, Epoch, Lsn};
@@ -20,7 +21,7 @@ const PER_PLACE_MAX: usize = 8;
 /// Sessions in all; some hundred bytes each.
 const SESSIONS_MAX: usize = 200_000;
 /// Nobody comes back after so long.
-const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+pub(super) const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Before everything, so that nobody can go on from there.
 pub(super) const NOWHERE: Position = Position {
@@ -47,6 +48,8 @@ pub struct Resume {
     pub place: Place,
     /// With which key.
     pub key: KeyHash,
+    /// Only heartbeats are answers of the peer: something between us and it sends pongs.
+    pub by_heartbeat: bool,
 }
 
 impl Place {
@@ -137,6 +140,16 @@ pub(super) struct Record {
     pub(super) cursor: Option<Cursor>,
 }
 
+/// What is to be stored at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// Rises by one.
+    pub(super) number: u64,
+    pub(super) records: Vec<Record>,
+    /// Sessions were forgotten that somebody may come back for.
+    pub(super) forgot: bool,
+}
+
 /// What a join goes on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
@@ -162,6 +175,10 @@ struct Session {
     touched: Instant,
     /// The connection over which it was told to start over. Whether it heard of it is known once it comes back there.
     told: Option<u64>,
+    /// Somebody else has taken a copy because the owner may be gone; and how often the owner has acknowledged since.
+    doubted: Option<u32>,
+    /// Number of the batch in which it is first stored.
+    batch: u64,
 }
 
 /// What becomes of a session, for those who look into what somebody was (not) told.
@@ -174,6 +191,10 @@ fn note(id: SubscriberId, what: &str, session: &Session) {
         "a session {what}"
     );
 }
+
+/// Acknowledgements after which an owner was there when it was doubted: the first may have been on its way, the second is
+/// sent by who has received the answer to the first.
+const SIGNS_OF_LIFE: u32 = 2;
 
 /// All sessions.
 #[derive(Debug, Default)]
@@ -188,9 +209,31 @@ pub(super) struct Sessions {
     /// What is to be stored; no more than there are sessions, or were since it was last taken.
     changed: HashMap<(Place, Holder), Option<Cursor>>,
     stores: bool,
+    /// The batch that is being gathered, and the last that was written.
+    batch: u64,
+    written: u64,
+    /// Some were forgotten since the last batch.
+    forgot: bool,
+    /// Places where somebody may be without the session that it had: another one has taken it, or it was forgotten.
+    lent: HashSet<Place>,
 }
 
 impl Session {
+    fn new(holder: Holder, at: Cursor, owner: Option<SubscriberId>, touched: Instant) -> Self {
+        let position = Position::from(at);
+        Self {
+            holder,
+            epoch: at.epoch,
+            received: position,
+            processed: position,
+            owner,
+            touched,
+            told: None,
+            doubted: None,
+            batch: 0,
+        }
+    }
+
     fn cursor(&self, position: Position) -> Cursor {
         Cursor {
             epoch: self.epoch,
@@ -211,24 +254,66 @@ impl Sessions {
     ) {
         self.stores = stores;
         self.incomplete_until = incomplete_until;
+        // Nothing is written before there is something.
+        self.batch = self.batch.max(1);
         for record in stored {
-            let Some(cursor) = record.cursor else {
-                continue;
-            };
-            let position = Position::from(cursor);
-            self.add(
-                record.place,
-                Session {
-                    holder: record.holder,
-                    epoch: cursor.epoch,
-                    received: position,
-                    processed: position,
-                    owner: None,
-                    touched: now,
-                    told: None,
-                },
-            );
-            self.parked.insert((now, record.place));
+            // Whose owner is here is known better.
+            let known = self.places.get(&record.place).into_iter().flatten();
+            let mut known = known.filter(|session| session.holder == record.holder);
+            if let Some(cursor) = record.cursor.filter(|_| known.next().is_none()) {
+                self.add(record.place, Session::new(record.holder, cursor, None, now));
+                self.parked.insert((now, record.place));
+                self.lent.insert(record.place);
+            }
+        }
+    }
+
+    /// Nothing is known of earlier sessions, and nothing is stored: for long an unknown one may have been.
+    pub(super) fn forget_all(&mut self, now: Instant) {
+        self.load(now, [], now.checked_add(FORGET_AFTER), false);
+    }
+
+    /// The store is ours.
+    pub(super) fn take_over(&mut self, now: Instant, taken: Taken) {
+        let Taken {
+            records,
+            was_ours,
+            doubt,
+            stores,
+        } = taken;
+        let until = doubt.and_then(|doubt| now.checked_add(doubt));
+        let until = until.max(self.incomplete_until);
+        if stores && !was_ours {
+            self.forget_parked();
+        }
+        self.load(now, records, until, stores);
+        if stores && !was_ours {
+            self.store_all();
+        }
+    }
+
+    /// Another process has had the store meanwhile. Only those who are here are where they were.
+    fn forget_parked(&mut self) {
+        self.parked.clear();
+        let mut places = std::mem::take(&mut self.places);
+        places.retain(|_, sessions| {
+            sessions.retain(|session| session.owner.is_some());
+            !sessions.is_empty()
+        });
+        self.count = places.values().map(Vec::len).sum();
+        self.lent = places.keys().copied().collect();
+        self.places = places;
+    }
+
+    /// All that is known is to be stored once more.
+    pub(super) fn store_all(&mut self) {
+        let known = self
+            .places
+            .iter()
+            .flat_map(|(place, sessions)| sessions.iter().map(|session| (*place, session.holder)));
+        let known: Vec<(Place, Holder)> = known.collect();
+        for (place, holder) in known {
+            self.store(place, holder);
         }
     }
 
@@ -241,7 +326,14 @@ impl Sessions {
         {
             sessions.remove(index);
             self.count = self.count.saturating_sub(1);
+            self.lent.insert(place);
         }
+    }
+
+    /// Nobody has a session of this place any more.
+    fn drop_place(&mut self, place: Place) {
+        self.places.remove(&place);
+        self.lent.remove(&place);
     }
 
     /// A join asks for its session.
@@ -267,7 +359,7 @@ impl Sessions {
         if sessions.len() < before {
             self.count = self.count.saturating_sub(before - sessions.len());
             if sessions.is_empty() {
-                self.places.remove(&place);
+                self.drop_place(place);
             }
             return Claim::New;
         }
@@ -282,13 +374,21 @@ impl Sessions {
                     chosen = other;
                 }
             }
-            chosen.owner = Some(id);
-            self.owners.insert(id, (place, holder));
             note(id, "goes on", chosen);
-            return Claim::Position(chosen.cursor(chosen.processed));
+            chosen.owner = Some(id);
+            let since = chosen.touched;
+            let claim = Claim::Position(chosen.cursor(chosen.processed));
+            let is_of_another = |other: &Session| other.owner.is_none() && other.touched == since;
+            if !sessions.iter().any(is_of_another) {
+                self.parked.remove(&(since, place));
+            }
+            self.owners.insert(id, (place, holder));
+            self.lent.insert(place);
+            return claim;
         }
-        let holds = |session: &Session| session.owner.filter(|_| session.holder == holder);
-        if let Some(owner) = sessions.iter().find_map(holds) {
+        let held = sessions.iter().filter(|session| session.holder == holder);
+        let first = held.min_by_key(|session| session.processed);
+        if let Some(owner) = first.and_then(|session| session.owner) {
             return Claim::Held(owner);
         }
         match sessions.is_empty() {
@@ -307,24 +407,48 @@ impl Sessions {
         from: Cursor,
     ) {
         self.end(id);
-        let position = Position::from(from);
         self.owners.insert(id, (place, holder));
-        self.add(
-            place,
-            Session {
-                holder,
-                epoch: from.epoch,
-                received: position,
-                processed: position,
-                owner: Some(id),
-                touched: now,
-                told: None,
-            },
-        );
+        let session = Session {
+            batch: self.batch,
+            ..Session::new(holder, from, Some(id), now)
+        };
+        self.add(place, session);
         self.store(place, holder);
         if self.count > SESSIONS_MAX {
             self.forget_oldest(now);
         }
+    }
+
+    /// Whether the session outlives the process, or cannot. Nobody should be told that it has one before.
+    pub(super) fn is_stored(&mut self, id: SubscriberId) -> bool {
+        let Some((place, _)) = self.owners.get(&id).copied() else {
+            return true;
+        };
+        let (stores, written) = (self.stores, self.written);
+        let session = self.owned(place, id);
+        !stores || session.is_none_or(|session| session.batch <= written)
+    }
+
+    /// Whether somebody may have lost its session here to another one, and would be taken for somebody new.
+    pub(super) fn is_lent(&self, place: Place) -> bool {
+        self.lent.contains(&place)
+    }
+
+    /// A copy of the session of somebody who may be gone, or may not: the position that has everything either needs.
+    pub(super) fn share(
+        &mut self,
+        now: Instant,
+        owner: SubscriberId,
+        id: SubscriberId,
+    ) -> Option<Cursor> {
+        let (place, holder) = self.owners.get(&owner).copied()?;
+        let session = self.owned(place, owner)?;
+        session.doubted = Some(0);
+        let cursor = session.cursor(session.processed);
+        self.owners.insert(id, (place, holder));
+        self.lent.insert(place);
+        self.add(place, Session::new(holder, cursor, Some(id), now));
+        Some(cursor)
     }
 
     /// The peer has got so far.
@@ -340,6 +464,10 @@ impl Sessions {
         }
         let position = Position::from(to);
         session.received = session.received.max(position);
+        if what == Acknowledged::Processed {
+            let signs = session.doubted.map(|signs| signs.saturating_add(1));
+            session.doubted = signs.filter(|signs| *signs < SIGNS_OF_LIFE);
+        }
         if what == Acknowledged::Processed && position > session.processed {
             session.processed = position;
             self.store(place, holder);
@@ -348,9 +476,17 @@ impl Sessions {
 
     /// Its socket ended. Whoever waits for the session may have it now.
     pub(super) fn park(&mut self, now: Instant, id: SubscriberId, farewell: Farewell) {
-        let Some((place, holder)) = self.owners.remove(&id) else {
+        let Some((place, holder)) = self.owners.get(&id).copied() else {
             return;
         };
+        let Some(session) = self.owned(place, id) else {
+            return;
+        };
+        if session.doubted.is_some() {
+            // It was gone when another one came, which is the same.
+            return self.end(id);
+        }
+        self.owners.remove(&id);
         let Some(session) = self.owned(place, id) else {
             return;
         };
@@ -395,7 +531,7 @@ impl Sessions {
                 .count
                 .saturating_sub(before.saturating_sub(sessions.len()));
             if sessions.is_empty() {
-                self.places.remove(&place);
+                self.drop_place(place);
             }
         }
         self.store(place, holder);
@@ -417,20 +553,31 @@ impl Sessions {
         self.store(place, holder);
     }
 
-    /// What has changed since the last call.
-    pub(super) fn take_changed(&mut self) -> Vec<Record> {
+    /// Everything up to this batch was written.
+    pub(super) fn written(&mut self, batch: u64) {
+        self.written = self.written.max(batch);
+    }
+
+    /// What has changed since the last call, as a batch with this number.
+    pub(super) fn take_changed(&mut self) -> Batch {
+        let number = self.batch;
+        self.batch = number.saturating_add(1);
         let changed = std::mem::take(&mut self.changed);
         let record = |((place, holder), cursor)| Record {
             place,
             holder,
             cursor,
         };
-        changed.into_iter().map(record).collect()
+        Batch {
+            number,
+            records: changed.into_iter().map(record).collect(),
+            forgot: std::mem::take(&mut self.forgot),
+        }
     }
 
     /// Whether something is to be stored.
     pub(super) fn has_changed(&self) -> bool {
-        !self.changed.is_empty()
+        !self.changed.is_empty() || self.forgot
     }
 
     /// Whether the subscriber has a session.
@@ -471,14 +618,22 @@ impl Sessions {
                 continue;
             };
             let before = sessions.len();
+            let parked = sessions.iter().filter(|session| session.owner.is_none());
+            let holders: Vec<Holder> = parked.map(|session| session.holder).collect();
             sessions.retain(|session| session.owner.is_some());
             let gone = before.saturating_sub(sessions.len());
             if sessions.is_empty() {
-                self.places.remove(&place);
+                self.drop_place(place);
+            } else if gone > 0 {
+                self.lent.insert(place);
             }
             if gone > 0 {
                 self.count = self.count.saturating_sub(gone);
                 self.incomplete_until = now.checked_add(FORGET_AFTER);
+                self.forgot = true;
+                for holder in holders {
+                    self.store(place, holder);
+                }
                 return;
             }
         }
@@ -553,6 +708,40 @@ mod tests {
     }
 
     #[test]
+    fn who_may_be_gone_leaves_nothing_behind_unless_it_was_there() {
+        let now = crate::clock::instant();
+        for (signs, expected) in [
+            (1, Claim::Position(cursor(300))),
+            (2, Claim::Position(cursor(200))),
+        ] {
+            let mut sessions = begun(now);
+            assert_eq!(sessions.share(now, id(1), id(2)), Some(cursor(100)));
+            for _ in 0..signs {
+                sessions.acknowledge(id(1), Acknowledged::Processed, cursor(200));
+            }
+            sessions.acknowledge(id(2), Acknowledged::Processed, cursor(300));
+            sessions.park(now, id(1), Farewell::Silent);
+            sessions.park(now, id(2), Farewell::Silent);
+            assert_eq!(sessions.claim(now, PLACE, ALICE, id(3)), expected);
+        }
+    }
+
+    #[test]
+    fn coming_back_leaves_no_trace() {
+        let now = crate::clock::instant();
+        let mut sessions = begun(now);
+        for number in 1..100 {
+            sessions.park(
+                now + Duration::from_secs(number),
+                id(number),
+                Farewell::Silent,
+            );
+            sessions.claim(now, PLACE, ALICE, id(number + 1));
+        }
+        assert_eq!((sessions.parked.len(), sessions.len()), (0, 1));
+    }
+
+    #[test]
     fn who_left_has_nothing_to_go_on_with() {
         let now = crate::clock::instant();
         let mut sessions = begun(now);
@@ -585,11 +774,18 @@ mod tests {
         sessions.begin(now, (PLACE, ALICE), id(1), cursor(100));
         sessions.acknowledge(id(1), Acknowledged::Received, cursor(300));
         sessions.acknowledge(id(1), Acknowledged::Processed, cursor(200));
-        let stored = sessions.take_changed();
+        let Batch {
+            number,
+            records: stored,
+            ..
+        } = sessions.take_changed();
+        assert!(!sessions.is_stored(id(1)));
+        sessions.written(number);
+        assert!(sessions.is_stored(id(1)));
         let cursors: Vec<_> = stored.iter().map(|record| record.cursor).collect();
         assert_eq!(cursors, [Some(cursor(200))]);
         sessions.end(id(1));
-        assert_eq!(sessions.take_changed()[0].cursor, None);
+        assert_eq!(sessions.take_changed().records[0].cursor, None);
         let mut again = Sessions::default();
         again.load(now, stored.last().copied(), None, true);
         let claim = again.claim(now, PLACE, ALICE, id(1));

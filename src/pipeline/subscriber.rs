@@ -194,9 +194,17 @@ impl Subscriber {
 
     /// Whether the change is of the past, and must be judged as such.
     pub(super) fn is_past(&self, commit: &Commit, change: &Change) -> bool {
+        // Also what is released after it has gone through the past, and is older than the join.
+        self.replay.as_ref().is_some_and(|replay| {
+            replay.covers(commit, change.order) || !self.is_after_join(commit)
+        })
+    }
+
+    /// Whether it was not told yet that its subscription is in force.
+    pub(super) fn is_unannounced(&self) -> bool {
         self.replay
             .as_ref()
-            .is_some_and(|replay| replay.covers(commit, change.order))
+            .is_some_and(|replay| replay.unsaid.is_some())
     }
 
     /// Whether it was subscribed all the time that it goes through.

@@ -249,7 +249,7 @@ impl Channel {
             }
             Notice::ReplicationReady(ready) => self.tell_replication(wire, ready),
             // For the connection.
-            Notice::Mark(_) | Notice::Probe | Notice::TakenOver => Fate::Lives,
+            Notice::Mark(_) | Notice::Probe(_) | Notice::TakenOver => Fate::Lives,
             Notice::Subscribed
             | Notice::Refused(_)
             | Notice::PositionRefused(_)

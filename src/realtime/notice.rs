@@ -49,8 +49,8 @@ pub enum Notice {
     Unresumed(ResyncReason),
     /// For the connection: everything up to here was said to the membership.
     Mark(Cursor),
-    /// For the connection: somebody asks for its session; does the peer still answer?
-    Probe,
+    /// For the connection: somebody asks for its session; does the peer still answer? With the number of the question.
+    Probe(u64),
     /// For the connection: somebody else goes on with its session.
     TakenOver,
     /// Changes may have been lost; the channel must start over (protocol.md §11). Nothing further comes.

@@ -67,6 +67,17 @@ pub(super) struct Acks {
     unpinged: usize,
     /// What had been sent before the answer to the last heartbeat.
     beat: Positions,
+    /// Numbers of pings that were sent to see whether the peer answers, with what asked for it.
+    probes: VecDeque<(u64, u64)>,
+}
+
+/// What a pong says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pong {
+    /// What the peer's endpoint has.
+    pub(super) positions: Positions,
+    /// It was there when this was asked.
+    pub(super) answers: Option<u64>,
 }
 
 impl Acks {
@@ -80,6 +91,7 @@ impl Acks {
             ping_at: now + PING_INTERVAL,
             unpinged: 0,
             beat: Vec::new(),
+            probes: VecDeque::new(),
         }
     }
 
@@ -99,6 +111,7 @@ impl Acks {
         Resume {
             place: Place::new(&self.wish.id, room, bindings),
             key: self.key,
+            by_heartbeat: self.wish.by_heartbeat,
         }
     }
 
@@ -160,16 +173,29 @@ impl Acks {
         Bytes::copy_from_slice(&number.to_be_bytes())
     }
 
-    /// A pong came: what the peer's endpoint has.
-    pub(super) fn pong(&mut self, payload: &[u8]) -> Option<Positions> {
+    /// A ping at once, whose pong answers this question. Nothing else does: what the peer sent before it was asked may arrive
+    /// long after it left.
+    pub(super) fn probe(&mut self, now: Instant, question: u64) -> Bytes {
+        let ping = self.ping(now);
+        if self.probes.len() >= PINGS_MAX {
+            self.probes.pop_front();
+        }
+        self.probes
+            .push_back((self.ping_next.saturating_sub(1), question));
+        ping
+    }
+
+    /// A pong came.
+    pub(super) fn pong(&mut self, payload: &[u8]) -> Option<Pong> {
         let number = u64::from_be_bytes(payload.try_into().ok()?);
         let place = self.pings.iter().position(|(known, _)| *known == number)?;
         // Those before it were overtaken.
         let (_, positions) = self.pings.drain(..=place).next_back()?;
-        Some(if self.wish.by_heartbeat {
-            Vec::new()
-        } else {
-            positions
+        let answered = self.probes.partition_point(|(ping, _)| *ping <= number);
+        let answers = self.probes.drain(..answered).next_back();
+        (!self.wish.by_heartbeat).then(|| Pong {
+            positions,
+            answers: answers.map(|(_, question)| question),
         })
     }
 
@@ -247,8 +273,9 @@ mod tests {
         acks.reach(1, cursor(9));
         acks.reach(1, cursor(7));
         let second = acks.ping(later);
-        assert_eq!(acks.pong(&first), Some(vec![(1, cursor(5))]));
-        assert_eq!(acks.pong(&second), Some(vec![(1, cursor(9))]));
+        let positions = |pong: Option<Pong>| pong.map(|pong| pong.positions);
+        assert_eq!(positions(acks.pong(&first)), Some(vec![(1, cursor(5))]));
+        assert_eq!(positions(acks.pong(&second)), Some(vec![(1, cursor(9))]));
         assert_eq!(acks.pong(&second), None);
         assert_eq!(acks.pong(b"not ours"), None);
         acks.leave(1);
@@ -280,7 +307,21 @@ mod tests {
         let (mut acks, now) = acks(Some("heartbeat"));
         acks.reach(1, cursor(5));
         let ping = acks.ping(now);
-        assert_eq!(acks.pong(&ping), Some(Vec::new()));
+        assert_eq!(acks.pong(&ping), None);
         assert!(acks.by_heartbeat());
+    }
+
+    #[test]
+    fn only_the_pong_of_its_ping_or_a_later_one_answers_a_question() {
+        let (mut acks, now) = acks(None);
+        let before = acks.ping(now);
+        let probe = acks.probe(now, 7);
+        let again = acks.probe(now, 8);
+        let answers = |pong: Option<Pong>| pong.and_then(|pong| pong.answers);
+        assert_eq!(answers(acks.pong(&before)), None);
+        assert_eq!(answers(acks.pong(&probe)), Some(7));
+        let after = acks.ping(now);
+        assert_eq!(answers(acks.pong(&after)), Some(8));
+        assert_eq!(acks.pong(&again), None);
     }
 }

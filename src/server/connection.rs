@@ -17,7 +17,7 @@ use tokio::{join, select};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::Server;
-use super::acks::{Acks, Wish};
+use super::acks::{Acks, Pong, Wish};
 use super::awaiting::Awaiting;
 use super::commands::Commands;
 use super::output::Outbound;
@@ -304,9 +304,9 @@ impl Connection {
         }
     }
 
-    fn ping(&mut self, now: std::time::Instant) {
+    fn probe(&mut self, now: std::time::Instant, question: u64) {
         if let Some(acks) = &mut self.acks {
-            let ping = acks.ping(now);
+            let ping = acks.probe(now, question);
             self.outbound.push(websocket::Frame::Ping(ping));
         }
     }
@@ -317,11 +317,18 @@ impl Connection {
         match &mut self.acks {
             None => self.handle(Input::Control),
             Some(acks) => {
-                if let Some(positions) = acks.pong(payload) {
-                    self.commands.push(Command::Acknowledge {
+                let Some(Pong { positions, answers }) = acks.pong(payload) else {
+                    return;
+                };
+                self.commands.push(Command::Acknowledge {
+                    connection,
+                    what: Acknowledged::Received,
+                    positions,
+                });
+                if let Some(question) = answers {
+                    self.commands.push(Command::Answer {
                         connection,
-                        what: Acknowledged::Received,
-                        positions,
+                        question,
                     });
                 }
             }
@@ -510,7 +517,7 @@ impl Connection {
                             acks.reach(membership, cursor);
                         }
                     }
-                    Notice::Probe => self.ping(now.instant),
+                    Notice::Probe(question) => self.probe(now.instant, question),
                     Notice::TakenOver => self.end = Some(End::TAKEN_OVER),
                     notice => self.handle_at(now, Input::Notice { membership, notice }),
                 },

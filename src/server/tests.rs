@@ -153,7 +153,10 @@ impl Fixture {
                 outbox,
                 ..
             } => (format!("permit {membership}.{ticket}"), Some(outbox)),
-            Command::Acknowledge { .. } | Command::Mark { .. } | Command::Park { .. } => {
+            Command::Acknowledge { .. }
+            | Command::Answer { .. }
+            | Command::Mark { .. }
+            | Command::Park { .. } => {
                 panic!("the socket has no resume ID")
             }
         }

@@ -101,7 +101,15 @@ impl Conductor {
                 connection,
                 what,
                 positions,
-            } => self.acknowledge(now, connection, what, &positions),
+            } => self.acknowledge(connection, what, &positions),
+            Command::Answer {
+                connection,
+                question,
+            } => {
+                if !self.replaying.is_empty() {
+                    self.answered.insert(connection, question);
+                }
+            }
             Command::Mark {
                 connection,
                 memberships,
@@ -222,6 +230,8 @@ impl Conductor {
             }
             Phase::Joining => {}
             Phase::Replaying | Phase::Live if (!new_token && same_tables) || !announced => {}
+            // Will be told once it may be told at all.
+            Phase::Replaying if subscriber.is_unannounced() => {}
             Phase::Replaying | Phase::Live => subscriber.tell(Notice::Subscribed),
         }
         self.enter_lane(now, id);

@@ -80,7 +80,9 @@ impl Conductor {
                 self.catalog_from.get_or_insert(horizon.insert_lsn);
                 self.was_away = false;
                 self.wal_end = self.wal_end.max(horizon.insert_lsn);
-                self.unseen.retain(|(_, xid)| !horizon.snapshot.sees(*xid));
+                (self.unseen).retain(|unseen| !horizon.snapshot.sees(unseen.xid));
+                self.unseen_at = None;
+                self.look_for_unseen(now);
                 self.release = Some(Release {
                     horizon,
                     released: false,
@@ -303,7 +305,7 @@ impl Conductor {
     /// Subscriptions that were there when the query began are in force from its snapshot on.
     pub(super) fn begin_joins(&mut self, now: Instant, horizon: &Horizon) {
         // A transaction that was received before, concerned nobody then and is not in the snapshot would be missed.
-        let unseen = self.unseen.front().map_or(u64::MAX, |(number, _)| *number);
+        let unseen = (self.unseen.front()).map_or(u64::MAX, |unseen| unseen.number);
         let begun = self.horizon_ticket;
         let number = self.number();
         let subscribers = &mut self.subscribers;

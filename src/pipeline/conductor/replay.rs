@@ -184,7 +184,7 @@ impl Conductor {
 
     fn replay_some(&mut self, now: Instant, id: SubscriberId, looks: &mut usize) -> Turn {
         while *looks > 0 {
-            if self.restore(now, id) {
+            if !self.announce(id) || self.restore(now, id) {
                 return Turn::Waits;
             }
             let Some(subscriber) = self.subscribers.get(&id) else {

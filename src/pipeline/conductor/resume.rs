@@ -33,9 +33,45 @@ impl Conductor {
             return Ok(());
         };
         subscriber.phase = Phase::Replaying;
-        subscriber.tell(Notice::Subscribed);
+        if let Some(replay) = &mut subscriber.replay {
+            replay.unsaid = Some(Vec::new());
+        }
         self.take_claim(now, id, claim);
+        self.announce(id);
         Ok(())
+    }
+
+    /// Tells a subscriber that it is subscribed, unless its session would not outlive a crash of ours yet: who comes back after
+    /// one, and is not known, is taken for somebody new. Whether it was told.
+    pub(super) fn announce(&mut self, id: SubscriberId) -> bool {
+        let is_stored = self.sessions.is_stored(id);
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return true;
+        };
+        let replay = subscriber.replay.as_mut();
+        let Some(replay) = replay.filter(|replay| replay.unsaid.is_some()) else {
+            return true;
+        };
+        if is_stored {
+            let unsaid = replay.unsaid.take().unwrap_or_default();
+            subscriber.tell(Notice::Subscribed);
+            for notice in unsaid {
+                subscriber.tell(notice);
+            }
+        }
+        is_stored
+    }
+
+    /// Tells a subscriber something that comes after the news that it is subscribed.
+    fn say_to(&mut self, id: SubscriberId, notice: Notice) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        let replay = subscriber.replay.as_mut();
+        match replay.and_then(|replay| replay.unsaid.as_mut()) {
+            Some(unsaid) => unsaid.push(notice),
+            None => subscriber.tell(notice),
+        }
     }
 
     fn claim(&mut self, now: Instant, id: SubscriberId) -> Option<Claim> {
@@ -59,31 +95,56 @@ impl Conductor {
             Claim::Position(cursor) => self.go_on_from(now, id, cursor),
             Claim::New => self.begin_anew(now, id, None),
             Claim::Unknown => self.begin_anew(now, id, Some(ResyncReason::PositionGone)),
-            Claim::Held(owner) => {
-                if let Some(owner) = self.subscribers.get_mut(&owner) {
-                    owner.tell(Notice::Probe);
-                }
-                self.wait_for_session(now, id);
-            }
-            Claim::Differs => self.wait_for_session(now, id),
+            Claim::Held(owner) => self.ask_owner(now, id, owner),
+            Claim::Differs => self.wait_for_session(now, id, None),
         }
     }
 
-    fn wait_for_session(&mut self, now: Instant, id: SubscriberId) {
+    /// Asks whether the peer of a session's owner still answers.
+    fn ask_owner(&mut self, now: Instant, id: SubscriberId, owner: SubscriberId) {
+        let question = self.number();
+        let asked = self.subscribers.get_mut(&owner);
+        let resume = asked.as_ref().and_then(|asked| asked.resume);
+        if resume.is_some_and(|resume| resume.by_heartbeat) {
+            // Whether it is there is known only after its next heartbeats.
+            return match self.sessions.share(now, owner, id) {
+                Some(cursor) => self.go_on_from(now, id, cursor),
+                None => self.begin_anew(now, id, Some(ResyncReason::PositionGone)),
+            };
+        }
+        if let Some(asked) = asked {
+            asked.tell(Notice::Probe(question));
+        }
+        self.wait_for_session(now, id, Some((owner, question)));
+    }
+
+    fn wait_for_session(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+        asked: Option<(SubscriberId, u64)>,
+    ) {
         let (end, last) = (self.history.end(), self.history.last());
         if let Some(replay) = self.replay_of(id) {
-            (replay.next, replay.first) = (end, last);
-            replay.starts.clear();
+            if replay.restoring.is_none() {
+                (replay.next, replay.first) = (end, last);
+                replay.starts.clear();
+            }
             replay.restoring = now
                 .checked_add(PATIENCE)
-                .map(|until| Restoring { until, since: now });
+                .map(|until| Restoring { until, asked });
         }
+    }
+
+    fn waits_for_session(&self, id: SubscriberId) -> bool {
+        let replay = self.subscribers.get(&id).and_then(|it| it.replay.as_ref());
+        replay.is_some_and(|replay| replay.restoring.is_some())
     }
 
     /// Looks again after the session of somebody who waits for it; whether it still does.
     pub(super) fn restore(&mut self, now: Instant, id: SubscriberId) -> bool {
         let restoring = self.replay_of(id).and_then(|replay| replay.restoring);
-        let Some(Restoring { until, since }) = restoring else {
+        let Some(Restoring { until, asked }) = restoring else {
             return false;
         };
         let Some(claim) = self.claim(now, id) else {
@@ -92,10 +153,18 @@ impl Conductor {
         let is_over = until <= now;
         match claim {
             Claim::Held(owner) => {
+                let question = asked.filter(|(asked, _)| *asked == owner);
+                let Some((_, question)) = question else {
+                    self.ask_owner(now, id, owner);
+                    return self.waits_for_session(id);
+                };
                 let answered = self.answered.get(&owner.connection);
-                if answered.is_some_and(|at| *at > since) {
-                    // Both are there. This one has a session of its own from now on.
-                    self.begin_anew(now, id, None);
+                if answered.is_some_and(|answered| *answered >= question) {
+                    // Both are there. This one has a session of its own from now on; whether it had one before is not known
+                    // where sessions were taken over.
+                    let place = self.subscribers.get(&id).and_then(|it| it.resume);
+                    let is_lent = place.is_some_and(|resume| self.sessions.is_lent(resume.place));
+                    self.begin_anew(now, id, is_lent.then_some(ResyncReason::PositionGone));
                 } else if is_over {
                     self.sessions.park(now, owner, Farewell::Silent);
                     if let Some(owner) = self.subscribers.get_mut(&owner) {
@@ -141,12 +210,12 @@ impl Conductor {
     /// A session begins where the subscriber does. With a reason it is told that it might have gone on.
     fn begin_anew(&mut self, now: Instant, id: SubscriberId, reason: Option<ResyncReason>) {
         let last = self.history.last();
+        if let Some(reason) = reason {
+            self.say_to(id, Notice::Unresumed(reason));
+        }
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
         };
-        if let Some(reason) = reason {
-            subscriber.tell(Notice::Unresumed(reason));
-        }
         let mut from = last;
         if let Some(replay) = &mut subscriber.replay {
             let is_asked = |start: &Start| matches!(start, Start::Asked(_));
@@ -181,12 +250,10 @@ impl Conductor {
             ?reason,
             "a session begins"
         );
-        let known = if reason.is_some() {
-            subscriber.tell(Notice::Mark(cursor(from)));
-            NOWHERE
-        } else {
-            from
-        };
+        let known = if reason.is_some() { NOWHERE } else { from };
+        if reason.is_some() {
+            self.say_to(id, Notice::Mark(cursor(from)));
+        }
         let begins = (resume.place, holder);
         self.sessions.begin(now, begins, id, cursor(known));
     }
@@ -205,14 +272,10 @@ impl Conductor {
     /// The peer of a connection has got so far.
     pub(super) fn acknowledge(
         &mut self,
-        now: Instant,
         connection: u64,
         what: Acknowledged,
         positions: &[(u32, Cursor)],
     ) {
-        if !self.replaying.is_empty() {
-            self.answered.insert(connection, now);
-        }
         for (membership, cursor) in positions {
             let id = SubscriberId {
                 connection,

@@ -1,6 +1,9 @@
 //! The stream comes in: epochs, parts, and what of them anybody is concerned with.
 
-use super::{CLOSE_LOOK, CLOSE_LOOK_PAUSE, Conductor, Output, UNSEEN_MAX, Waiting};
+use super::{
+    CLOSE_LOOK, CLOSE_LOOK_PAUSE, Conductor, Output, UNSEEN_LOOK, UNSEEN_LOOK_MANY, UNSEEN_MANY,
+    Unseen, Waiting,
+};
 use crate::change::{Epoch, Lsn, StreamEvent, TransactionPart};
 use crate::pipeline::history::Kept;
 use crate::pipeline::subscriber::SubscriberId;
@@ -104,12 +107,14 @@ impl Conductor {
         }
         // Also a part in the middle: who joins before the last one comes would miss it.
         let newest = self.unseen.back();
-        if newest.is_none_or(|(_, xid)| *xid != part.commit.xid) {
-            if self.unseen.len() >= UNSEEN_MAX {
-                self.unseen.pop_front();
-            }
+        if newest.is_none_or(|newest| newest.xid != part.commit.xid) {
             let number = self.number();
-            self.unseen.push_back((number, part.commit.xid));
+            self.unseen.push_back(Unseen {
+                number,
+                xid: part.commit.xid,
+                lsn: part.commit.lsn,
+            });
+            self.look_for_unseen(now);
         }
         // Plans may look into its tables, and somebody may come back for it. What is before it in the stream comes first;
         // nothing else need be waited for.
@@ -119,6 +124,17 @@ impl Conductor {
         } else {
             self.wait(Waiting::Silent { part, is_whole });
         }
+    }
+
+    /// Has a snapshot taken before long if something was not seen in one.
+    pub(super) fn look_for_unseen(&mut self, now: Instant) {
+        let pause = match self.unseen.len() {
+            0 => return self.unseen_at = None,
+            few if few < UNSEEN_MANY => UNSEEN_LOOK,
+            _ => UNSEEN_LOOK_MANY,
+        };
+        let at = now.checked_add(pause);
+        self.unseen_at = self.unseen_at.min(at).or(at);
     }
 
     /// Adds a part to the recent past.

@@ -18,12 +18,24 @@ impl Bench {
         self.resume = Some(Resume {
             place: Place::of_number(1),
             key: KeyHash::new("key"),
+            by_heartbeat: false,
         });
         self.subscribe(connection, claims, grace);
     }
 
     fn come(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
         self.resume_as(connection, claims, grace);
+        let xmax = self.next_xid;
+        self.see_for_some_time(&format!("{xmax}:{xmax}:"), xmax);
+    }
+
+    fn come_by_heartbeat(&mut self, connection: u64) {
+        self.resume = Some(Resume {
+            place: Place::of_number(1),
+            key: KeyHash::new("key"),
+            by_heartbeat: true,
+        });
+        self.subscribe(connection, alice(), false);
         let xmax = self.next_xid;
         self.see_for_some_time(&format!("{xmax}:{xmax}:"), xmax);
     }
@@ -52,6 +64,30 @@ impl Bench {
             connection,
             what: Acknowledged::Processed,
             positions: vec![(1, cursor(xid))],
+        };
+        self.conductor.handle_command(self.now, command);
+        self.turn();
+    }
+
+    /// The question whether its peer answers.
+    fn probed(&self, connection: u64) -> u64 {
+        let mut question = None;
+        while let Some(posting) = self.outboxes[&connection].pop(1) {
+            if let Posting::Notice {
+                notice: Notice::Probe(number),
+                ..
+            } = posting
+            {
+                question = Some(number);
+            }
+        }
+        question.expect("it was asked")
+    }
+
+    fn answer_probe(&mut self, connection: u64, question: u64) {
+        let command = Command::Answer {
+            connection,
+            question,
         };
         self.conductor.handle_command(self.now, command);
         self.turn();
@@ -203,9 +239,8 @@ fn a_second_socket_takes_nothing_from_one_that_answers() {
     bench.commit(OPEN, insert(1, "x"));
     bench.see_all();
     bench.come(2, alice(), false);
-    let first = bench.read(1);
-    assert_eq!(first.last().unwrap(), &format!("{:?}", Notice::Probe));
-    bench.acknowledge(1, 100);
+    let question = bench.probed(1);
+    bench.answer_probe(1, question);
     bench.wait(Duration::from_millis(100));
     bench.commit(OPEN, insert(2, "y"));
     bench.see_all();
@@ -246,12 +281,66 @@ fn a_socket_that_does_not_answer_is_replaced() {
     bench.commit(OPEN, insert(1, "x"));
     bench.see_all();
     bench.come(2, alice(), false);
+    // A heartbeat of before it left.
+    bench.acknowledge(1, 99);
     bench.wait(Duration::from_secs(3));
     assert_eq!(
         bench.read(1).last().unwrap(),
         &format!("{:?}", Notice::TakenOver)
     );
     assert_eq!(bench.read(2), ["subscribed", "INSERT 1 x."]);
+}
+
+#[test]
+fn where_only_heartbeats_count_both_have_all_that_either_needs() {
+    let mut bench = Bench::new();
+    bench.join(9);
+    bench.come_by_heartbeat(1);
+    for id in 1..=2 {
+        bench.commit(OPEN, insert(id, "x"));
+        bench.see_all();
+    }
+    bench.acknowledge(1, 100);
+    bench.come_by_heartbeat(2);
+    assert_eq!(bench.read(2), ["subscribed", "INSERT 2 x."]);
+    bench.acknowledge(2, 101);
+    // The first was gone.
+    bench.part_from(1);
+    bench.part_from(2);
+    bench.come_by_heartbeat(3);
+    assert_eq!(bench.read(3), ["subscribed"]);
+}
+
+#[test]
+fn who_lost_its_session_to_another_socket_is_told() {
+    let mut bench = away();
+    bench.come(2, bob(), false);
+    bench.come(3, alice(), false);
+    assert_eq!(bench.read(3)[1..], MISSED, "it may be somebody new");
+    bench.come(4, alice(), false);
+    let question = bench.probed(3);
+    bench.answer_probe(3, question);
+    bench.wait(Duration::from_millis(100));
+    assert_eq!(
+        without_marks(bench.read(4)),
+        ["subscribed".to_owned(), told(ResyncReason::PositionGone)]
+    );
+}
+
+#[test]
+fn nobody_is_told_that_it_is_subscribed_before_its_session_is_stored() {
+    let mut bench = Bench::new();
+    let now = bench.now;
+    bench.conductor.sessions().load(now, [], None, true);
+    bench.join(9);
+    bench.come(1, alice(), false);
+    bench.commit(OPEN, insert(1, "x"));
+    bench.see_all();
+    assert_eq!(bench.read(1), [""; 0]);
+    let batch = bench.conductor.sessions().take_changed();
+    bench.conductor.handle_written(now, batch.number);
+    bench.wait(Duration::from_millis(100));
+    assert_eq!(bench.read(1), ["subscribed", "INSERT 1 x."]);
 }
 
 #[test]

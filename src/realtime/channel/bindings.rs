@@ -93,7 +93,7 @@ impl Channel {
             | Notice::Recheck(_)
             | Notice::Undecided { .. }
             | Notice::Mark(_)
-            | Notice::Probe
+            | Notice::Probe(_)
             | Notice::TakenOver
             | Notice::ReplicationReady(_) => Fate::Lives,
         }

@@ -652,7 +652,7 @@ impl World {
                 None => {}
                 // For the shell alone.
                 Some(Posting::Notice {
-                    notice: Notice::Mark(_) | Notice::Probe | Notice::TakenOver,
+                    notice: Notice::Mark(_) | Notice::Probe(_) | Notice::TakenOver,
                     ..
                 }) => {}
                 Some(Posting::Kept(_)) => unreachable!("nobody asks for a snapshot here"),
@@ -705,6 +705,7 @@ impl World {
                     let resume = Resume {
                         place: Place::new(&id, &room, &bindings),
                         key: KeyHash::new("key"),
+                        by_heartbeat: false,
                     };
                     let resumes = client.comes_back == ComesBack::Resuming;
                     self.commands.push_back(Command::Subscribe {
