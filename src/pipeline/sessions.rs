@@ -374,6 +374,7 @@ impl Sessions {
                     chosen = other;
                 }
             }
+            note(id, "goes on", chosen);
             chosen.owner = Some(id);
             note(id, "goes on", chosen);
             let since = chosen.touched;
