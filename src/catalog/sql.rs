@@ -184,48 +184,66 @@ pub(super) const COVERED: &str = "
 /// One text that changes at least whenever [`FINGERPRINT_SQL`]'s does, at a tenth of its cost: whole catalogs count by
 /// the `xmin`s of their rows. `$1` is what [`COVERED`] gave under the fingerprint that is known.
 ///
-/// A row that is new or changed has an `xmin` that was never seen in its catalog, one that is gone leaves a gap, and the
-/// hash depends on the order: rows that others have moved, or a TRUNCATE of any table, change it as well, whereupon the
+/// A row that is new or changed has an `xmin` that was never seen before, and one that is gone leaves the list shorter.
+/// The hash depends on the order: rows that others have moved, or a TRUNCATE of any table, change it as well, whereupon the
 /// fingerprint decides. What belongs to temporary tables is left out. 6237 is `pg_publication_namespace`, which versions
 /// before 15 do not have.
+///
+/// Every batch of changes waits for this. An aggregate costs Postgres more than the few rows of most catalogs, so that one
+/// list serves all that have an `xmin`. Indexes of published tables are never the system's, and `pg_index` need not be read
+/// whole.
 pub(super) const MARK: &str = "
     select row(
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(p.xmin), 1) from pg_catalog.pg_publication p),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(r.xmin), 2) from pg_catalog.pg_publication_rel r),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(d.xmin), 3) from pg_catalog.pg_depend d
-            where d.classid = 6237),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(c.xmin), 4) from pg_catalog.pg_class c
-            where c.oid >= 16384 and c.relkind in ('r', 'p', 'v', 'm', 'f', 'c') and c.relpersistence <> 't'),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(a.xmin), 5) from pg_catalog.pg_attribute a
-            where a.attnum > 0 and a.attrelid = any ($1::pg_catalog.oid[])),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(i.xmin), 6) from pg_catalog.pg_index i
-            where i.indrelid = any ($1::pg_catalog.oid[])),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(i.xmin), 7) from pg_catalog.pg_inherits i),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(p.xmin), 8) from pg_catalog.pg_policy p),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(n.xmin), 9) from pg_catalog.pg_namespace n
-            where n.nspname !~ '^pg_(temp|toast)'),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(t.xmin), 10) from pg_catalog.pg_type t
+        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(x.xmin), 1) from (
+            select p.xmin from pg_catalog.pg_publication p
+            union all
+            select r.xmin from pg_catalog.pg_publication_rel r
+            union all
+            select d.xmin from pg_catalog.pg_depend d where d.classid = 6237
+            union all
+            select c.xmin from pg_catalog.pg_class c
+            where c.oid >= 16384 and c.relkind in ('r', 'p', 'v', 'm', 'f', 'c') and c.relpersistence <> 't'
+            union all
+            select a.xmin from pg_catalog.pg_attribute a
+            where a.attnum > 0 and a.attrelid = any ($1::pg_catalog.oid[])
+            union all
+            select i.xmin from pg_catalog.pg_index i
+            where i.indexrelid >= 16384 and i.indrelid = any ($1::pg_catalog.oid[])
+            union all
+            select i.xmin from pg_catalog.pg_inherits i
+            union all
+            select p.xmin from pg_catalog.pg_policy p
+            union all
+            select n.xmin from pg_catalog.pg_namespace n
+            union all
+            select t.xmin from pg_catalog.pg_type t
             where t.oid >= 16384 and t.typnamespace <> all (array(
-                select n.oid from pg_catalog.pg_namespace n where n.nspname ~ '^pg_temp_'))),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(e.xmin), 11) from pg_catalog.pg_enum e),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(l.xmin), 12) from pg_catalog.pg_collation l
-            where l.oid >= 16384),
+                select n.oid from pg_catalog.pg_namespace n
+                where pg_catalog.starts_with(n.nspname::pg_catalog.text, 'pg_temp_')))
+            union all
+            select e.xmin from pg_catalog.pg_enum e
+            union all
+            select l.xmin from pg_catalog.pg_collation l where l.oid >= 16384
+            union all
+            select m.xmin from pg_catalog.pg_auth_members m
+            union all
+            select d.xmin from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()
+            union all
+            select f.xmin from pg_catalog.pg_proc f where f.oid >= 16384
+            union all
+            select o.xmin from pg_catalog.pg_operator o where o.oid >= 16384
+            union all
+            select c.xmin from pg_catalog.pg_cast c where c.oid >= 16384
+            union all
+            select o.xmin from pg_catalog.pg_opclass o where o.oid >= 16384
+            union all
+            select c.xmin from pg_catalog.pg_constraint c where c.contypid >= 16384
+            union all
+            select s.xmin from pg_catalog.pg_db_role_setting s
+        ) x),
         (select pg_catalog.hash_array_extended(pg_catalog.array_agg(pg_catalog.hash_record_extended(
-                row(r.oid, r.rolname, r.rolsuper, r.rolinherit, r.rolbypassrls), 13)), 13)
-            from pg_catalog.pg_roles r),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(m.xmin), 14) from pg_catalog.pg_auth_members m),
-        (select d.xmin from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(f.xmin), 15) from pg_catalog.pg_proc f
-            where f.oid >= 16384),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(o.xmin), 16) from pg_catalog.pg_operator o
-            where o.oid >= 16384),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(c.xmin), 17) from pg_catalog.pg_cast c
-            where c.oid >= 16384),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(o.xmin), 18) from pg_catalog.pg_opclass o
-            where o.oid >= 16384),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(c.xmin), 19) from pg_catalog.pg_constraint c
-            where c.contypid >= 16384),
-        (select pg_catalog.hash_array_extended(pg_catalog.array_agg(s.xmin), 20) from pg_catalog.pg_db_role_setting s)
+                row(r.oid, r.rolname, r.rolsuper, r.rolinherit, r.rolbypassrls), 2)), 2)
+            from pg_catalog.pg_roles r)
     )::pg_catalog.text";
 
 /// `$1` publications. A publication may be in several, and partitions stand for themselves or for their root, as each

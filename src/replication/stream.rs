@@ -196,6 +196,8 @@ impl Stream<'_> {
         // An idle server says where it is only when asked.
         let mut ask = self.messages_from.is_some();
         loop {
+            // Not waited for: what is confirmed goes out with the next feedback, which has a time of its own.
+            self.take_confirmed();
             let wait = match self.blocked.take() {
                 None => self.work()?,
                 Some(event) => self.hand_down(event)?,
@@ -221,7 +223,6 @@ impl Stream<'_> {
             if ask {
                 asked = now;
             }
-            self.take_confirmed();
             self.give_feedback(now, std::mem::take(&mut ask)).await?;
             let tick = now.checked_add(TICK);
             let due = self
@@ -238,7 +239,6 @@ impl Stream<'_> {
                 Some(intervention) = self.interventions.recv() => return Err(End::Intervention(intervention)),
                 () = self.channels.hang_up.notified() => return Err(End::HungUp),
                 () = self.channels.poke.notified() => ask = true,
-                Ok(()) = self.channels.confirmed.changed() => {}
                 () = tokio::task::yield_now(), if matches!(wait, Wait::Nobody) => {}
                 room = self.channels.events.reserve(), if matches!(wait, Wait::Downstream) => {
                     // The room is given back and taken again by `hand_down`: nobody else sends into this queue.
