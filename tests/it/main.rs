@@ -15,6 +15,7 @@ mod compiled;
 mod crowd;
 mod database_broadcast;
 mod delivery;
+mod failover;
 mod faults;
 mod filter_values;
 mod filters;

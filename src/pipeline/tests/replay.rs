@@ -240,6 +240,7 @@ fn positions_end_with_their_epoch() {
         epoch: Epoch(2),
         from: Lsn::new(5000),
         end: Lsn::new(5000),
+        failed_over: false,
     });
     bench.next_xid = 501;
     bench.join_since(2, &cursor(1, 100, 0));
