@@ -101,6 +101,9 @@ pub enum StreamEvent {
         from: Lsn,
         /// The end of the WAL when it began.
         end: Lsn,
+        /// With another epoch: the database is another one than before, on another timeline, or set back; its transaction
+        /// ids may mean others.
+        failed_over: bool,
     },
     /// A piece of a committed transaction.
     Part(TransactionPart),
@@ -122,4 +125,6 @@ pub enum StreamEvent {
     Position(Lsn),
     /// The connection is lost and being made again; sent once per loss.
     Interrupted,
+    /// After [`Self::Interrupted`]: what commits from now on may never come, and another epoch begins some time.
+    GivenUp,
 }

@@ -230,7 +230,8 @@ enum Waiting {
 struct Unseen {
     number: u64,
     xid: Xid,
-    lsn: Lsn,
+    /// Where it comes again after a restart; `None`: it is of an epoch that is over.
+    lsn: Option<Lsn>,
 }
 
 impl Waiting {
@@ -698,7 +699,7 @@ impl Conductor {
     fn confirm(&mut self) {
         let routed = self.routed();
         // Nor what is not known to be visible: whoever joins after a restart may not see it, and it must come again.
-        let unseen = self.unseen.front().map(|unseen| unseen.lsn);
+        let unseen = self.unseen.iter().find_map(|unseen| unseen.lsn);
         let done = unseen.map_or(routed, |unseen| unseen.min(routed));
         if let Some(epoch) = self.epoch
             && done > self.confirmed

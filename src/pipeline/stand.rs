@@ -123,6 +123,7 @@ impl Stand {
             epoch: Epoch(1),
             from: Lsn::ZERO,
             end: Lsn::ZERO,
+            failed_over: false,
         };
         stand.conductor.handle_stream(clock::instant(), started);
         stand.settle().await;

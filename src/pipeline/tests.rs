@@ -1,6 +1,7 @@
 //! The conductor without a database: what Postgres would say is said by the test.
 
 mod broadcasts;
+mod epochs;
 mod old;
 mod permissions;
 mod plans;
@@ -137,6 +138,7 @@ impl Bench {
             epoch: Epoch(1),
             from: Lsn::ZERO,
             end,
+            failed_over: false,
         });
         // Members may have been there before.
         bench.see_all();

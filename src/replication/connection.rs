@@ -157,6 +157,9 @@ pub async fn run(
         reads_messages: false,
         messages_held_back: false,
         told_interrupted: true,
+        told_given_up: false,
+        system: None,
+        failed_over: false,
     };
     connection.run().await;
     stop.cancel();
@@ -186,6 +189,20 @@ struct Connection {
     messages_held_back: bool,
     /// No session is open as far as downstream knows.
     told_interrupted: bool,
+    /// Downstream knows that the slot is gone.
+    told_given_up: bool,
+    /// The system of the session before.
+    system: Option<System>,
+    /// Since the session that downstream knows of, the system has become another one or was set back.
+    failed_over: bool,
+}
+
+/// Where a session begins.
+struct Beginning {
+    /// Nothing before this position follows.
+    from: Lsn,
+    /// The end of the WAL.
+    end: Lsn,
 }
 
 impl Connection {
@@ -274,7 +291,7 @@ impl Connection {
         let (confirmed, publications) = self.prepare_slot(&client).await?;
         let mut session = Session::open(&self.database, &self.application_name).await?;
         self.ownership.take(session.process_id);
-        let (from, end) = self
+        let Beginning { from, end } = self
             .begin_epoch(&client, &mut session, confirmed, &publications)
             .await?;
         let in_force = self.choose_publications(&client, publications).await?;
@@ -307,6 +324,8 @@ impl Connection {
         self.publications.send_replace(in_force);
         // Downstream may be busy for longer than the server waits, so the loop that gives feedback sends this too.
         self.told_interrupted = false;
+        self.told_given_up = false;
+        let failed_over = std::mem::take(&mut self.failed_over);
         self.set_state(ReplicationState::Streaming);
         let stream = Stream {
             session: &mut session,
@@ -320,7 +339,14 @@ impl Connection {
             announced: &self.announced,
             blocked: None,
         };
-        let end = stream.run(StreamEvent::Started { epoch, from, end }).await;
+        let end = stream
+            .run(StreamEvent::Started {
+                epoch,
+                from,
+                end,
+                failed_over,
+            })
+            .await;
         session.close().await;
         Err(end.into())
     }
@@ -377,6 +403,10 @@ impl Connection {
                 }) => {
                     let publications = slot::publications(client, &self.slot).await?;
                     if std::mem::take(&mut self.past_missing_publication) {
+                        if slot::waits_for_standbys(client, &self.slot).await? {
+                            self.drop_slot(client).await?;
+                            continue;
+                        }
                         let confirmed = self.advance(client).await?;
                         return Ok((confirmed, publications));
                     }
@@ -452,6 +482,11 @@ impl Connection {
                 }
                 let waiting_for = slot::blockers(client, &options, pid).await?;
                 self.set_state(ReplicationState::CreatingSlot { waiting_for });
+                // It may take as long as a transaction that somebody has forgotten. Without room, a second later.
+                if self.memory.epoch != Epoch(0) && !self.told_given_up {
+                    let told = self.channels.events.try_send(StreamEvent::GivenUp);
+                    self.told_given_up = told.is_ok();
+                }
             }
         };
         match created {
@@ -478,6 +513,12 @@ impl Connection {
         Ok(confirmed)
     }
 
+    /// Gives the slot up, and with it all positions.
+    async fn drop_slot(&mut self, client: &Client) -> Result<(), SlotError> {
+        self.incarnations.renew(client).await?;
+        slot::drop(client, &self.slot).await
+    }
+
     /// What the session is to read.
     async fn choose_publications(
         &mut self,
@@ -498,16 +539,18 @@ impl Connection {
         })
     }
 
-    /// Finds out in which epoch the session's positions stand. Returns the position before which nothing follows, and the
-    /// end of the WAL.
+    /// Finds out in which epoch the session's positions stand.
     async fn begin_epoch(
         &mut self,
         client: &Client,
         session: &mut Session,
         confirmed: Lsn,
         publications: &[Publication],
-    ) -> Result<(Lsn, Lsn), Outcome> {
+    ) -> Result<Beginning, Outcome> {
         let (system, end) = identify(session).await?;
+        let before = self.system.replace(system);
+        self.failed_over |=
+            before.is_some_and(|before| before != system) || end < self.memory.wal_end;
         let oids = || {
             publications
                 .iter()
@@ -551,7 +594,10 @@ impl Connection {
             let counter = &self.channels.counters.position_lsn;
             counter.store(position.bytes(), Ordering::Relaxed);
         }
-        Ok((self.memory.position, end))
+        Ok(Beginning {
+            from: self.memory.position,
+            end,
+        })
     }
 
     /// Does to the slot what the guard demands; it will demand it again if that fails.
@@ -597,11 +643,14 @@ impl Connection {
             sleep(HELD_INTERVAL).await;
         }
         self.ownership.release();
-        if intervention == Intervention::Advance {
+        // Behind the end of the WAL may be commits that wait for a standby: nobody sees them yet, so who joins would miss
+        // them. A new slot begins behind them, too, but is there only when they are visible.
+        if intervention == Intervention::Advance
+            && !slot::waits_for_standbys(&client, &self.slot).await?
+        {
             self.advance(&client).await?;
         } else {
-            self.incarnations.renew(&client).await?;
-            slot::drop(&client, &self.slot).await?;
+            self.drop_slot(&client).await?;
         }
         Ok(())
     }

@@ -22,8 +22,14 @@ use super::messages::{self, Look, MESSAGES_PUBLICATION, Sighting};
 use super::slot::{self, Publication, SlotError, SlotOptions, SlotState};
 use super::status::{ReplicationCounters, ReplicationState, ReplicationStatus};
 
-/// How often the slot is looked at: one cheap query. In this time even a fast disk writes less than the default limit.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// How often the slot is looked at at the least: one cheap query.
+const INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// And at the most.
+const INTERVAL_MIN: Duration = Duration::from_millis(500);
+
+/// More than even a fast disk writes in a second: between two looks no more than the limit should be written.
+const WRITTEN_PER_SECOND_MAX: u64 = 1 << 30;
 
 /// The same while the publication of `realtime.messages` is about to be read: somebody may be waiting for broadcasts. Never
 /// more often, also when changes of the catalog are announced.
@@ -165,12 +171,13 @@ impl Guard {
     /// Looks every few seconds until cancelled.
     pub(super) async fn watch(mut self, tasks: TaskTracker, cancel: CancellationToken) {
         let mut client = None;
+        let interval = interval(self.slot.retained_wal_bytes_max);
         loop {
             let is_under_way = self.sighting.is_under_way();
             let wait = async {
-                tokio::time::sleep(SIGHTING_INTERVAL).await;
+                tokio::time::sleep(SIGHTING_INTERVAL.min(interval)).await;
                 if !is_under_way {
-                    let rest = INTERVAL.saturating_sub(SIGHTING_INTERVAL);
+                    let rest = interval.saturating_sub(SIGHTING_INTERVAL);
                     drop(timeout(rest, self.announced.notified()).await);
                 }
             };
@@ -316,6 +323,11 @@ fn demand_for_messages(
     }
 }
 
+fn interval(retained_wal_bytes_max: u64) -> Duration {
+    let millis = retained_wal_bytes_max.saturating_mul(1000) / WRITTEN_PER_SECOND_MAX;
+    Duration::from_millis(millis).clamp(INTERVAL_MIN, INTERVAL_MAX)
+}
+
 const fn mebibytes(bytes: u64) -> u64 {
     bytes >> 20
 }
@@ -343,6 +355,14 @@ mod tests {
         check(100, 100, Judgement::Demand(Intervention::Advance));
         check(500, 100, Judgement::Demand(Intervention::Advance));
         check(200, 99, Judgement::Demand(Intervention::Recreate));
+    }
+
+    #[test]
+    fn a_small_limit_is_looked_after_more_often() {
+        assert_eq!(interval(16 << 20), INTERVAL_MIN);
+        assert_eq!(interval(1 << 30), Duration::from_secs(1));
+        assert_eq!(interval(4 << 30), Duration::from_secs(4));
+        assert_eq!(interval(u64::MAX), INTERVAL_MAX);
     }
 
     #[test]

@@ -56,6 +56,15 @@ impl Incarnations {
     /// Begins another incarnation: earlier positions no longer mean anything.
     pub(super) async fn renew(&mut self, client: &Client) -> Result<i64, SlotError> {
         self.local = self.local.wrapping_add(1);
+        // A standby that is away must not keep the slot from being mended. If this is lost in a failover, then with it the
+        // timeline.
+        client
+            .batch_execute("set synchronous_commit to local")
+            .await
+            .map_err(|source| SlotError::Query {
+                slot: self.slot.clone(),
+                source,
+            })?;
         // Counting on from a random number: a table that was dropped and made again does not repeat old incarnations.
         let sql = "insert into walcast.slots (slot_name, incarnation) values ($1, $2) on conflict (slot_name) \
             do update set incarnation = walcast.slots.incarnation + 1, created_at = now() returning incarnation";

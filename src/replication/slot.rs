@@ -34,8 +34,8 @@ pub struct SlotOptions {
     pub publications: Vec<String>,
     /// On PostgreSQL 17 and later, whether a slot that we create is kept up to date on standbys too.
     pub failover: bool,
-    /// Bytes of WAL that the slot may keep: at half a warning, at the limit it moves forward, at twice the limit it is
-    /// created anew.
+    /// Bytes of WAL that the slot may keep: at half a warning, at the limit it moves forward (where commits wait for standbys:
+    /// it is created anew), at twice the limit it is created anew.
     pub retained_wal_bytes_max: u64,
     /// Bytes of WAL that are confirmed late, so that whoever begins at the slot's position reads them again; a quarter of
     /// the limit above at most.
@@ -371,6 +371,22 @@ pub async fn advance(client: &Client, options: &SlotOptions) -> Result<Lsn, Slot
     row.get::<_, String>(0)
         .parse()
         .map_err(|_no_lsn| misunderstood(options))
+}
+
+/// Whether commits may be in the WAL long before they are visible, because they wait for a standby.
+///
+/// # Errors
+/// The query failed.
+pub(super) async fn waits_for_standbys(
+    client: &Client,
+    options: &SlotOptions,
+) -> Result<bool, SlotError> {
+    let sql = "select current_setting('synchronous_standby_names') <> ''";
+    let row = client
+        .query_one(sql, &[])
+        .await
+        .map_err(|source| failed(options, source))?;
+    Ok(row.get(0))
 }
 
 /// Ends a walsender of ours, or one that creates our slot.

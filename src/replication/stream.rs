@@ -332,7 +332,7 @@ impl Stream<'_> {
                 self.announced.notify_one();
                 None
             }
-            StreamEvent::Started { .. } | StreamEvent::Interrupted => None,
+            StreamEvent::Started { .. } | StreamEvent::Interrupted | StreamEvent::GivenUp => None,
         };
         if let Some((commit, last)) = done {
             self.memory.torn = !last;

@@ -51,11 +51,17 @@ impl Cluster {
         let installation = Installation::find();
         let folder = installation.run_folder();
         installation.copy_template(&folder.join("data"));
+        let settings = settings.iter().map(|&setting| setting.to_owned());
+        Self::begin(folder, settings.collect())
+    }
+
+    /// Starts Postgres on the files in `folder`.
+    fn begin(folder: PathBuf, settings: Vec<String>) -> Self {
         let mut cluster = Self {
             postmaster: Mutex::new(None),
             folder,
             port: 0,
-            settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
+            settings,
             databases: AtomicU32::new(0),
             template: OnceLock::new(),
         };
@@ -205,6 +211,35 @@ impl Cluster {
             }
         }
         *postmaster = None;
+    }
+
+    /// A streaming standby: a copy of the files, for which this cluster stops for a moment. `settings` are its own.
+    #[must_use]
+    pub fn standby(&self, settings: &[&str]) -> Self {
+        let installation = Installation::find();
+        let folder = installation.run_folder();
+        self.stop(Signal::INT);
+        installation.copy(&self.data(), &folder.join("data"));
+        self.resume();
+        std::fs::write(folder.join("data/standby.signal"), "").expect("the folder is ours");
+        let source = format!(
+            "primary_conninfo=host=127.0.0.1 port={} user=postgres password={PASSWORD} dbname=postgres application_name=standby",
+            self.port
+        );
+        let settings = self
+            .settings
+            .iter()
+            .map(String::as_str)
+            .chain(settings.iter().copied());
+        let settings = settings.chain([source.as_str()]).map(str::to_owned);
+        Self::begin(folder, settings.collect())
+    }
+
+    /// Makes a standby a cluster of its own, and waits until it is.
+    pub async fn promote(&self) {
+        let session = self.connect("postgres").await;
+        let promoted = session.text("select pg_promote(true, 60)").await;
+        assert_eq!(promoted.as_deref(), Some("t"), "{}", self.log());
     }
 
     /// Starts a stopped cluster again, on the same port.

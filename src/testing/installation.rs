@@ -119,10 +119,15 @@ impl Installation {
         if !template.exists() {
             self.make_template(&template);
         }
+        self.copy(&template, target);
+    }
+
+    /// Copies the data directory of a cluster that does not run.
+    pub(super) fn copy(&self, data: &Path, target: &Path) {
         run(self
             .command("cp")
             .args(["-a", "--reflink=auto"])
-            .arg(&template)
+            .arg(data)
             .arg(target));
     }
 

@@ -6,7 +6,7 @@
 //! *io*: TCP connections.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ struct Tallies {
 
 #[derive(Debug)]
 struct Shared {
-    target: u16,
+    target: AtomicU16,
     faults: Mutex<Faults>,
     tallies: Tallies,
 }
@@ -125,7 +125,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            target,
+            target: AtomicU16::new(target),
             faults: Mutex::default(),
             tallies: Tallies::default(),
         });
@@ -143,6 +143,11 @@ impl Proxy {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Carries new connections to another loopback port.
+    pub fn aim(&self, target: u16) {
+        self.shared.target.store(target, Ordering::Relaxed);
     }
 
     /// Ends all connections of the moment.
@@ -215,7 +220,7 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>, cuts: watch::Sender<
             let server = if shared.faults().refuse {
                 None
             } else {
-                TcpStream::connect((Ipv4Addr::LOCALHOST, shared.target))
+                TcpStream::connect((Ipv4Addr::LOCALHOST, shared.target.load(Ordering::Relaxed)))
                     .await
                     .ok()
             };

@@ -179,7 +179,10 @@ impl World {
                 }
                 StreamEvent::Skipped { commit, relations } => self.shadow.skipped(&commit, &relations),
                 StreamEvent::Started { .. } => self.shadow.restart(),
-                StreamEvent::Message { .. } | StreamEvent::Position(_) | StreamEvent::Interrupted => {}
+                StreamEvent::Message { .. }
+                | StreamEvent::Position(_)
+                | StreamEvent::Interrupted
+                | StreamEvent::GivenUp => {}
             },
             () = tokio::time::sleep(Duration::from_secs(20)) => panic!("{:?}", self.shadow.status()),
         }

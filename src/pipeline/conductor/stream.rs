@@ -4,9 +4,9 @@ use super::{
     CLOSE_LOOK, CLOSE_LOOK_PAUSE, Conductor, Output, UNSEEN_LOOK, UNSEEN_LOOK_MANY, UNSEEN_MANY,
     Unseen, Waiting,
 };
-use crate::change::{Epoch, Lsn, StreamEvent, TransactionPart};
+use crate::change::{Epoch, Lsn, StreamEvent, TransactionPart, Xid};
 use crate::pipeline::history::Kept;
-use crate::pipeline::subscriber::SubscriberId;
+use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
 use crate::realtime::ResyncReason;
 use std::time::Instant;
 
@@ -14,10 +14,15 @@ impl Conductor {
     /// The stream went on.
     pub(in crate::pipeline) fn handle_stream(&mut self, now: Instant, event: StreamEvent) {
         match event {
-            StreamEvent::Started { epoch, from, end } => {
+            StreamEvent::Started {
+                epoch,
+                from,
+                end,
+                failed_over,
+            } => {
                 // The session before may not have read `realtime.messages`.
                 self.outputs.push_back(Output::Torn);
-                self.start_epoch(now, epoch);
+                self.start_epoch(now, epoch, failed_over);
                 self.history.begin(from);
                 // What is read again of an earlier process was said by it.
                 self.says_from.get_or_insert(end);
@@ -26,6 +31,7 @@ impl Conductor {
                 self.streaming = false;
                 self.was_away = true;
             }
+            StreamEvent::GivenUp => self.give_up(),
             // A hint only: anybody may write one. It makes us look, and the fingerprint tells.
             StreamEvent::Message { .. } => {
                 self.look_closely(now);
@@ -40,13 +46,25 @@ impl Conductor {
         self.advance(now);
     }
 
+    /// There is no slot, so what commits now never comes. Who joins meanwhile waits for the next epoch.
+    fn give_up(&mut self) {
+        let in_force =
+            |subscriber: &&Subscriber| matches!(subscriber.phase, Phase::Live | Phase::Replaying);
+        let in_force: Vec<SubscriberId> = (self.subscribers.values().filter(in_force))
+            .map(|subscriber| subscriber.id)
+            .collect();
+        for id in in_force {
+            self.resync(id, ResyncReason::SlotRecreated);
+        }
+    }
+
     /// The catalog is looked at more often for a while.
     pub(super) fn look_closely(&mut self, now: Instant) {
         self.look_closely_until = now.checked_add(CLOSE_LOOK);
         self.look_at = self.look_at.map(|time| time.min(now + CLOSE_LOOK_PAUSE));
     }
 
-    pub(super) fn start_epoch(&mut self, now: Instant, epoch: Epoch) {
+    pub(super) fn start_epoch(&mut self, now: Instant, epoch: Epoch, failed_over: bool) {
         self.streaming = true;
         let before = self.epoch.replace(epoch);
         if before == Some(epoch) {
@@ -57,13 +75,27 @@ impl Conductor {
         if before.is_none() {
             return;
         }
+        // What has committed and nobody can see yet, as while a standby is waited for, may not come again, and who joins
+        // before it is visible would miss it.
+        if failed_over {
+            self.unseen.clear();
+        } else {
+            for unseen in &mut self.unseen {
+                unseen.lsn = None;
+            }
+            let given_up: Vec<Xid> = (self.waiting.iter())
+                .map(|waiting| waiting.commit().xid)
+                .collect();
+            for xid in given_up {
+                self.note_unseen(now, xid, None);
+            }
+        }
         self.waiting.clear();
         self.waiting_bytes = 0;
         self.continued = None;
         self.received_part = None;
         self.unfinished = None;
         self.unended.clear();
-        self.unseen.clear();
         self.received = Lsn::ZERO;
         self.confirmed = Lsn::ZERO;
         self.history.restart();
@@ -75,9 +107,25 @@ impl Conductor {
             self.load_catalog();
         }
         let everybody: Vec<SubscriberId> = self.subscribers.keys().copied().collect();
+        let reason = if failed_over {
+            ResyncReason::FailedOver
+        } else {
+            ResyncReason::SlotRecreated
+        };
         for id in everybody {
-            self.resync(id, ResyncReason::SlotRecreated);
+            self.resync(id, reason);
         }
+    }
+
+    /// A transaction was received that joins must not begin before.
+    fn note_unseen(&mut self, now: Instant, xid: Xid, lsn: Option<Lsn>) {
+        let newest = self.unseen.back();
+        if newest.is_some_and(|newest| newest.xid == xid) {
+            return;
+        }
+        let number = self.number();
+        self.unseen.push_back(Unseen { number, xid, lsn });
+        self.look_for_unseen(now);
     }
 
     pub(super) fn receive_part(&mut self, now: Instant, mut part: TransactionPart) {
@@ -111,16 +159,7 @@ impl Conductor {
             return self.wait(Waiting::Part { part, is_whole });
         }
         // Also a part in the middle: who joins before the last one comes would miss it.
-        let newest = self.unseen.back();
-        if newest.is_none_or(|newest| newest.xid != part.commit.xid) {
-            let number = self.number();
-            self.unseen.push_back(Unseen {
-                number,
-                xid: part.commit.xid,
-                lsn: part.commit.lsn,
-            });
-            self.look_for_unseen(now);
-        }
+        self.note_unseen(now, part.commit.xid, Some(part.commit.lsn));
         // Plans may look into its tables, and somebody may come back for it. What is before it in the stream comes first;
         // nothing else need be waited for.
         if self.waiting.is_empty() && self.release.is_none() {

@@ -10,6 +10,7 @@ fn another_epoch_calls_permissions_into_doubt() {
             epoch: Epoch(epoch),
             from: Lsn::ZERO,
             end: Lsn::ZERO,
+            failed_over: false,
         });
         assert!(bench.said.is_empty(), "nothing was seen yet");
         if doubts {

@@ -106,6 +106,7 @@ fn a_transaction_that_comes_again_after_a_reconnect_goes_on_where_it_was() {
         epoch: Epoch(1),
         from: Lsn::ZERO,
         end: Lsn::ZERO,
+        failed_over: false,
     });
     bench.next_order = 0;
     bench.part(
@@ -126,12 +127,14 @@ fn another_epoch_makes_everybody_start_over() {
         epoch: Epoch(1),
         from: Lsn::ZERO,
         end: Lsn::ZERO,
+        failed_over: false,
     });
     assert_eq!(bench.read(1), [""; 0], "a reconnect is no new epoch");
     bench.stream(StreamEvent::Started {
         epoch: Epoch(2),
         from: Lsn::ZERO,
         end: Lsn::ZERO,
+        failed_over: false,
     });
     assert_eq!(
         bench.read(1),

@@ -241,6 +241,7 @@ fn positions_end_with_their_epoch() {
         epoch: Epoch(2),
         from: Lsn::new(5000),
         end: Lsn::new(5000),
+        failed_over: false,
     });
     bench.next_xid = 501;
     bench.see_all();

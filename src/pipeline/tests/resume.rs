@@ -350,6 +350,7 @@ fn a_position_that_is_gone_is_said_to_be() {
         epoch: Epoch(2),
         from: Lsn::new(5000),
         end: Lsn::new(5000),
+        failed_over: false,
     });
     bench.next_xid = 501;
     bench.come(2, alice(), false);
@@ -393,6 +394,7 @@ fn who_may_not_have_heard_that_it_must_start_over_is_told_again() {
         epoch: Epoch(2),
         from: Lsn::new(5000),
         end: Lsn::new(5000),
+        failed_over: false,
     });
     bench.next_xid = 501;
     for connection in [2, 3] {

@@ -402,8 +402,15 @@ impl World {
         let end = self.database.insert_lsn();
         let epoch = Epoch(self.epoch);
         self.tell(|| format!("the stream starts from {from}, epoch {}", epoch.0));
-        self.conductor
-            .handle_stream(self.now, StreamEvent::Started { epoch, from, end });
+        self.conductor.handle_stream(
+            self.now,
+            StreamEvent::Started {
+                epoch,
+                from,
+                end,
+                failed_over: false,
+            },
+        );
     }
 
     fn interrupt(&mut self) {
