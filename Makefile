@@ -22,10 +22,12 @@ planted: ## Shows that the oracle sees bugs, by planting some in a copy of the t
 	scripts/install server
 	tests/oracle/planted.sh
 
-faults: ## Random faults, races of joins and writes, and the simulation, all for minutes
+faults: ## Random faults, races of joins and writes, a large chat, much WAL, and the simulation, all for minutes
 	scripts/install server
 	WALCAST_FAULTS_SECONDS=300 WALCAST_FAULTS_CLIENTS=60 WALCAST_FAULTS_CALM=1500 WALCAST_RACES=10000 \
-		cargo test --locked --release --test it -- --nocapture --test-threads 1 faults:: races::
+		WALCAST_THRONG_SECONDS=60 WALCAST_THRONG_SOCKETS=2000 WALCAST_THRONG_PEOPLE=20000 WALCAST_THRONG_CONVERSATIONS=1000 \
+		WALCAST_THRONG_RATE=300 WALCAST_RETENTION_MIB=500 \
+		cargo test --locked --release --test it -- --nocapture --test-threads 1 faults:: races:: throng:: retention::
 	WALCAST_SIMULATION_SEEDS=100000 cargo test --locked --release --lib -- --nocapture simulation
 
 bench: ## All benchmarks; each prints its figures and its peer

@@ -373,7 +373,8 @@ pub async fn advance(client: &Client, options: &SlotOptions) -> Result<Lsn, Slot
         .map_err(|_no_lsn| misunderstood(options))
 }
 
-/// Whether commits may be in the WAL long before they are visible, because they wait for a standby.
+/// Whether a standby may hold commits back, so that they are in the WAL long before they are visible, or the slot, which then
+/// cannot be moved either.
 ///
 /// # Errors
 /// The query failed.
@@ -381,7 +382,9 @@ pub(super) async fn waits_for_standbys(
     client: &Client,
     options: &SlotOptions,
 ) -> Result<bool, SlotError> {
-    let sql = "select current_setting('synchronous_standby_names') <> ''";
+    // The second is there from PostgreSQL 17 on.
+    let sql = "select current_setting('synchronous_standby_names') <> '' \
+        or coalesce(current_setting('synchronized_standby_slots', true), '') <> ''";
     let row = client
         .query_one(sql, &[])
         .await

@@ -44,6 +44,8 @@ pub enum Counting {
     Numbers,
     /// The metas of presence frames.
     Metas,
+    /// Row changes.
+    Changes,
 }
 
 /// How a crowd connects.
@@ -464,6 +466,13 @@ fn count_in(counting: Counting, payload: &[u8], next: &mut u64) -> Result<u64, S
                 return Err(text.to_owned());
             }
             Ok(text.matches("\"phx_ref\":").count() as u64)
+        }
+        Counting::Changes => {
+            // Of version 2, where the event stands in the first bytes; a reply has other things there.
+            let head = payload.get(..100).unwrap_or(payload);
+            let event = b"\"postgres_changes\",";
+            let is_change = head.windows(event.len()).any(|window| window == event);
+            Ok(u64::from(is_change))
         }
     }
 }

@@ -44,6 +44,7 @@ mod since;
 mod slow;
 mod snapshot;
 mod subscribe;
+mod throng;
 mod values;
 mod visibility;
 mod wire_input;

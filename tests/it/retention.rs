@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use walcast::testing::{App, AppOptions, Session, Subscriber, eventually};
+use walcast::testing::{App, AppOptions, Installation, Session, Subscriber, eventually};
 
 use crate::world::{ALICE, SCHEMA, brief, subscribe};
 
@@ -222,16 +222,7 @@ async fn what_cannot_be_delivered_is_given_up_before_the_disk_is_full() {
     let mut alice = subscribe(&app, ALICE, "notes").await;
     let writer = app.session().await;
     writer.run("set synchronous_commit to local").await;
-    writer
-        .run("alter system set synchronous_standby_names = 'nobody'")
-        .await;
-    writer.run("select pg_reload_conf()").await;
-    eventually("the setting to hold", || async {
-        let session = app.session().await;
-        let names = session.text("show synchronous_standby_names").await?;
-        (names == "nobody").then_some(())
-    })
-    .await;
+    set(&writer, "synchronous_standby_names", "nobody").await;
     let waiting = app.session().await;
     let commit = tokio::spawn(async move {
         waiting
@@ -243,16 +234,9 @@ async fn what_cannot_be_delivered_is_given_up_before_the_disk_is_full() {
         writer.text(sql).await
     })
     .await;
-    let watch = Watch::start(&app).await;
-    write(&[&writer], mebibytes(), 15).await;
-    let (_, most) = watch.end().await;
-    println!(
-        "at most {most} MiB held back while nothing could be delivered; the limit is {LIMIT} MiB"
-    );
-    assert!(most < 3 * LIMIT, "{most} MiB held back");
+    give_up(&app, &writer, LIMIT).await;
     let told = reason(&mut alice).await;
     assert_eq!(told, "Resync required: replication slot was recreated");
-
     // A position behind the commit would lose it for whoever joins before it is visible.
     eventually("the server to say what it waits for", || async {
         let ready = app.server.get("/ready").await?;
@@ -263,16 +247,65 @@ async fn what_cannot_be_delivered_is_given_up_before_the_disk_is_full() {
     })
     .await;
 
-    writer
-        .run("alter system reset synchronous_standby_names")
-        .await;
-    writer.run("select pg_reload_conf()").await;
+    set(&writer, "synchronous_standby_names", "").await;
     commit.await.unwrap();
+    recovers(&app).await;
+}
+
+/// From PostgreSQL 17 on the slot itself may have to wait for a standby; then it cannot be moved forward either. Before that
+/// nothing holds it, and nobody has to start over.
+#[tokio::test]
+async fn a_slot_that_waits_for_a_standby_is_given_up_too() {
+    const LIMIT: u64 = 24;
+    let app = start(LIMIT).await;
+    let mut alice = subscribe(&app, ALICE, "notes").await;
+    let writer = app.session().await;
+    writer
+        .run("select pg_create_physical_replication_slot('standby', true)")
+        .await;
+    let waits = Installation::find().major() >= 17;
+    if waits {
+        set(&writer, "synchronized_standby_slots", "standby").await;
+    }
+    give_up(&app, &writer, LIMIT).await;
+    if waits {
+        let told = reason(&mut alice).await;
+        assert_eq!(told, "Resync required: replication slot was recreated");
+        set(&writer, "synchronized_standby_slots", "").await;
+    } else {
+        app.sql("insert into notes values (1, 'one', 1)").await;
+        assert_eq!(brief(&app.settled(&mut alice).await), ["INSERT 1"]);
+    }
+    recovers(&app).await;
+}
+
+async fn set(session: &Session, name: &str, value: &str) {
+    session
+        .run(&format!("alter system set {name} = '{value}'"))
+        .await;
+    session.run("select pg_reload_conf()").await;
+    eventually("the setting to hold", || async {
+        let now = session.text(&format!("show {name}")).await?;
+        (now == value).then_some(())
+    })
+    .await;
+}
+
+/// Writes much, and looks at how much of it is held back.
+async fn give_up(app: &App, writer: &Session, limit: u64) {
+    let watch = Watch::start(app).await;
+    write(&[writer], mebibytes(), 15).await;
+    let (_, most) = watch.end().await;
+    println!("at most {most} MiB held back by a standby that is away; the limit is {limit} MiB");
+    assert!(most < 3 * limit, "{most} MiB held back");
+}
+
+async fn recovers(app: &App) {
     eventually("the server to be ready by itself", || async {
         (app.server.get("/ready").await?.status == 200).then_some(())
     })
     .await;
-    let mut alice = subscribe(&app, ALICE, "notes").await;
+    let mut alice = subscribe(app, ALICE, "notes").await;
     app.sql("insert into notes values (2, 'again', 2)").await;
     assert_eq!(brief(&app.settled(&mut alice).await), ["INSERT 2"]);
 }

@@ -20,6 +20,9 @@ const SILENCE: Duration = Duration::from_secs(4);
 /// How long an upgrade may take.
 const UPGRADE: Duration = Duration::from_secs(2);
 
+/// How long a connection may wait to be told that it is subscribed before it is cut all the same.
+const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(10);
+
 /// How a client whose connection was lost comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReturnBy {
@@ -84,6 +87,8 @@ pub(crate) struct Client {
     asked_since: bool,
     /// On this join: to start over.
     told: bool,
+    /// On this connection.
+    subscribed: bool,
 }
 
 /// The heartbeat that was not answered yet.
@@ -143,6 +148,7 @@ impl Client {
             cursor: None,
             asked_since: false,
             told: false,
+            subscribed: false,
         }
     }
 
@@ -190,11 +196,24 @@ impl Client {
     /// One connection, to its end.
     async fn converse(&mut self, mut socket: Socket) {
         let mut join_ref = self.join(&mut socket).await;
-        let cut_at = self.circumstances.rude.and_then(|(from, until)| {
-            let calm = self.circumstances.calm_max.mul_f64(self.dice.random());
+        let rude = self.circumstances.rude;
+        let cut_after = |calm: Duration| {
+            let (from, until) = rude?;
             let at = from.max(Instant::now()) + calm;
             (at < until).then_some(at)
-        });
+        };
+        // Now and then long enough to catch up.
+        let long = if self.dice.random_ratio(1, 8) {
+            6.0
+        } else {
+            1.0
+        };
+        let calm = self.circumstances.calm_max.mul_f64(self.dice.random());
+        let calm = calm.mul_f64(long);
+        // Half of the connections are cut before anything need have come of them.
+        let mut is_patient = self.dice.random_bool(0.5);
+        let mut cut_at = cut_after(if is_patient { SUBSCRIBED_WITHIN } else { calm });
+        self.subscribed = false;
         let mut beat: Option<Beat> = None;
         let mut beat_at = Instant::now();
         let mut proves = 0;
@@ -203,6 +222,9 @@ impl Client {
             let now = Instant::now();
             if now >= self.circumstances.give_up || self.saw_end {
                 return socket.close().await;
+            }
+            if self.subscribed && is_patient {
+                (cut_at, is_patient) = (cut_after(calm), false);
             }
             if cut_at.is_some_and(|at| at <= now) {
                 return self.break_off(socket).await;
@@ -321,6 +343,7 @@ impl Client {
                 let message = frame.payload["message"].as_str().unwrap().to_owned();
                 self.diary.push((millis(), format!("told: {message}")));
                 if message == "Subscribed to PostgreSQL" {
+                    self.subscribed = true;
                     if !self.began {
                         self.select().await;
                     }
