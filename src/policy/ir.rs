@@ -207,8 +207,10 @@ pub(crate) struct Select {
     /// Parts of conditions that depend on no row of this query. Postgres may evaluate them whether or not a row gets that
     /// far: if one raises, it must be asked.
     pub(crate) invariants: Vec<Expr>,
-    /// Conditions on the rows, cheapest first.
+    /// Conditions on the rows, cheapest first, behind those that read no row of this query.
     pub(crate) filter: Vec<Expr>,
+    /// How many of the conditions read no row of this query: Postgres evaluates them before it looks at any.
+    pub(crate) gates: usize,
     pub(crate) grouping: Option<Grouping>,
     pub(crate) targets: Vec<Expr>,
     /// Functions among the targets that return sets, over the same row; a target refers to them as slots.

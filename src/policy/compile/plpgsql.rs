@@ -614,6 +614,7 @@ fn plain(value: Expr) -> Statement {
     let select = Select {
         from: Vec::new(),
         items: 0,
+        gates: 0,
         invariants: Vec::new(),
         filter: Vec::new(),
         grouping: None,

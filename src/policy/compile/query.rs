@@ -348,9 +348,14 @@ impl Compiler<'_> {
             })
         };
         let items = self.level()?.items.len();
+        self.order_by_cost(&mut conditions);
+        conditions.sort_by_key(|condition| !risk::is_gate(condition));
+        let mut gates = 0;
         let mut invariants = Vec::new();
         if !from.is_empty() {
-            invariants.extend(conditions.iter().flat_map(risk::invariants));
+            gates = conditions.partition_point(risk::is_gate);
+            let behind = conditions.iter().skip(gates);
+            invariants.extend(behind.flat_map(risk::invariants));
         }
         let mut single = from.is_empty() && sets.is_empty();
         single |= grouping
@@ -368,13 +373,13 @@ impl Compiler<'_> {
                     found.keys.iter().any(|key| key.columns.is_subset(&fixed))
                 });
         }
-        self.order_by_cost(&mut conditions);
         let mut query = Query::of(
             Body::Select(Box::new(Select {
                 from,
                 items,
                 invariants,
                 filter: conditions,
+                gates,
                 grouping,
                 targets,
                 sets,

@@ -118,6 +118,17 @@ pub(super) fn concerns_only(condition: &Expr, table: usize) -> bool {
     own && !other
 }
 
+/// Whether a condition reads no row of its own query, and may be evaluated once.
+pub(super) fn is_gate(condition: &Expr) -> bool {
+    !condition.any(&mut |expr, depth| match &expr.node {
+        Node::Column { level, .. } | Node::WholeRow { level, .. } => *level == depth,
+        Node::Grouped { .. } | Node::Slot(_) => depth == 0,
+        Node::Call(call) => call.volatile,
+        Node::Routine { volatile, .. } => *volatile,
+        _ => false,
+    })
+}
+
 /// The largest parts that depend on no row and are more than a constant.
 pub(super) fn invariants(condition: &Expr) -> Vec<Expr> {
     let mut found = Vec::new();

@@ -266,6 +266,17 @@ impl Machine<'_> {
         visit: &mut dyn FnMut(&Scope<'_>) -> Flow,
     ) -> Flow {
         let mut rows: Rows = vec![None; select.items];
+        let (gates, filter) = select
+            .filter
+            .split_at_checked(select.gates)
+            .unwrap_or((&[], &select.filter));
+        let around = Scope {
+            rows: &rows,
+            ..*scope
+        };
+        if !self.all_hold(gates, &around).map_err(may_not_be_met)? {
+            return Ok(ControlFlow::Continue(()));
+        }
         for invariant in &select.invariants {
             let scope = Scope {
                 rows: &rows,
@@ -275,7 +286,7 @@ impl Machine<'_> {
         }
         self.sources(&select.from, &mut rows, scope, &mut |rows| {
             let scope = Scope { rows, ..*scope };
-            if self.all_hold(&select.filter, &scope)? {
+            if self.all_hold(filter, &scope)? {
                 visit(&scope)
             } else {
                 Ok(ControlFlow::Continue(()))

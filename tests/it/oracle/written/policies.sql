@@ -520,3 +520,5 @@ create table app.child_%n (extra text) inherits ( %t );
 alter table app.child_%n add primary key (id);
 grant select on app.child_%n to public;
 create policy p on %t using (owner = auth.uid());
+-- entry: raise: a condition before any row
+create policy p on %t using (not exists (select 1 from app.orgs o where o.id = %t.org and o.name = 'none' and %t.rank in (select app.my_orgs_set())));
