@@ -25,6 +25,7 @@ use crate::policy::{Answer, Asked, Found, Trouble};
 use crate::realtime::{Notice, ResyncReason};
 use crate::routing::{Binding, Event, Filter, RequestedBinding, Subscription, TableFilter};
 
+mod aside;
 mod replay;
 mod resume;
 
