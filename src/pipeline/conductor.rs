@@ -7,6 +7,7 @@
 //! one at hand; what is released is released in the order of the stream; a subscription is told that it is in force
 //! only after such a snapshot, and gets exactly the transactions that the snapshot did not show.
 
+mod aside;
 mod lanes;
 mod membership;
 mod permissions;

@@ -62,6 +62,8 @@ pub(super) struct Lane {
     pub(super) queued_rows: usize,
     /// Sizes of the parts in `queue`.
     pub(super) queued_bytes: usize,
+    /// Parts that it has not been through yet, by number; never without something in `queue`. See `conductor/aside.rs`.
+    pub(super) aside: Vec<(u64, Arc<Part>)>,
     /// Nothing is settled or asked: what waits may be in the snapshot that is being taken.
     pub(super) is_paused: bool,
     pub(super) asking: Option<Asking>,
@@ -201,6 +203,7 @@ impl Lane {
             queue: VecDeque::new(),
             queued_rows: 0,
             queued_bytes: 0,
+            aside: Vec::new(),
             is_paused: false,
             asking: None,
             ready: None,
@@ -224,6 +227,11 @@ impl Lane {
             Standing::New => self.queue.is_empty(),
             Standing::Slow { .. } => false,
         }
+    }
+
+    /// Whether it waits for its first answer.
+    pub(super) fn is_untried(&self) -> bool {
+        self.standing == Standing::New && !self.queue.is_empty()
     }
 
     /// Whether changes that its identity may not see matter to it all the same: they follow one that waits, show that
@@ -494,6 +502,7 @@ impl Lane {
     /// Drops everything that waits; the answer to an open question will find nothing.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
+        self.aside.clear();
         self.queued_rows = 0;
         self.queued_bytes = 0;
         self.open.clear();
@@ -504,10 +513,12 @@ impl Lane {
     pub(super) fn settled_before(&self, routed: Lsn) -> Lsn {
         // What a lane has of its own is settled for its only subscriber when the past is.
         let is_alone = self.key.alone.is_some();
-        self.queue
-            .iter()
-            .find(|item| is_alone || item.only.is_none())
-            .map_or(self.replayed.unwrap_or(routed), |item| item.part.commit.lsn)
+        let mut queued = self.queue.iter();
+        let queued = queued.find(|item| is_alone || item.only.is_none());
+        let waits = queued.map(|item| &item.part);
+        waits
+            .or(self.aside.first().map(|(_, part)| part))
+            .map_or(self.replayed.unwrap_or(routed), |part| part.commit.lsn)
             .min(routed)
     }
 }

@@ -45,6 +45,14 @@ impl<'a> Past<'a> {
         Self { verdicts, number }
     }
 
+    /// Of a part that was routed under `number` before: the tables have moved on, and nothing can be told any more.
+    pub(super) const fn gone(number: u64) -> Self {
+        Self {
+            verdicts: None,
+            number,
+        }
+    }
+
     /// Whether the identity saw what change `index` has changed or deleted.
     pub(super) fn saw(&mut self, part: &Part, index: u32) -> OldRow {
         let Some((verdicts, sitting, identity)) = &mut self.verdicts else {

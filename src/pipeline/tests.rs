@@ -1,5 +1,6 @@
 //! The conductor without a database: what Postgres would say is said by the test.
 
+mod aside;
 mod broadcasts;
 mod epochs;
 mod old;

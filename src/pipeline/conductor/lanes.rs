@@ -99,6 +99,12 @@ impl Conductor {
                 );
             }
         }
+        for (number, part) in &lane.aside {
+            if receives(subscriber, *number, false, part) {
+                let changes = (0..).zip(part.changes.iter());
+                owed.extend(changes.map(|(index, _)| (Arc::clone(part), index)));
+            }
+        }
         if lane.subscribers.is_empty() {
             let lane = self.lanes.remove(&lane_id);
             if let Some(lane) = lane {
@@ -153,7 +159,10 @@ impl Conductor {
         let Some(lane_id) = subscriber.lane else {
             return;
         };
-        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+        self.catch_up(now, lane_id);
+        let (Some(subscriber), Some(lane)) =
+            (self.subscribers.get_mut(&id), self.lanes.get_mut(&lane_id))
+        else {
             return;
         };
         let mut groups = rows
@@ -251,6 +260,10 @@ impl Conductor {
             withhold_deletes: self.rules.withhold_deletes,
         };
         desk.settle(lane);
+        if !lane.aside.is_empty() && !lane.is_untried() {
+            self.catch_up(now, id);
+            return self.check_lane(now, id);
+        }
         // Nearly always, where policies are compiled.
         if lane.queue.is_empty() && lane.pending.is_empty() {
             self.awaiting_successor.remove(&id);

@@ -221,7 +221,7 @@ const OUTDATED: [&str; 4] = ["42P01", "42703", "42704", "0A000"];
 const CATALOG_RETRIES_MAX: u32 = 3;
 
 /// Rows that any sound policy judges within the time of a question.
-const FEW_ROWS: usize = 4;
+pub(super) const FEW_ROWS: usize = 4;
 
 /// Columns of the view's table that any member of a lane is sent.
 fn sent_columns(

@@ -1,5 +1,6 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
+use super::aside::put_aside;
 use super::replay::restrict;
 use super::rows::{Visit, doubt_grants, is_among, is_denied_unseen, judge_rows, routed_rows};
 use super::{
@@ -457,19 +458,11 @@ impl Conductor {
             let Some(view) = view else { continue };
             let oid = change.relation.oid;
             for (role, group) in self.addressees.of(oid) {
-                let place = known
-                    .iter()
-                    .position(|(table, of, _)| *table == oid && **of == *role)
-                    .unwrap_or_else(|| {
-                        let busy = self.busy.iter().copied();
-                        let busy = busy.filter(|lane| group.contains(*lane)).collect();
-                        known.push((oid, role.into(), Some(busy)));
-                        known.len().saturating_sub(1)
-                    });
-                let Some((_, _, visited)) = known.get_mut(place) else {
+                let place =
+                    (known.iter()).position(|(table, of, _)| *table == oid && **of == *role);
+                if let Some((_, _, None)) = place.and_then(|place| known.get(place)) {
                     continue;
-                };
-                let Some(busy) = visited else { continue };
+                }
                 // Who may not read the key is told so whatever the row holds.
                 let narrows = (view.table.access.get(role))
                     .is_some_and(|access| access.policies_apply && view.key_granted(access));
@@ -481,7 +474,19 @@ impl Conductor {
                     .flatten();
                 let Some(found) = found else {
                     visits.extend(group.lanes().map(|lane| (lane, Visit::All)));
-                    *visited = None;
+                    match place.and_then(|place| known.get_mut(place)) {
+                        Some((.., visited)) => *visited = None,
+                        None => known.push((oid, role.into(), None)),
+                    }
+                    continue;
+                };
+                let place = place.unwrap_or_else(|| {
+                    let busy = self.busy.iter().copied();
+                    let busy = busy.filter(|lane| group.contains(*lane)).collect();
+                    known.push((oid, role.into(), Some(busy)));
+                    known.len().saturating_sub(1)
+                });
+                let Some((_, _, Some(busy))) = known.get(place) else {
                     continue;
                 };
                 let seen = found.union(busy).count();
@@ -508,14 +513,20 @@ impl Conductor {
             let Some(lane) = self.lanes.get_mut(id) else {
                 continue;
             };
-            if !unended.contains(id)
-                && !self.verdicts.may_judge(part, lane.key.identity.role())
-                && is_denied_unseen(now, lane, part)
-            {
-                let denied = &mut self.counts.settled.denied.not_asked;
-                *denied = denied.saturating_add(1);
-                continue;
+            if !unended.contains(id) && !self.verdicts.may_judge(part, lane.key.identity.role()) {
+                if is_denied_unseen(now, lane, part) {
+                    let denied = &mut self.counts.settled.denied.not_asked;
+                    *denied = denied.saturating_add(1);
+                    continue;
+                }
+                if knows_grants && *visit == Visit::All && put_aside(lane, *number, part) {
+                    continue;
+                }
             }
+            self.catch_up(now, *id);
+            let Some(lane) = self.lanes.get_mut(id) else {
+                continue;
+            };
             let mut past = Past::of(&mut self.verdicts, lane, part, *number);
             let mut rows = routed_rows(
                 now,

@@ -118,7 +118,7 @@ pub(super) fn is_denied_unseen(now: Instant, lane: &Lane, part: &Part) -> bool {
 }
 
 /// Changes of a part that are worth a look whether all of them must be asked.
-const FEW_CHANGES: usize = 16;
+pub(super) const FEW_CHANGES: usize = 16;
 
 /// A change as a row for `members`, if any of them wants it. `any_event`: it may become another action by merging. `saw` says
 /// whether the lane's identity saw the row before the transaction.
@@ -284,7 +284,7 @@ pub(super) fn is_among(tables: Option<&BTreeSet<Oid>>, view: &View) -> bool {
 }
 
 /// Why a new row is announced without its content, if it is (protocol.md §4.6).
-fn withheld(change: &Change, view: &View, access: Option<&Access>) -> Option<Withheld> {
+pub(super) fn withheld(change: &Change, view: &View, access: Option<&Access>) -> Option<Withheld> {
     match change.kind {
         ChangeKind::Delete { .. } | ChangeKind::Truncate => None,
         ChangeKind::Insert { .. } | ChangeKind::Update { .. } => {
