@@ -62,12 +62,7 @@ async fn verdicts_in_the_stream_are_those_of_postgres() {
     let started = Instant::now();
     let mut tally = Tally::default();
     let mut seed = first;
-<<<<<<< HEAD
     while started.elapsed() < all && tally.differences.len() < differences {
-        let begun = Instant::now();
-=======
-    while started.elapsed() < all && tally.differences.len() < DIFFERENCES_MAX {
->>>>>>> 32186b5
         let mut one = World::start(seed, identities).await;
         one.run(world).await;
         println!("seed {seed}: {}", one.tally);
