@@ -141,7 +141,7 @@ impl Positions {
     pub(super) fn room(&self) -> Option<impl FnOnce(Batch) + '_> {
         let room = self.requests.try_reserve().ok().filter(|_| self.is_ours)?;
         Some(move |batch| {
-            let _sender = room.send(Request::Append(batch));
+            room.send(Request::Append(batch));
         })
     }
 

@@ -323,6 +323,16 @@ impl World {
         }
     }
 
+    /// Plans that find whom a row concerns.
+    async fn audiences(&self) -> usize {
+        let state = self.state().await;
+        let plans = state["plans"].as_array().unwrap().iter();
+        let forms = plans.filter(|plan| plan["compiled"] == true);
+        forms
+            .filter(|plan| plan["form"].as_str().unwrap().starts_with("audience by "))
+            .count()
+    }
+
     /// How each policy is judged for one of its roles: `compiled`, or why not.
     async fn outcomes(&self) -> BTreeMap<&str, String> {
         let state = self.state().await;
@@ -393,6 +403,10 @@ async fn written_policies_are_judged_as_postgres_judges_them() {
     for (name, texts) in tally.differences.iter().take(SHOWN_MAX) {
         println!("{} times {name}, as: {}", texts.len(), texts[0]);
     }
+    assert!(
+        world.audiences().await > 0,
+        "the server tells of no audience"
+    );
     assert!(tally.differences.is_empty(), "Postgres says otherwise");
     assert!(
         tally.allowed * 20 > tally.hidden,
