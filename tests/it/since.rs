@@ -4,7 +4,7 @@ use serde_json::Value;
 use walcast::testing::{App, PUBLISHABLE_KEY, Socket, Subscriber, Version, join_payload, user};
 
 use crate::world::{
-    ALICE, BOB, CAROL, TALK, all, contents, say, start_with_environment, subscribe,
+    ALICE, BOB, CAROL, LONG_TRAIL, TALK, all, contents, say, start_with_environment, subscribe,
 };
 
 /// Every action on a table, from a position or a time on.
@@ -19,7 +19,8 @@ fn cursor(change: &walcast::testing::Change) -> String {
 }
 
 async fn start(verdicts: &str) -> App {
-    start_with_environment("", &[("WALCAST_VERDICTS", verdicts)]).await
+    let environment = [&[("WALCAST_VERDICTS", verdicts)], &LONG_TRAIL[..]].concat();
+    start_with_environment("", &environment).await
 }
 
 /// The reason with which a join is refused.

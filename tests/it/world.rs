@@ -3,6 +3,12 @@
 use serde_json::{Value, json};
 use walcast::testing::{App, AppOptions, Change, Channel, Subscriber, Version, user};
 
+/// The trail is one of the whole cluster, and other tests write as well.
+pub(crate) const LONG_TRAIL: [(&str, &str); 2] = [
+    ("WALCAST_RETAINED_WAL_BYTES_MAX", "16GiB"),
+    ("WALCAST_RESUME_WAL_BYTES_MAX", "4GiB"),
+];
+
 pub(crate) const ALICE: &str = "a0000000-0000-4000-8000-000000000001";
 pub(crate) const BOB: &str = "b0000000-0000-4000-8000-000000000002";
 pub(crate) const CAROL: &str = "c0000000-0000-4000-8000-000000000003";
