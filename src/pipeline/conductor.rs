@@ -96,7 +96,7 @@ const UNSEEN_LOOK_MANY: Duration = Duration::from_millis(10);
 /// Time of a question of a new identity while its table mostly times out.
 const BREAKER_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long a join without a token of its own waits for one.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// Resolutions under way at once.
 const RESOLVING_MAX: usize = 16;
 /// Pauses between snapshots while a transaction is not visible yet.

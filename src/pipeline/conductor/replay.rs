@@ -184,7 +184,9 @@ impl Conductor {
 
     fn replay_some(&mut self, now: Instant, id: SubscriberId, looks: &mut usize) -> Turn {
         while *looks > 0 {
-            if !self.announce(id) || self.restore(now, id) {
+            // A session that begins only now must be stored first.
+            let waits = self.restore(now, id);
+            if !self.announce(id) || waits {
                 return Turn::Waits;
             }
             let Some(subscriber) = self.subscribers.get(&id) else {

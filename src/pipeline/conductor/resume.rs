@@ -44,10 +44,11 @@ impl Conductor {
     /// Tells a subscriber that it is subscribed, unless its session would not outlive a crash of ours yet: who comes back after
     /// one, and is not known, is taken for somebody new. Whether it was told.
     pub(super) fn announce(&mut self, id: SubscriberId) -> bool {
-        let is_stored = self.sessions.is_stored(id);
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return true;
         };
+        let place = subscriber.resume.map(|resume| resume.place);
+        let is_stored = place.is_none_or(|place| self.sessions.is_stored(place));
         let replay = subscriber.replay.as_mut();
         let Some(replay) = replay.filter(|replay| replay.unsaid.is_some()) else {
             return true;

@@ -386,6 +386,21 @@ fn nobody_is_told_that_it_is_subscribed_before_its_session_is_stored() {
 }
 
 #[test]
+fn nor_before_the_session_that_it_waits_for_is() {
+    let mut bench = Bench::new();
+    let now = bench.now;
+    bench.conductor.sessions().load(now, [], None, true);
+    bench.come(1, alice(), false);
+    // The first has left unnoticed, and the process may end before it is known that anybody was there.
+    bench.come(2, alice(), false);
+    assert_eq!(bench.read(2), [""; 0]);
+    let batch = bench.conductor.sessions().take_changed();
+    bench.conductor.handle_written(now, batch.number);
+    bench.wait(Duration::from_millis(100));
+    assert_eq!(bench.read(2), ["subscribed"]);
+}
+
+#[test]
 fn a_position_that_is_gone_is_said_to_be() {
     let mut bench = away();
     bench.stream(StreamEvent::Started {

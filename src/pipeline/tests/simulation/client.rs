@@ -1,10 +1,12 @@
 //! A client behind a network that loses its connections, and what it makes of what it receives.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::database::{Database, Kind, Selected};
+use crate::pipeline::conductor::GRACE;
 
 /// How a ping and its pong begin, which are answered below what the client sees.
 pub(super) const PING: &str = "ping ";
@@ -45,6 +47,8 @@ pub(super) struct Client {
     pub(super) sends: VecDeque<String>,
     references: u32,
     join_ref: Option<String>,
+    /// When it sent that join.
+    joined_at: Option<Instant>,
     stretch: Option<Stretch>,
     /// The change before, on this connection.
     before: Option<((u64, u32), bool)>,
@@ -59,6 +63,8 @@ pub(super) struct Client {
     /// On this join: the token that came late is in force.
     identified: bool,
     subscribed: bool,
+    /// Its token may have come too late for some of what was decided before, perhaps on an earlier connection.
+    overdue: bool,
     pub(super) token: String,
     pub(super) changes: u64,
     pub(super) resyncs: BTreeMap<String, u64>,
@@ -79,6 +85,7 @@ impl Client {
             sends: VecDeque::new(),
             references: 0,
             join_ref: None,
+            joined_at: None,
             stretch: None,
             before: None,
             beats: false,
@@ -89,6 +96,7 @@ impl Client {
             told: false,
             identified: false,
             subscribed: false,
+            overdue: false,
             token,
             changes: 0,
             resyncs: BTreeMap::new(),
@@ -96,12 +104,12 @@ impl Client {
     }
 
     /// On a new connection.
-    pub(super) fn connect(&mut self) {
+    pub(super) fn connect(&mut self, now: Instant) {
         self.pipe.clear();
         self.sends.clear();
         self.before = None;
         self.beats = false;
-        self.join();
+        self.join(now);
     }
 
     /// Sends a heartbeat, if the one before was answered.
@@ -112,7 +120,8 @@ impl Client {
         }
     }
 
-    fn join(&mut self) {
+    fn join(&mut self, now: Instant) {
+        self.joined_at = Some(now);
         self.references += 1;
         let reference = self.references.to_string();
         let mut binding = json!({"event": "*", "schema": "public", "table": "*"});
@@ -136,7 +145,8 @@ impl Client {
     }
 
     /// The connection is lost. Who has no position to come back with starts over.
-    pub(super) fn cut(&mut self, database: &Database) -> Result<(), String> {
+    pub(super) fn cut(&mut self, now: Instant, database: &Database) -> Result<(), String> {
+        self.overdue |= self.is_overdue(now);
         let has_position = (self.stretch.as_ref()).is_some_and(|stretch| stretch.cursor.is_some());
         match self.comes_back {
             ComesBack::Resuming => return Ok(()),
@@ -144,6 +154,16 @@ impl Client {
             ComesBack::Since | ComesBack::Anew => {}
         }
         self.lose(database)
+    }
+
+    /// What its token would have shown is kept for so long from when the join was handled, which is after it was sent; and the
+    /// token was in force before its answer came. If both are not further apart, it came in time. Otherwise the server may have
+    /// let go of what the connection's key may not see, and told what came behind it. All of that was visible to everybody before
+    /// the server decided about it: a SELECT once the token is in force has it.
+    fn is_overdue(&self, now: Instant) -> bool {
+        let waited = (self.joined_at).map(|sent| now.saturating_duration_since(sent));
+        let awaits = self.late_token && self.subscribed && !self.identified;
+        awaits && waited.is_some_and(|waited| waited >= GRACE)
     }
 
     /// Nothing follows: what was received up to here must be without gaps.
@@ -170,7 +190,7 @@ impl Client {
     }
 
     /// The next frame of the pipe arrives.
-    pub(super) fn receive(&mut self, database: &Database) -> Result<(), String> {
+    pub(super) fn receive(&mut self, now: Instant, database: &Database) -> Result<(), String> {
         let Some(text) = self.pipe.pop_front() else {
             return Ok(());
         };
@@ -200,7 +220,7 @@ impl Client {
                         whole = self.lose(database);
                     }
                     self.before = None;
-                    self.join();
+                    self.join(now);
                     return whole;
                 }
                 if self.late_token {
@@ -221,10 +241,12 @@ impl Client {
                 let message = payload["message"].as_str().unwrap();
                 if message == "Subscribed to PostgreSQL" {
                     // Once for the join, and then for the token.
+                    self.overdue |= self.is_overdue(now);
                     self.identified |= self.subscribed;
                     self.subscribed = true;
+                    let overdue = self.identified && std::mem::take(&mut self.overdue);
                     // Who came back with a position goes on from there.
-                    if self.stretch.is_none() {
+                    if self.stretch.is_none() || overdue {
                         self.select(database);
                     }
                     Ok(())
@@ -249,7 +271,7 @@ impl Client {
                 }
                 self.stretch = None;
                 self.before = None;
-                self.join();
+                self.join(now);
                 Ok(())
             }
             "postgres_changes" => self.change(payload, database),

@@ -875,7 +875,7 @@ impl World {
                 beat: None,
             });
             self.next_connection += 1;
-            self.clients[number].connect();
+            self.clients[number].connect(self.now);
             let Client {
                 comes_back,
                 late_token,
@@ -897,7 +897,7 @@ impl World {
             for _frame in 0..count {
                 let frame = self.clients[number].pipe.front().cloned();
                 self.tell(|| format!("client {number} receives {}", frame.unwrap_or_default()));
-                let received = self.clients[number].receive(&self.database);
+                let received = self.clients[number].receive(self.now, &self.database);
                 self.hold(received, number);
             }
         }
@@ -975,7 +975,7 @@ impl World {
     fn lose_connection(&mut self, number: usize) {
         self.clients[number].pipe.clear();
         self.tell(|| format!("client {number} is cut off"));
-        let whole = self.clients[number].cut(&self.database);
+        let whole = self.clients[number].cut(self.now, &self.database);
         self.hold(whole, number);
     }
 
