@@ -330,11 +330,14 @@ async fn what_is_no_longer_retained_is_said_to_be() {
     let mut alice = come(&app).await;
     handle(&mut alice).await;
     drop(alice);
+    let mut bob = app.subscribe(&user(BOB), all("notes")).await;
     app.sql(&say(TALK, "missed")).await;
     for _ in 0..3 {
         app.sql("insert into notes select n + coalesce((select max(id) from notes), 0), repeat('x', 500), n from generate_series(1, 100) as n")
             .await;
     }
+    // By then it has gone by.
+    bob.changes(300).await;
     let mut alice = come(&app).await;
     assert_eq!(resync(&mut alice).await, "position no longer retained");
     app.sql(&say(TALK, "live")).await;
