@@ -432,6 +432,13 @@ impl Sessions {
         self.lent.contains(&place)
     }
 
+    /// Somebody who waited for a session of this place has left without one, and was told that it is subscribed.
+    pub(super) fn lend(&mut self, place: Place) {
+        if self.places.contains_key(&place) {
+            self.lent.insert(place);
+        }
+    }
+
     /// A copy of the session of somebody who may be gone, or may not: the position that has everything either needs.
     pub(super) fn share(
         &mut self,

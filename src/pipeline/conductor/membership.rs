@@ -124,8 +124,7 @@ impl Conductor {
                         connection,
                         membership,
                     };
-                    self.sessions.park(now, id, farewell);
-                    self.remove(id);
+                    self.park(now, id, farewell);
                 }
             }
             Command::Unsubscribe {

@@ -142,6 +142,18 @@ impl Conductor {
         replay.is_some_and(|replay| replay.restoring.is_some())
     }
 
+    /// The connection of a subscriber has ended, which may come back.
+    pub(super) fn park(&mut self, now: Instant, id: SubscriberId, farewell: Farewell) {
+        let subscriber = self.subscribers.get(&id);
+        let has_heard = subscriber.is_some_and(|subscriber| !subscriber.is_unannounced());
+        let resume = subscriber.and_then(|subscriber| subscriber.resume);
+        if let Some(resume) = resume.filter(|_| has_heard && self.waits_for_session(id)) {
+            self.sessions.lend(resume.place);
+        }
+        self.sessions.park(now, id, farewell);
+        self.remove(id);
+    }
+
     /// Looks again after the session of somebody who waits for it; whether it still does.
     pub(super) fn restore(&mut self, now: Instant, id: SubscriberId) -> bool {
         let restoring = self.replay_of(id).and_then(|replay| replay.restoring);

@@ -370,6 +370,27 @@ fn who_lost_its_session_to_another_socket_is_told() {
 }
 
 #[test]
+fn who_leaves_before_it_has_found_its_session_is_told() {
+    let mut bench = Bench::new();
+    bench.join(9);
+    bench.come(1, alice(), false);
+    bench.come(2, alice(), false);
+    assert_eq!(bench.read(2), ["subscribed"]);
+    let _unanswered = bench.probed(1);
+    bench.part_from(2);
+    bench.commit(OPEN, insert(1, "x"));
+    bench.see_all();
+    bench.come(3, alice(), false);
+    let question = bench.probed(1);
+    bench.answer_probe(1, question);
+    bench.wait(Duration::from_millis(100));
+    assert_eq!(
+        without_marks(bench.read(3)),
+        ["subscribed".to_owned(), told(ResyncReason::PositionGone)]
+    );
+}
+
+#[test]
 fn nobody_is_told_that_it_is_subscribed_before_its_session_is_stored() {
     let mut bench = Bench::new();
     let now = bench.now;
