@@ -74,9 +74,12 @@ impl Desk<'_> {
             let Some(subscriber) = self.subscribers.get_mut(id) else {
                 return false;
             };
-            // Of an earlier time in this lane it is given again what it was owed.
-            let is_for_all = subscriber.phase == Phase::Live && item.number >= subscriber.entered;
-            let is_over = item.only.map_or(is_for_all, |only| only == *id) && !subscriber.keeps();
+            // Of an earlier time in this lane it is given again what it was owed, and the end with it.
+            let is_given = item.number >= subscriber.entered;
+            let is_for = item
+                .only
+                .map_or(subscriber.phase == Phase::Live, |only| only == *id);
+            let is_over = is_given && is_for && !subscriber.keeps();
             if is_over {
                 subscriber.end_transaction();
             }
