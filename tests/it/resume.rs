@@ -394,6 +394,6 @@ async fn a_slow_client_gets_through_a_huge_transaction_however_often_it_is_cut()
         assert!(next > before, "round {rounds} brings nothing new");
         proxy.cut(Cut::Reset);
     }
-    // What a connection could not acknowledge any more comes again, and no more than that.
-    assert!(received < 2 * ROWS, "{received} changes in {rounds} rounds");
+    // What a connection could not acknowledge any more comes again: at most all of it but one heartbeat's worth.
+    assert!(received < 4 * ROWS, "{received} changes in {rounds} rounds");
 }
