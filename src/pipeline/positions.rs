@@ -88,16 +88,7 @@ pub(super) struct Positions {
 impl Positions {
     /// A store in this directory, which is nobody's yet.
     pub(super) fn start(directory: &Path, tasks: &TaskTracker) -> Self {
-        let store = Store {
-            path: directory.join(NAME),
-            lock_path: directory.join(LOCK),
-            doubt_path: directory.join(DOUBT),
-            token: rand::random(),
-            known: Known::new(),
-            until: 0,
-            open: None,
-            lines: 0,
-        };
+        let store = Store::in_directory(directory);
         let (requests, requests_in) = mpsc::channel(BATCHES_MAX);
         let (written_out, written) = watch::channel(0);
         tasks.spawn(serve(store, requests_in, written_out));
@@ -206,6 +197,19 @@ async fn serve(
 }
 
 impl Store {
+    fn in_directory(directory: &Path) -> Self {
+        Self {
+            path: directory.join(NAME),
+            lock_path: directory.join(LOCK),
+            doubt_path: directory.join(DOUBT),
+            token: rand::random(),
+            known: Known::new(),
+            until: 0,
+            open: None,
+            lines: 0,
+        }
+    }
+
     fn handle(&mut self, request: Request, written: &watch::Sender<u64>) {
         match request {
             Request::Take(reply) => {
@@ -517,16 +521,9 @@ mod tests {
     }
 
     fn store(path: &Path) -> Store {
-        let directory = path.parent().unwrap();
         Store {
             path: path.to_owned(),
-            lock_path: directory.join(LOCK),
-            doubt_path: directory.join(DOUBT),
-            token: rand::random(),
-            known: Known::new(),
-            until: 0,
-            open: None,
-            lines: 0,
+            ..Store::in_directory(path.parent().unwrap())
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::task::JoinHandle;
 use walcast::testing::{
     Cluster, Cut, Installation, Proxy, Received, Server, Session, Subscriber, eventually, user,
 };
@@ -227,17 +228,15 @@ async fn a_promoted_standby_is_told_as_a_failover_and_the_stream_goes_on() {
     assert_eq!(created, if has_failover_slots { 1 } else { 2 });
 }
 
-/// A commit waits for its standby, which is away: it is in the WAL, and nobody may see it yet.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_delivered_that_waits_for_a_standby_and_all_of_it_once_it_is_there() {
-    let world = World::start(&[], &[]).await;
+/// A commit that waits for its standby, which is away; with a session, and somebody who would hear of it.
+async fn commit_that_waits(world: &World) -> (Session, Subscriber, JoinHandle<()>) {
     let session = world.primary.connect(&world.database).await;
     session
         .run("alter system set synchronous_standby_names = 'standby'")
         .await;
     session.run("select pg_reload_conf()").await;
     world.is_level().await;
-    let mut alice = world.join(ALICE, "notes").await;
+    let alice = world.join(ALICE, "notes").await;
     world.standby.stop(rustix::process::Signal::INT);
     let waiting = world.primary.connect(&world.database).await;
     let commit = tokio::spawn(async move {
@@ -250,6 +249,14 @@ async fn nothing_is_delivered_that_waits_for_a_standby_and_all_of_it_once_it_is_
         session.text(sql).await
     })
     .await;
+    (session, alice, commit)
+}
+
+/// A commit waits for its standby, which is away: it is in the WAL, and nobody may see it yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_delivered_that_waits_for_a_standby_and_all_of_it_once_it_is_there() {
+    let world = World::start(&[], &[]).await;
+    let (session, mut alice, commit) = commit_that_waits(&world).await;
     // Visible at once, and behind it in the WAL.
     session
         .run("set synchronous_commit to local; insert into notes values (2, 'does not', 0)")
@@ -279,25 +286,7 @@ async fn nothing_is_delivered_that_waits_for_a_standby_and_all_of_it_once_it_is_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_a_standby_is_not_lost_between_two_series() {
     let world = World::start(&[], &[]).await;
-    let session = world.primary.connect(&world.database).await;
-    session
-        .run("alter system set synchronous_standby_names = 'standby'")
-        .await;
-    session.run("select pg_reload_conf()").await;
-    world.is_level().await;
-    let mut alice = world.join(ALICE, "notes").await;
-    world.standby.stop(rustix::process::Signal::INT);
-    let waiting = world.primary.connect(&world.database).await;
-    let commit = tokio::spawn(async move {
-        waiting
-            .run("insert into notes values (1, 'waits', 0)")
-            .await;
-    });
-    eventually("the commit to wait for its standby", || async {
-        let sql = "select pid from pg_stat_activity where wait_event = 'SyncRep' and query like '%waits%'";
-        session.text(sql).await
-    })
-    .await;
+    let (session, mut alice, commit) = commit_that_waits(&world).await;
     // Another series: a publication that was dropped and made again is another one.
     session
         .run(
