@@ -23,7 +23,7 @@ use crate::clock;
 use crate::database::{ConnectError, Database};
 
 use super::assembler::{Assembler, AssemblerOptions, KeyResolver, SpoolOptions};
-use super::guard::{Guard, InForce, Intervention, Ownership};
+use super::guard::{Guard, InForce, Intervention, Judgement, Ownership};
 use super::incarnation::{self, Incarnations, System};
 use super::messages::{self, MESSAGES_PUBLICATION, Sighting};
 use super::progress::{Progress, Trail};
@@ -491,6 +491,7 @@ impl Connection {
         };
         match created {
             Ok(Ok(from)) => {
+                self.ownership.note_created(from);
                 info!(%from, slot = self.slot.name, "created the replication slot");
                 Ok(())
             }
@@ -608,9 +609,7 @@ impl Connection {
                 self.messages_held_back = intervention == Intervention::LeaveMessages;
                 Ok(())
             }
-            Intervention::Advance | Intervention::Recreate => {
-                self.give_up_changes(intervention).await
-            }
+            Intervention::Advance | Intervention::Recreate => self.give_up_changes().await,
         };
         if let Err(error) = done {
             self.fail(&error);
@@ -618,21 +617,22 @@ impl Connection {
         while self.interventions.try_recv().is_ok() {} // demands for what has just been done
     }
 
-    async fn give_up_changes(
-        &mut self,
-        intervention: Intervention,
-    ) -> Result<(), ReplicationError> {
+    async fn give_up_changes(&mut self) -> Result<(), ReplicationError> {
         let client = self
             .database
             .connect(&self.tasks, &self.application_name)
             .await?;
         let began = clock::instant();
-        loop {
+        let demanded = loop {
             let Some(slot) = slot::load(&client, &self.slot).await? else {
                 return Ok(());
             };
+            let judged = (self.ownership).judge(&slot, self.slot.retained_wal_bytes_max);
+            let Judgement::Demand(demanded) = judged else {
+                return Ok(()); // the guard has looked at another slot, or at this one before it moved on
+            };
             let Some(pid) = slot.active_pid else {
-                break;
+                break demanded;
             };
             if !self.ownership.covers(&slot) {
                 return Ok(()); // another process has taken over, and watches over it now
@@ -641,11 +641,11 @@ impl Connection {
                 slot::terminate(&client, &self.slot, pid).await?;
             }
             sleep(HELD_INTERVAL).await;
-        }
+        };
         self.ownership.release();
         // Behind the end of the WAL may be commits that wait for a standby: nobody sees them yet, so who joins would miss
         // them. A new slot begins behind them, too, but is there only when they are visible.
-        if intervention == Intervention::Advance
+        if demanded == Intervention::Advance
             && !slot::waits_for_standbys(&client, &self.slot).await?
         {
             self.advance(&client).await?;

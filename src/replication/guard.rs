@@ -5,7 +5,7 @@
 //! it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -46,31 +46,49 @@ const FREE: i32 = 0;
 
 /// Whose slot it is, as the connection last saw it.
 #[derive(Debug)]
-pub(super) struct Ownership(AtomicI32);
+pub(super) struct Ownership {
+    holder: AtomicI32,
+    /// Where the slot that we have created begins; zero if we found it.
+    created: AtomicU64,
+}
 
 impl Ownership {
     pub(super) const fn new() -> Self {
-        Self(AtomicI32::new(NOT_OURS))
+        Self {
+            holder: AtomicI32::new(NOT_OURS),
+            created: AtomicU64::new(0),
+        }
+    }
+
+    /// We have created the slot, and it begins here.
+    pub(super) fn note_created(&self, from: Lsn) {
+        self.created.store(from.bytes(), Ordering::Relaxed);
+    }
+
+    /// What must be done to this slot, going by the WAL that is kept for it.
+    pub(super) fn judge(&self, slot: &SlotState, retained_wal_bytes_max: u64) -> Judgement {
+        let created = Lsn::new(self.created.load(Ordering::Relaxed));
+        judge(slot, created, retained_wal_bytes_max)
     }
 
     /// Process `pid` reads or creates it for us.
     pub(super) fn take(&self, pid: i32) {
-        self.0.store(pid, Ordering::Relaxed);
+        self.holder.store(pid, Ordering::Relaxed);
     }
 
     /// Nobody holds it.
     pub(super) fn release(&self) {
-        self.0.store(FREE, Ordering::Relaxed);
+        self.holder.store(FREE, Ordering::Relaxed);
     }
 
     /// Another process holds it.
     pub(super) fn lose(&self) {
-        self.0.store(NOT_OURS, Ordering::Relaxed);
+        self.holder.store(NOT_OURS, Ordering::Relaxed);
     }
 
     /// Whether nobody else holds the slot.
     pub(super) fn covers(&self, slot: &SlotState) -> bool {
-        match self.0.load(Ordering::Relaxed) {
+        match self.holder.load(Ordering::Relaxed) {
             NOT_OURS => false,
             pid => slot.active_pid.is_none_or(|active| active == pid),
         }
@@ -122,7 +140,7 @@ pub(super) struct InForce {
 
 /// What one look says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Judgement {
+pub(super) enum Judgement {
     Fine,
     /// More than half of the limit.
     Warn,
@@ -131,16 +149,22 @@ enum Judgement {
     Demand(Intervention),
 }
 
-fn judge(slot: &SlotState, retained_wal_bytes_max: u64) -> Judgement {
+fn judge(slot: &SlotState, created: Lsn, retained_wal_bytes_max: u64) -> Judgement {
     let limit = retained_wal_bytes_max;
+    // A new slot keeps the WAL that was written while its creation waited until Postgres logs the running transactions next
+    // (every 15 s). Creating it once more would not free it sooner, and would cost everybody's positions.
+    let goes_by_itself = slot
+        .restart
+        .map_or(0, |restart| created.bytes().saturating_sub(restart.bytes()));
+    let retained_bytes = slot.retained_bytes.saturating_sub(goes_by_itself);
     if slot.lag_bytes >= limit {
         Judgement::Demand(Intervention::Advance)
-    } else if slot.retained_bytes >= limit.saturating_mul(2) {
+    } else if retained_bytes >= limit.saturating_mul(2) {
         // Moving forward does not help: what keeps the WAL is the oldest transaction that was open then.
         Judgement::Demand(Intervention::Recreate)
-    } else if slot.retained_bytes >= limit {
+    } else if retained_bytes >= limit {
         Judgement::HeldBack
-    } else if slot.retained_bytes >= limit / 2 {
+    } else if retained_bytes >= limit / 2 {
         Judgement::Warn
     } else {
         Judgement::Fine
@@ -237,7 +261,7 @@ impl Guard {
         let keeps = format!(
             "replication slot {name:?} keeps {retained} MiB of WAL; the limit is {limit} MiB"
         );
-        match judge(&slot, self.slot.retained_wal_bytes_max) {
+        match (self.ownership).judge(&slot, self.slot.retained_wal_bytes_max) {
             Judgement::Fine => self.warn(None),
             Judgement::Warn => self.warn(Some(format!(
                 "{keeps}, where it is moved forward and subscribers start over"
@@ -343,7 +367,7 @@ mod tests {
             lag_bytes,
             ..SlotState::default()
         };
-        assert_eq!(judge(&slot, 100), expected);
+        assert_eq!(judge(&slot, Lsn::ZERO, 100), expected);
     }
 
     #[test]
@@ -355,6 +379,22 @@ mod tests {
         check(100, 100, Judgement::Demand(Intervention::Advance));
         check(500, 100, Judgement::Demand(Intervention::Advance));
         check(200, 99, Judgement::Demand(Intervention::Recreate));
+    }
+
+    #[test]
+    fn what_was_written_while_a_slot_was_created_is_not_held_against_it() {
+        let mut slot = SlotState {
+            retained_bytes: 390,
+            restart: Some(Lsn::new(1000)),
+            ..SlotState::default()
+        };
+        let judged = |slot: &SlotState| judge(slot, Lsn::new(1300), 100);
+        assert_eq!(judged(&slot), Judgement::Warn);
+        slot.retained_bytes = 500;
+        assert_eq!(judged(&slot), Judgement::Demand(Intervention::Recreate));
+        slot.restart = Some(Lsn::new(1300));
+        slot.retained_bytes = 200;
+        assert_eq!(judged(&slot), Judgement::Demand(Intervention::Recreate));
     }
 
     #[test]
