@@ -102,6 +102,9 @@ pub enum StreamEvent {
         /// The end of the WAL when it began.
         end: Lsn,
     },
+    /// From here on rows of `realtime.messages` come, by the publication of this OID, or (`None`) do not. Before each
+    /// [`Self::Started`].
+    Messages(Option<Oid>),
     /// A piece of a committed transaction.
     Part(TransactionPart),
     /// A committed transaction that could not be held; its content is lost to subscribers of `relations`.

@@ -7,6 +7,7 @@
 //! one at hand; what is released is released in the order of the stream; a subscription is told that it is in force
 //! only after such a snapshot, and gets exactly the transactions that the snapshot did not show.
 
+mod hearing;
 mod lanes;
 mod membership;
 mod permissions;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::addressees::Addressees;
+use super::hearing::Hearing;
 use super::history::{self, History};
 use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId, LaneKey};
@@ -338,6 +340,8 @@ pub(super) struct Conductor {
     wal_end: Lsn,
     /// Broadcasts of earlier commits were said before this process began, or concerned nobody.
     says_from: Option<Lsn>,
+    /// Who may come back for broadcasts.
+    hearing: Hearing,
 }
 
 impl Conductor {
@@ -412,6 +416,7 @@ impl Conductor {
             was_away: false,
             wal_end: Lsn::ZERO,
             says_from: None,
+            hearing: Hearing::default(),
         }
     }
 
@@ -455,6 +460,11 @@ impl Conductor {
     /// Who may come back.
     pub(super) fn sessions(&mut self) -> &mut Sessions {
         &mut self.sessions
+    }
+
+    /// The same of those who hear what the database says.
+    pub(super) fn heard_sessions(&mut self) -> &mut Sessions {
+        &mut self.hearing.sessions
     }
 
     /// Bytes of recent transactions.
@@ -512,6 +522,7 @@ impl Conductor {
             room,
             self.sweep_at,
             replay,
+            self.hearing.turn_at,
         ]
         .into_iter()
         .flatten()
@@ -543,6 +554,7 @@ impl Conductor {
             self.sweep(now);
         }
         self.replay(now);
+        self.hear_on(now);
         self.advance(now);
     }
 
@@ -596,7 +608,8 @@ impl Conductor {
     }
 
     fn take_horizon(&mut self, now: Instant) {
-        let joining = self.streaming && !self.joining.is_empty();
+        let joins = !self.joining.is_empty() || !self.hearing.asking.is_empty();
+        let joining = self.streaming && joins;
         let look = self.needs_catalog() && self.look_at.is_some_and(|time| time <= now);
         if !self.may_take_horizon()
             || self.horizon_not_before.is_some_and(|time| now < time)

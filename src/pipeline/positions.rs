@@ -42,6 +42,7 @@ pub(super) fn start(
     let doubtful = now.checked_add(FORGET_AFTER);
     let Some(directory) = directory else {
         conductor.sessions().load(now, [], doubtful, false);
+        (conductor.heard_sessions()).load(now, [], doubtful, false);
         return None;
     };
     let path = directory.join(NAME);
@@ -55,7 +56,10 @@ pub(super) fn start(
         cursor: Some(*cursor),
     });
     let doubtful = doubtful.filter(|_| !is_whole);
-    conductor.sessions().load(now, records, doubtful, true);
+    let (heard, changed): (Vec<Record>, Vec<Record>) =
+        records.partition(|record| record.place.is_of_room());
+    conductor.sessions().load(now, changed, doubtful, true);
+    (conductor.heard_sessions()).load(now, heard, doubtful, true);
     let file = match rewrite(&path, &known) {
         Ok(file) => file,
         Err(error) => {

@@ -53,10 +53,22 @@ impl Place {
     /// What a channel with these bindings stands for.
     #[must_use]
     pub fn new(id: &str, room: &Room, bindings: &[RequestedBinding]) -> Self {
-        let private: &[u8] = if room.private { b"private" } else { b"public" };
-        let mut parts = vec![id.as_bytes(), room.topic.as_str().as_bytes(), private];
-        parts.extend(bindings.iter().map(|binding| binding.json.get().as_bytes()));
-        Self(hash(&parts))
+        let bindings = bindings.iter();
+        let bindings: Vec<&[u8]> = bindings
+            .map(|binding| binding.json.get().as_bytes())
+            .collect();
+        Self(hash_of(id, room, &bindings) & !1)
+    }
+
+    /// What a channel stands for that hears what the database broadcasts.
+    #[must_use]
+    pub fn of_room(id: &str, room: &Room) -> Self {
+        Self(hash_of(id, room, &[]) | 1)
+    }
+
+    /// Whether it is about broadcasts, and not about changes.
+    pub(super) const fn is_of_room(self) -> bool {
+        self.0 & 1 == 1
     }
 
     /// As it is stored.
@@ -95,6 +107,13 @@ impl Holder {
             None => hash(&[b"key", role, &key.0.to_be_bytes()]),
         })
     }
+}
+
+fn hash_of(id: &str, room: &Room, more: &[&[u8]]) -> u128 {
+    let private: &[u8] = if room.private { b"private" } else { b"public" };
+    let mut parts = vec![id.as_bytes(), room.topic.as_str().as_bytes(), private];
+    parts.extend(more);
+    hash(&parts)
 }
 
 /// 128 bits of SHA-256 over the parts, each with its length.
@@ -385,6 +404,20 @@ impl Sessions {
             }
         }
         self.store(place, holder);
+    }
+
+    /// Its holder has nothing to come back for.
+    pub(super) fn forget(&mut self, place: Place, holder: Holder) {
+        if let Some(sessions) = self.places.get_mut(&place) {
+            let before = sessions.len();
+            sessions.retain(|session| session.owner.is_some() || session.holder != holder);
+            let gone = before.saturating_sub(sessions.len());
+            self.count = self.count.saturating_sub(gone);
+            if sessions.is_empty() {
+                self.places.remove(&place);
+            }
+            self.store(place, holder);
+        }
     }
 
     /// The token that followed a join without one says whose the session is.

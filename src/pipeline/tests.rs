@@ -25,6 +25,7 @@ use crate::policy::{Answer, Asked, Found, Trouble};
 use crate::realtime::{Notice, ResyncReason};
 use crate::routing::{Binding, Event, Filter, RequestedBinding, Subscription, TableFilter};
 
+mod hearing;
 mod replay;
 mod resume;
 

@@ -153,7 +153,13 @@ impl Fixture {
                 outbox,
                 ..
             } => (format!("permit {membership}.{ticket}"), Some(outbox)),
-            Command::Acknowledge { .. } | Command::Mark { .. } | Command::Park { .. } => {
+            Command::Acknowledge { .. }
+            | Command::Heard { .. }
+            | Command::Listen { .. }
+            | Command::Hear { .. }
+            | Command::Forget { .. }
+            | Command::Mark { .. }
+            | Command::Park { .. } => {
                 panic!("the socket has no resume ID")
             }
         }

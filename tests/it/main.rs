@@ -36,6 +36,7 @@ mod races;
 mod rendering;
 mod replay;
 mod resume;
+mod resume_broadcasts;
 mod shadow;
 mod since;
 mod snapshot;

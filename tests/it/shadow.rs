@@ -179,7 +179,7 @@ impl World {
                 }
                 StreamEvent::Skipped { commit, relations } => self.shadow.skipped(&commit, &relations),
                 StreamEvent::Started { .. } => self.shadow.restart(),
-                StreamEvent::Message { .. } | StreamEvent::Position(_) | StreamEvent::Interrupted => {}
+                StreamEvent::Message { .. } | StreamEvent::Messages(_) | StreamEvent::Position(_) | StreamEvent::Interrupted => {}
             },
             () = tokio::time::sleep(Duration::from_secs(20)) => panic!("{:?}", self.shadow.status()),
         }

@@ -14,8 +14,12 @@ impl Conductor {
             StreamEvent::Started { epoch, from, end } => {
                 // The session before may not have read `realtime.messages`.
                 self.outputs.push_back(Output::Torn);
+                let before = self.epoch;
                 self.start_epoch(epoch);
                 self.history.begin(from);
+                if before.is_some_and(|before| before != epoch) {
+                    self.restart_hearing(now);
+                }
                 // What is read again of an earlier process was said by it.
                 self.says_from.get_or_insert(end);
             }
@@ -23,6 +27,7 @@ impl Conductor {
                 self.streaming = false;
                 self.was_away = true;
             }
+            StreamEvent::Messages(publication) => self.take_publication(now, publication),
             // A hint only: anybody may write one. It makes us look, and the fingerprint tells.
             StreamEvent::Message { .. } => {
                 self.look_closely(now);
