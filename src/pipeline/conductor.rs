@@ -210,7 +210,7 @@ enum Waiting {
         /// It is the only part of its transaction.
         is_whole: bool,
     },
-    /// Concerns no subscriber; only plans may look into its tables. Waits for nothing but what is before it, so that it
+    /// Concerned no subscriber when it came; only plans may look into its tables. Waits for nothing but what is before it, so that it
     /// is never the first of what waits.
     Silent {
         part: TransactionPart,
@@ -275,7 +275,7 @@ pub(super) struct Conductor {
     continued: Option<Lsn>,
     /// The transaction that was received in part, and the order of its next change.
     received_part: Option<(Lsn, u32)>,
-    /// The transaction that was routed in part.
+    /// The transaction that was released in part.
     unfinished: Option<Lsn>,
     /// When to look at the catalog's fingerprint although nothing waits.
     look_at: Option<Instant>,

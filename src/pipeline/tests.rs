@@ -365,12 +365,17 @@ impl Bench {
 
     /// A snapshot that sees everything before `xmax`.
     fn horizon(&mut self, xmax: u32) {
+        self.horizon_of(&format!("{xmax}:{xmax}:"), xmax);
+    }
+
+    /// A snapshot that sees what its text says.
+    fn horizon_of(&mut self, snapshot: &str, xmax: u32) {
         assert!(
             std::mem::take(&mut self.wants_horizon),
             "no snapshot was wanted"
         );
         let horizon = Horizon {
-            snapshot: format!("{xmax}:{xmax}:").parse().unwrap(),
+            snapshot: snapshot.parse().unwrap(),
             insert_lsn: Lsn::new(u64::from(xmax) * 10),
             fingerprint: "a".into(),
         };

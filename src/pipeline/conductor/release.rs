@@ -227,11 +227,12 @@ impl Conductor {
             release.released = true;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(waiting.size());
             match waiting {
-                Waiting::Silent { part, is_whole } => {
+                Waiting::Silent { part, is_whole } if !self.is_interesting(&part) => {
                     self.verdicts.apply(&part);
                     self.keep(now, part, is_whole);
                 }
-                Waiting::Part { part, is_whole } => {
+                // Who came back while it waited, and has gone through all that was kept, wants it as well.
+                Waiting::Silent { part, is_whole } | Waiting::Part { part, is_whole } => {
                     self.verdicts.apply(&part);
                     self.look_at_permissions(now, &part);
                     let kept = self.keep(now, part, is_whole);

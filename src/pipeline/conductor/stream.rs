@@ -129,26 +129,30 @@ impl Conductor {
     /// Adds a part to the recent past.
     pub(super) fn keep(&mut self, now: Instant, part: TransactionPart, is_whole: bool) -> Kept {
         let (in_memory, _) = self.log.bytes();
+        self.unfinished = (!part.last).then_some(part.commit.lsn);
         self.history.push(now, part, is_whole, in_memory)
     }
 
     /// Whether anybody may be concerned. Tables that the catalog does not know yet may be anybody's, or new partitions of
-    /// `realtime.messages`, whose rows concern rooms that are not known here; as do tables that decide who may read them.
+    /// `realtime.messages`, whose rows concern rooms that are not known here; as do tables that decide who may read them. Who
+    /// went through the beginning of a transaction must hear of its end.
     pub(super) fn is_interesting(&self, part: &TransactionPart) -> bool {
         let mut known = None;
-        part.changes.iter().any(|change| {
-            let oid = change.relation.oid;
-            if known == Some(oid) {
-                return false;
-            }
-            known = Some(oid);
-            self.addressees.concerns(oid)
-                || self.catalog.messages.contains(&oid)
-                || self.verdicts.decides_permissions(oid)
-                || !self.catalog.tables.contains_key(&oid)
-                || !self.resolving.is_empty()
-                || !self.resolve_queue.is_empty()
-        })
+        let is_awaited = !self.unended.is_empty();
+        is_awaited
+            || part.changes.iter().any(|change| {
+                let oid = change.relation.oid;
+                if known == Some(oid) {
+                    return false;
+                }
+                known = Some(oid);
+                self.addressees.concerns(oid)
+                    || self.catalog.messages.contains(&oid)
+                    || self.verdicts.decides_permissions(oid)
+                    || !self.catalog.tables.contains_key(&oid)
+                    || !self.resolving.is_empty()
+                    || !self.resolve_queue.is_empty()
+            })
     }
 
     pub(super) fn wait(&mut self, waiting: Waiting) {

@@ -14,16 +14,25 @@ fn cursor(xid: u32) -> Cursor {
 }
 
 impl Bench {
-    fn come(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
+    fn resume_as(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
         self.resume = Some(Resume {
             place: Place::of_number(1),
             key: KeyHash::new("key"),
         });
         self.subscribe(connection, claims, grace);
-        // One may be under way that was begun before.
+    }
+
+    fn come(&mut self, connection: u64, claims: Arc<Claims>, grace: bool) {
+        self.resume_as(connection, claims, grace);
+        let xmax = self.next_xid;
+        self.see_for_some_time(&format!("{xmax}:{xmax}:"), xmax);
+    }
+
+    /// All snapshots are this one. One may be under way that was begun before.
+    fn see_for_some_time(&mut self, snapshot: &str, xmax: u32) {
         for _ in 0..3 {
             if self.wants_horizon {
-                self.see_all();
+                self.horizon_of(snapshot, xmax);
             }
             self.wait(Duration::from_millis(50));
         }
@@ -102,6 +111,37 @@ fn who_comes_back_goes_on_where_it_was() {
     assert_eq!(read[0], "subscribed");
     assert_eq!(read[1..4], MISSED);
     assert_eq!(read[4..], ["INSERT 4 live."]);
+}
+
+#[test]
+fn what_waited_behind_another_while_nobody_was_there_is_not_missed() {
+    let mut bench = Bench::new();
+    bench.come(1, alice(), false);
+    assert_eq!(bench.read(1), ["subscribed"]);
+    bench.commit(OPEN, insert(1, "waits"));
+    bench.part_from(1);
+    bench.commit(OPEN, insert(2, "behind it"));
+    bench.resume_as(2, alice(), false);
+    // The second is older than the join, and waits for the first.
+    bench.see_for_some_time("100:102:100", 102);
+    assert_eq!(bench.read(2), ["subscribed"]);
+    bench.see_all();
+    assert_eq!(bench.read(2), ["INSERT 1 waits.", "INSERT 2 behind it."]);
+}
+
+#[test]
+fn the_end_of_a_transaction_is_told_whatever_it_holds() {
+    let mut bench = Bench::new();
+    bench.come(1, alice(), false);
+    assert_eq!(bench.read(1), ["subscribed"]);
+    bench.part_from(1);
+    bench.part(100, OPEN, vec![insert(1, "x")], false);
+    bench.resume_as(2, alice(), false);
+    bench.see_for_some_time("101:101:", 101);
+    assert_eq!(bench.read(2), ["subscribed"], "it may be the last");
+    bench.part(100, UNBOUND, vec![insert(2, "y")], true);
+    bench.horizon(101);
+    assert_eq!(bench.read(2), ["INSERT 1 x."]);
 }
 
 #[test]
