@@ -156,6 +156,7 @@ scenarios! {
         old_and_new_releases_understand_each_other = "oldAndNewReleasesUnderstandEachOther",
         the_database_broadcasts = "theDatabaseBroadcasts",
         channels_hear_again_after_a_restart = "channelsHearAgainAfterARestart",
+        what_the_database_said_meanwhile_is_heard = "whatTheDatabaseSaidMeanwhileIsHeard",
         who_left_and_came_back_hears_once = "whoLeftAndCameBackHearsOnce",
         three_clients_see_each_other = "threeClientsSeeEachOther",
         two_tabs_of_one_person_are_two_presences = "twoTabsOfOnePersonAreTwoPresences",
@@ -173,6 +174,7 @@ scenarios! {
         a_dropped_policy_ends_the_channel = "aDroppedPolicyEndsTheChannel",
         private_presence_works = "privatePresenceWorks",
         triggers_broadcast_changes = "triggersBroadcastChanges",
+        a_private_channel_goes_on_where_it_was = "aPrivateChannelGoesOnWhereItWas",
         recent_broadcasts_are_replayed = "recentBroadcastsAreReplayed",
         stored_broadcasts_are_replayed = "storedBroadcastsAreReplayed",
     }

@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOKS_MAX: usize = 1000;
 /// Listeners that have their turn at once.
 const TURNS_MAX: usize = 32;
-/// Bytes of what was missed that may wait in an outbox; a quarter of what makes a peer slow.
-const POSTED_BYTES_MAX: usize = 4 << 20;
+/// Bytes of what was missed that may wait in an outbox, far below what makes a peer slow.
+const POSTED_BYTES_MAX: usize = 1 << 20;
 /// Until the next turn.
 const PAUSE: Duration = Duration::from_millis(1);
 /// The same while everybody waits.
