@@ -341,7 +341,7 @@ pub(super) struct Conductor {
     /// Broadcasts of earlier commits were said before this process began, or concerned nobody.
     says_from: Option<Lsn>,
     /// Who may come back for broadcasts.
-    hearing: Hearing,
+    hearing: Box<Hearing>,
 }
 
 impl Conductor {
@@ -416,7 +416,7 @@ impl Conductor {
             was_away: false,
             wal_end: Lsn::ZERO,
             says_from: None,
-            hearing: Hearing::default(),
+            hearing: Box::default(),
         }
     }
 
