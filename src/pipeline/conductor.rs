@@ -569,10 +569,9 @@ impl Conductor {
                 break;
             }
             self.grace_ends.remove(&(until, id));
-            if let Some(subscriber) = self.subscribers.get_mut(&id)
-                && subscriber.grace.take().is_some()
-            {
-                self.end_grace(id);
+            let subscriber = self.subscribers.get_mut(&id);
+            if let Some(grace) = subscriber.and_then(|subscriber| subscriber.grace.take()) {
+                self.give_up_grace(now, id, grace);
             }
             self.end_grace_of_snapshot(now, id);
         }

@@ -211,21 +211,20 @@ impl Store {
             Request::Take(reply) => {
                 let taken = self.take().unwrap_or_else(|error| {
                     self.complain(&error);
-                    // Those who come to us will not be in it.
-                    if let Err(error) = File::create(&self.doubt_path) {
-                        self.complain(&error);
-                    }
+                    self.doubt();
                     Taken::NOTHING
                 });
                 // Whoever asked may have lost patience, and goes on without.
-                if let Err(_taken) = reply.send(taken) {
+                if reply.send(taken).is_err() {
                     self.close();
+                    self.doubt();
                 }
             }
             Request::Append(batch) => {
                 if let Err(error) = self.append(&batch) {
                     self.complain(&error);
                     // Nobody should take what is left for all there is.
+                    self.doubt();
                     if let Err(error) = fs::remove_file(&self.path) {
                         self.complain(&error);
                     }
@@ -238,6 +237,13 @@ impl Store {
                 self.close();
                 let _gone = reply.send(());
             }
+        }
+    }
+
+    /// Those who come to us will not be in it.
+    fn doubt(&self) {
+        if let Err(error) = File::create(&self.doubt_path) {
+            self.complain(&error);
         }
     }
 
@@ -277,6 +283,7 @@ impl Store {
             lock.set_len(0)?;
             lock.write_all(token.as_bytes())?;
         }
+        let is_first = !self.path.exists() && !self.doubt_path.exists();
         let Read {
             known,
             until,
@@ -286,7 +293,8 @@ impl Store {
         let now = clock::unix_seconds();
         self.until = until;
         if !is_whole {
-            self.until = forgotten_at(now);
+            // Where there never was a file, what was before is not known to us, and of no concern to those after us.
+            self.until = if is_first { 0 } else { forgotten_at(now) };
             tracing::warn!(path = %self.path.display(), "the positions of earlier sessions are not (all) known; whoever comes back unknown is told to start over");
         }
         let file = rewrite(&self.path, &known, self.until)?;
@@ -307,7 +315,8 @@ impl Store {
             doubt: u64::try_from(self.until.saturating_sub(now))
                 .ok()
                 .filter(|seconds| *seconds > 0)
-                .map(Duration::from_secs),
+                .map(Duration::from_secs)
+                .or(is_first.then_some(FORGET_AFTER)),
             stores: true,
         })
     }
@@ -569,7 +578,7 @@ mod tests {
         // Killed.
         drop(first.open.take());
         let taken = second.take().unwrap();
-        assert_eq!((taken.was_ours, taken.doubt.is_some()), (false, true));
+        assert_eq!((taken.was_ours, taken.doubt.is_some()), (false, false));
         assert_eq!(taken.records.len(), 2);
         drop(second.open.take());
         let taken = first.take().unwrap();

@@ -74,9 +74,9 @@ impl Desk<'_> {
             let Some(subscriber) = self.subscribers.get_mut(id) else {
                 return false;
             };
-            let is_over = item
-                .only
-                .map_or(subscriber.phase == Phase::Live, |only| only == *id);
+            // Of an earlier time in this lane it is given again what it was owed.
+            let is_for_all = subscriber.phase == Phase::Live && item.number >= subscriber.entered;
+            let is_over = item.only.map_or(is_for_all, |only| only == *id) && !subscriber.keeps();
             if is_over {
                 subscriber.end_transaction();
             }
@@ -127,8 +127,8 @@ impl Desk<'_> {
                 }
                 if found == Found::Missing {
                     count(&mut self.settled.denied.not_visible);
-                    self.deny(lane, item, row);
                 }
+                self.keep(lane, item, row, found == Found::Different);
             }
             RowState::Answered(Found::Hidden, _) | RowState::Hidden => {
                 count(&mut self.settled.denied.not_visible);
@@ -148,7 +148,8 @@ impl Desk<'_> {
             RowState::Left => self.leave(lane, item, row, view, earlier.as_ref()),
             RowState::IfShown => self.delete_if_shown(lane, item, row, change, view, earlier),
             // Undecided rows cannot be here: the item would not have been popped.
-            RowState::Tracked | RowState::Unasked | RowState::Asked => {}
+            RowState::Unasked | RowState::Asked => {}
+            RowState::Tracked => self.keep_behind(lane, item, row),
         }
     }
 
@@ -215,7 +216,7 @@ impl Desk<'_> {
         let keys = self.keys;
         let what = post.merged.unwrap_or(change);
         let is_insert = render_as == RenderAs::Insert;
-        self.give(lane, item, (what, is_insert), |subscriber| {
+        self.give(lane, item, row.change, (what, is_insert), |subscriber| {
             let frames = subscriber.post(&post);
             if frames > 0 && !is_delete && subscriber.replay.is_some() {
                 let (_, key) = item.part.row_keys(keys, row.change);
@@ -265,16 +266,18 @@ impl Desk<'_> {
         };
         // Only what was judged as of the commit is known to be out of sight.
         let hidden = row.state == RowState::Hidden;
-        self.give(lane, item, (change, false), |subscriber| {
+        self.give(lane, item, row.change, (change, false), |subscriber| {
             subscriber.post_left(&post, hidden)
         });
     }
 
-    /// Posts to those of the lane who may be interested in a change, and counts the frames.
+    /// Posts to those of the lane who may be interested in a change, and counts the frames. What comes behind things that a
+    /// subscriber keeps is kept as well.
     fn give(
         &mut self,
         lane: &mut Lane,
         item: &Item,
+        index: u32,
         (change, any_event): (&Change, bool),
         mut post: impl FnMut(&mut Subscriber) -> usize,
     ) {
@@ -282,6 +285,9 @@ impl Desk<'_> {
         let mut holding = Holding(std::mem::take(&mut lane.holding));
         let interested = lane.interested(change, any_event);
         for_receivers(&interested, item, self.subscribers, |subscriber| {
+            if subscriber.keeps() {
+                return subscriber.keep(&item.part, index, true);
+            }
             frames = frames.saturating_add(holding.note(subscriber, &mut post));
         });
         lane.holding = holding.0;
@@ -327,7 +333,7 @@ impl Desk<'_> {
         let mut holding = Holding(std::mem::take(&mut lane.holding));
         for_receivers(&lane.subscribers, item, self.subscribers, |subscriber| {
             if subscriber.grace.is_some() {
-                subscriber.keep(&item.part, row.change);
+                subscriber.keep(&item.part, row.change, true);
             } else {
                 holding.note(subscriber, |subscriber| {
                     subscriber.post_withheld(log, &item.part, row.change, view, variant.clone());
@@ -338,11 +344,28 @@ impl Desk<'_> {
     }
 
     fn deny(&mut self, lane: &Lane, item: &Item, row: &ItemRow) {
+        self.keep(lane, item, row, false);
+    }
+
+    /// Keeps a change for tokens that may follow. `shown`: the identity at hand may see what becomes of it.
+    fn keep(&mut self, lane: &Lane, item: &Item, row: &ItemRow, shown: bool) {
         if lane.keeping == 0 {
             return;
         }
         for_receivers(&lane.subscribers, item, self.subscribers, |subscriber| {
-            subscriber.keep(&item.part, row.change)
+            subscriber.keep(&item.part, row.change, shown)
+        });
+    }
+
+    /// Keeps what ends the wait of an earlier version, where that one is kept.
+    fn keep_behind(&mut self, lane: &Lane, item: &Item, row: &ItemRow) {
+        if lane.keeping == 0 {
+            return;
+        }
+        for_receivers(&lane.subscribers, item, self.subscribers, |subscriber| {
+            if subscriber.keeps() {
+                subscriber.keep(&item.part, row.change, true);
+            }
         });
     }
 }

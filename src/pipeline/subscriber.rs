@@ -61,8 +61,8 @@ pub(super) struct Subscriber {
     pub(super) snapshot: Option<Awaited>,
     /// It shares no lane.
     pub(super) has_own_lane: bool,
-    /// The newest run, not yet posted because it may be the last of its transaction.
-    held: Option<Run>,
+    /// The newest run, not yet posted because it may be the last of its transaction, with where that commits.
+    held: Option<(Lsn, Run)>,
     /// Texts of `ids` arrays.
     ids: HashMap<Vec<u32>, Arc<str>>,
 }
@@ -83,17 +83,30 @@ pub(super) enum Phase {
 }
 
 /// Newest clients join with the connection's key and send their token right after the reply: what that key may not see
-/// is kept until then.
+/// is kept until then, and all that comes after it, so that nothing overtakes it.
 #[derive(Debug)]
 pub(super) struct Grace {
     pub(super) until: Instant,
-    pub(super) kept: Vec<(Arc<Part>, u32)>,
+    pub(super) kept: Vec<KeptChange>,
     /// Something did not fit.
     pub(super) overflowed: bool,
+    /// Something did not fit that the connection's key may see.
+    pub(super) lost: bool,
+}
+
+/// A change that is kept for a token that may come.
+#[derive(Debug)]
+pub(super) struct KeptChange {
+    pub(super) part: Arc<Part>,
+    pub(super) index: u32,
+    /// The connection's key may see it.
+    pub(super) shown: bool,
 }
 
 /// Changes kept for a token that may come; beyond, the subscriber must start over when it comes.
 const KEPT_MAX: usize = 10_000;
+/// The same of those that the connection's key may see: beyond, the subscriber must start over in any case.
+const KEPT_SHOWN_MAX: usize = 2 * KEPT_MAX;
 
 /// A change that reaches a subscriber, with the bindings that it matched.
 struct Matched {
@@ -130,6 +143,7 @@ impl Subscriber {
                 until,
                 kept: Vec::new(),
                 overflowed: false,
+                lost: false,
             }),
             snapshot: None,
             has_own_lane: false,
@@ -146,7 +160,7 @@ impl Subscriber {
             | Notice::Refused(_)
             | Notice::PositionRefused(_)
             | Notice::SnapshotRefused(_) => {
-                if let Some(run) = self.held.take() {
+                if let Some((_, run)) = self.held.take() {
                     self.outbox.push(Posting::Run(run));
                 }
             }
@@ -219,6 +233,11 @@ impl Subscriber {
         self.held.is_some()
     }
 
+    /// Where the transaction commits whose last change is held back.
+    pub(super) fn held_commit(&self) -> Option<Lsn> {
+        self.held.as_ref().map(|(commit, _)| *commit)
+    }
+
     /// Payloads that its connection has still to take.
     pub(super) fn posted(&self) -> u64 {
         self.outbox.payloads()
@@ -289,17 +308,31 @@ impl Subscriber {
             .any(|(subscription, table)| subscription.wants_left() && table.passed_before(change))
     }
 
-    /// Keeps a change that the connection's own key may not see, for the token that may follow.
-    pub(super) fn keep(&mut self, part: &Arc<Part>, index: u32) {
+    /// Keeps a change for the token that may follow: one that the connection's own key may not see, or one after such
+    /// (`shown`).
+    pub(super) fn keep(&mut self, part: &Arc<Part>, index: u32, shown: bool) {
         let Some(grace) = &mut self.grace else { return };
         if self.snapshot.is_some() {
             return;
         }
-        if grace.kept.len() < KEPT_MAX {
-            grace.kept.push((Arc::clone(part), index));
+        let is_same = |kept: &&mut KeptChange| kept.index == index && Arc::ptr_eq(&kept.part, part);
+        if let Some(same) = grace.kept.last_mut().filter(is_same) {
+            same.shown |= shown;
+        } else if grace.kept.len() < if shown { KEPT_SHOWN_MAX } else { KEPT_MAX } {
+            grace.kept.push(KeptChange {
+                part: Arc::clone(part),
+                index,
+                shown,
+            });
         } else {
             grace.overflowed = true;
+            grace.lost |= shown;
         }
+    }
+
+    /// Whether something is kept, so that nothing may be given that comes after it.
+    pub(super) fn keeps(&self) -> bool {
+        (self.grace.as_ref()).is_some_and(|grace| !grace.kept.is_empty())
     }
 
     /// Names of the columns that any binding on the table sends; `None` for all.
@@ -330,7 +363,7 @@ impl Subscriber {
                 None => post.part.place(post.log, post.index, variant),
             };
             if let Some(place) = place {
-                self.hold(place, &ids);
+                self.hold(place, &ids, post.part.commit.lsn);
             }
         }
         count
@@ -360,7 +393,7 @@ impl Subscriber {
                 render_as: RenderAs::Left,
             };
             if let Some(place) = post.part.place(post.log, post.index, variant) {
-                self.hold(place, &ids);
+                self.hold(place, &ids, post.part.commit.lsn);
             }
         }
         count
@@ -387,13 +420,13 @@ impl Subscriber {
             return;
         }
         if let Some(place) = part.place(log, index, variant) {
-            self.hold(place, &ids);
+            self.hold(place, &ids, part.commit.lsn);
         }
     }
 
     /// No further change of the transaction comes: what is held was the last one.
     pub(super) fn end_transaction(&mut self) {
-        if let Some(run) = self.held.take() {
+        if let Some((_, run)) = self.held.take() {
             self.outbox.push(Posting::Run(Run { last: true, ..run }));
         }
     }
@@ -434,7 +467,7 @@ impl Subscriber {
         }
     }
 
-    fn hold(&mut self, place: Place, ids: &[u32]) {
+    fn hold(&mut self, place: Place, ids: &[u32], commit: Lsn) {
         let ids = self.text_of(ids);
         let run = Run {
             part: place.part,
@@ -444,8 +477,9 @@ impl Subscriber {
             ids,
             last: false,
         };
-        if let Some(before) = self.held.replace(run) {
-            self.outbox.push(Posting::Run(before));
+        if let Some((of, before)) = self.held.replace((commit, run)) {
+            let last = of != commit;
+            self.outbox.push(Posting::Run(Run { last, ..before }));
         }
     }
 

@@ -16,7 +16,7 @@ use walcast::messages::{self, Messages, Options, Reply, Request};
 use walcast::realtime::{
     Answer, Ask, AskError, Broadcast, Content, Extension, StoredData, Storing,
 };
-use walcast::testing::{App, AppOptions, Server, Session, eventually};
+use walcast::testing::{App, AppOptions, PATIENCE, Server, Session, eventually};
 use walcast::topic::{Room, Topic};
 
 use crate::world::{ALICE, BOB, CAROL, SCHEMA, TALK};
@@ -84,6 +84,15 @@ impl World {
         Self { app, questions }
     }
 
+    /// With this long for each question.
+    async fn patient(timeout: Duration) -> Self {
+        let mut world = Self::start().await;
+        let url = world.app.cluster().url(&world.app.database);
+        let before = std::mem::replace(&mut world.questions, Questions::within(timeout, &url));
+        before.end().await;
+        world
+    }
+
     async fn text(&self, sql: &str) -> String {
         self.app.admin.text(sql).await.unwrap_or_default()
     }
@@ -95,11 +104,15 @@ impl World {
 
 impl Questions {
     fn on(url: &str) -> Self {
+        Self::within(Duration::from_secs(1), url)
+    }
+
+    fn within(timeout: Duration, url: &str) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let options = Options {
             database: Database::parse(url).unwrap(),
             connections: 4,
-            timeout: Duration::from_secs(1),
+            timeout,
             order: Arc::new(Order::new(Arc::default())),
         };
         Self {
@@ -213,7 +226,7 @@ impl Questions {
     async fn end(self) {
         self.stop.cancel();
         self.tasks.close();
-        let ended = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait());
+        let ended = tokio::time::timeout(PATIENCE, self.tasks.wait());
         ended.await.expect("the tasks end");
     }
 }
@@ -451,7 +464,7 @@ async fn partitions_are_kept_ahead_and_dropped() {
     let begun = Instant::now();
     let said = world.text(keep).await;
     assert!(said.contains("was not dropped"), "{said}");
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(begun.elapsed() < PATIENCE);
     assert_eq!(world.text(&names).await, "-10 -9 -4 -3 -1 0 1 2 3");
     reader.run("commit").await;
     // Several at once.
@@ -731,7 +744,9 @@ async fn what_is_persisted_is_replayed_until_it_expires() {
 
 #[tokio::test]
 async fn who_sleeps_does_not_keep_others_waiting() {
-    let world = World::start().await;
+    // Whoever waits for a single sleeper waits as long as this.
+    let timeout = Duration::from_secs(4);
+    let world = World::patient(timeout).await;
     let sleepers: Vec<_> = (0..40)
         .map(|_| world.put(&user(ALICE), "sleep", Ask::Read { presence: false }))
         .collect();
@@ -739,7 +754,7 @@ async fn who_sleeps_does_not_keep_others_waiting() {
     let begun = Instant::now();
     assert_eq!(world.read(&user(BOB), "open").await, Ok((true, true)));
     let took = begun.elapsed();
-    assert!(took < Duration::from_millis(900), "{took:?}");
+    assert!(took < timeout, "{took:?}");
     // Once known, several of them leave half of the connections.
     let more: Vec<_> = [CAROL, "d0000000-0000-4000-8000-000000000004"]
         .iter()
@@ -751,14 +766,14 @@ async fn who_sleeps_does_not_keep_others_waiting() {
     let begun = Instant::now();
     assert_eq!(world.read(&user(BOB), "open").await, Ok((true, true)));
     let took = begun.elapsed();
-    assert!(took < Duration::from_millis(900), "{took:?}");
+    assert!(took < timeout, "{took:?}");
     // Nobody waits for ever.
     for answer in sleepers {
         let answer = answer.await.unwrap();
         let known = [AskError::Cancelled, AskError::Overloaded];
         assert!(known.contains(&answer.clone().unwrap_err()), "{answer:?}");
     }
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(begun.elapsed() < PATIENCE);
     // Too many at once are told so.
     let many: Vec<_> = (0..2000)
         .map(|_| world.put(&user(ALICE), "sleep", Ask::Read { presence: false }))
@@ -785,7 +800,8 @@ async fn a_restart_of_postgres_is_survived() {
         assert_eq!(asked, Err(AskError::Unreachable));
         let asked = world.write(&user(ALICE), "open").await;
         assert_eq!(asked, Err(AskError::Unreachable));
-        assert!(begun.elapsed() < Duration::from_secs(2));
+        // What is put off for want of a connection is answered after five seconds.
+        assert!(begun.elapsed() < Duration::from_millis(4500));
         world.app.cluster().resume();
         eventually("answers", || async {
             world.read(&user(ALICE), "open").await.ok()

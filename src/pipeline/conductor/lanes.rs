@@ -7,12 +7,12 @@ use super::{
     Conductor, LANE_BYTES_MAX, LANE_ROWS_MAX, PAUSED_LANE_BYTES_MAX, PAUSED_LANE_ROWS_MAX,
     PENDING_MAX, SLOW_LANE_ROWS_MAX, SWEEP_PAUSE,
 };
-use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId};
+use crate::pipeline::lane::{Item, ItemRow, Lane, LaneId, RowState};
 use crate::pipeline::old::OldRow;
 use crate::pipeline::part::Part;
 use crate::pipeline::settle::{Desk, receives};
 use crate::pipeline::standing::Pool;
-use crate::pipeline::subscriber::{Grace, Phase, Subscriber, SubscriberId};
+use crate::pipeline::subscriber::{Grace, KeptChange, Phase, Subscriber, SubscriberId};
 use crate::realtime::ResyncReason;
 use std::sync::Arc;
 use std::time::Instant;
@@ -145,7 +145,42 @@ impl Conductor {
         if grace.as_ref().is_some_and(|grace| grace.overflowed) {
             return self.resync(id, ResyncReason::IdentityChanged);
         }
-        let mut rows = grace.map_or_else(Vec::new, |grace| grace.kept);
+        let mut kept = grace.map_or_else(Vec::new, |grace| grace.kept);
+        for change in &mut kept {
+            change.shown = true;
+        }
+        self.give(now, id, kept, owed);
+    }
+
+    /// No token came: what was kept behind what may not be seen is given now.
+    pub(super) fn give_up_grace(&mut self, now: Instant, id: SubscriberId, grace: Grace) {
+        self.end_grace(id);
+        if grace.lost {
+            return self.resync(id, ResyncReason::VerdictUnknown);
+        }
+        let holds = self.subscribers.get(&id).is_some_and(Subscriber::holds);
+        let is_owed = grace.kept.iter().any(|change| change.shown);
+        if is_owed || (holds && !grace.kept.is_empty()) {
+            let owed = self.leave_lane(id);
+            self.enter_lane(now, id);
+            self.give(now, id, grace.kept, owed);
+        }
+    }
+
+    /// Gives a subscriber what was kept for it, and then what it was owed in another lane.
+    fn give(
+        &mut self,
+        now: Instant,
+        id: SubscriberId,
+        kept: Vec<KeptChange>,
+        owed: Vec<(Arc<Part>, u32)>,
+    ) {
+        let owed = owed.into_iter().map(|(part, index)| KeptChange {
+            part,
+            index,
+            shown: true,
+        });
+        let mut rows = kept;
         rows.extend(owed);
         self.review(&mut rows);
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
@@ -156,6 +191,13 @@ impl Conductor {
         let replay = replay.filter(|replay| subscriber.phase == Phase::Replaying && replay.is_open);
         let under_way = replay.and_then(|replay| self.history.get(replay.next).ok()?);
         let under_way = under_way.map(|kept| kept.commit.lsn);
+        // It was told the end of what it holds back where it comes from, and may not have heard.
+        if let Some(held) = subscriber.held_commit()
+            && ![self.unfinished, under_way].contains(&Some(held))
+            && rows.iter().all(|change| change.part.commit.lsn != held)
+        {
+            subscriber.end_transaction();
+        }
         let Some(lane_id) = subscriber.lane else {
             return;
         };
@@ -166,15 +208,15 @@ impl Conductor {
             return;
         };
         let mut groups = rows
-            .chunk_by(|(part, _), (next, _)| Arc::ptr_eq(part, next))
+            .chunk_by(|one, next| Arc::ptr_eq(&one.part, &next.part))
             .peekable();
         while let Some(group) = groups.next() {
-            let Some((part, _)) = group.first() else {
+            let Some(KeptChange { part, .. }) = group.first() else {
                 continue;
             };
             let commit = part.commit.lsn;
             let ends = match groups.peek().and_then(|next| next.first()) {
-                Some((next, _)) => next.commit.lsn != commit,
+                Some(next) => next.part.commit.lsn != commit,
                 None => self.unfinished != Some(commit) && under_way != Some(commit),
             };
             if self.unfinished == Some(commit) && !ends {
@@ -184,12 +226,17 @@ impl Conductor {
             self.next_number = number.saturating_add(1);
             let catalog_from = self.catalog_from;
             let regranted = self.regranted.as_ref();
-            let rows = group.iter().filter_map(|(part, index)| {
+            let rows = group.iter().filter(|kept| kept.shown).filter_map(|kept| {
+                let KeptChange { part, index, .. } = kept;
                 let (change, view) = part.change(*index)?;
                 let row = (change, &**view, *index);
                 // The state before it is gone.
                 let mut saw = || OldRow::Unknown;
-                let mut row = routed_row(now, lane, &[&*subscriber], row, false, &mut saw)?;
+                let follows = lane.follows_open_row(&self.keys, part, *index);
+                let routed = routed_row(now, lane, &[&*subscriber], row, follows, &mut saw);
+                let Some(mut row) = routed else {
+                    return follows.then(|| ItemRow::new(*index, RowState::Tracked, Vec::new()));
+                };
                 let known = catalog_from.is_some_and(|from| part.commit.lsn >= from);
                 if subscriber.is_past(&part.commit, change) {
                     let access = view.table.access.get(lane.key.identity.role());
@@ -220,9 +267,9 @@ impl Conductor {
     }
 
     /// Puts parts that were routed under an older catalog under the one of now.
-    pub(super) fn review(&mut self, rows: &mut [(Arc<Part>, u32)]) {
+    fn review(&mut self, rows: &mut [KeptChange]) {
         let mut reviewed: Vec<(Arc<Part>, Arc<Part>)> = Vec::new();
-        for (part, _) in rows {
+        for KeptChange { part, .. } in rows {
             if Arc::ptr_eq(&part.catalog, &self.catalog) {
                 continue;
             }

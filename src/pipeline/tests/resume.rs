@@ -231,6 +231,48 @@ fn a_token_that_follows_in_time_restores_the_session() {
     assert_eq!(bench.read(2)[1..], MISSED);
 }
 
+/// Somebody who joined without a token, whose key may not see the first of two changes.
+fn without_a_token() -> Bench {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.subscribe(2, claims("anon", "nobody"), true);
+    bench.see_all();
+    assert_eq!(bench.read(2), ["subscribed"]);
+    bench.commit(MESSAGES, insert(1, "closed"));
+    bench.commit(OPEN, insert(2, "open"));
+    bench.see_all();
+    for ask in std::mem::take(&mut bench.asked) {
+        bench.answer(&ask, &[Found::Missing]);
+    }
+    bench
+}
+
+#[test]
+fn nothing_overtakes_what_is_kept_for_a_token() {
+    let mut bench = without_a_token();
+    assert_eq!(bench.read(2), [""; 0]);
+    let command = Command::Identify {
+        connection: 2,
+        membership: 1,
+        claims: alice(),
+    };
+    bench.conductor.handle_command(bench.now, command);
+    bench.turn();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Same]);
+    assert_eq!(
+        bench.read(2),
+        ["subscribed", "INSERT 1 closed.", "INSERT 2 open."]
+    );
+}
+
+#[test]
+fn what_was_kept_behind_it_is_given_if_no_token_comes() {
+    let mut bench = without_a_token();
+    bench.wait(Duration::from_secs(3));
+    assert_eq!(bench.read(2), ["INSERT 2 open."]);
+}
+
 #[test]
 fn a_second_socket_takes_nothing_from_one_that_answers() {
     let mut bench = Bench::new();

@@ -27,6 +27,9 @@ use super::transactions::{self, Numbers, Script};
 const ATTEMPTS: usize = 6;
 /// How long plans and tables may take to be in memory.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A world has as many, however slow the machine is.
+const TRANSACTIONS_MIN: u64 = 12;
 /// Verdicts that are stricter than Postgres' and shown.
 const SAMPLES_MAX: usize = 2;
 /// Differences that are shown of one transaction.
@@ -232,16 +235,23 @@ impl World {
         }
     }
 
-    /// Transactions until the time is over, or something differs.
-    pub(super) async fn run(&mut self, end: Instant) {
+    /// Until the time is over, though not before there was something to judge; or until something differs.
+    fn goes_on(&self, end: Instant) -> bool {
+        self.tally.differences.is_empty()
+            && (Instant::now() < end || self.tally.transactions < TRANSACTIONS_MIN)
+    }
+
+    /// Transactions for so long, counted from when all is loaded.
+    pub(super) async fn run(&mut self, length: Duration) {
         self.settle().await;
-        while Instant::now() < end && self.tally.differences.is_empty() {
+        let end = Instant::now() + length;
+        while self.goes_on(end) {
             let script = self.schema_script();
             self.transactions(vec![script]).await;
             // The first ones come while the server reads the schema anew.
             let settled = if self.dice.chance(75) { 1 } else { 4 };
             for number in 0..2 + self.dice.below(7) {
-                if Instant::now() >= end || !self.tally.differences.is_empty() {
+                if !self.goes_on(end) {
                     break;
                 }
                 if number == settled {

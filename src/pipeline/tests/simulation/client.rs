@@ -6,6 +6,10 @@ use serde_json::{Value, json};
 
 use super::database::{Database, Kind, Selected};
 
+/// How a ping and its pong begin, which are answered below what the client sees.
+pub(super) const PING: &str = "ping ";
+pub(super) const PONG: &str = "pong ";
+
 /// What a client has received since it last took the state by a SELECT.
 #[derive(Debug, Default)]
 pub(super) struct Stretch {
@@ -44,8 +48,8 @@ pub(super) struct Client {
     stretch: Option<Stretch>,
     /// The change before, on this connection.
     before: Option<((u64, u32), bool)>,
-    /// What was kept for the token may come out of order, once.
-    may_jump: bool,
+    /// A heartbeat was sent and not answered.
+    beats: bool,
     asked_since: bool,
     pub(super) too_old: u64,
     pub(super) replays: u64,
@@ -77,7 +81,7 @@ impl Client {
             join_ref: None,
             stretch: None,
             before: None,
-            may_jump: false,
+            beats: false,
             asked_since: false,
             too_old: 0,
             replays: 0,
@@ -96,7 +100,16 @@ impl Client {
         self.pipe.clear();
         self.sends.clear();
         self.before = None;
+        self.beats = false;
         self.join();
+    }
+
+    /// Sends a heartbeat, if the one before was answered.
+    pub(super) fn heartbeat(&mut self) {
+        if !std::mem::replace(&mut self.beats, true) {
+            let text = r#"[null,"beat","phoenix","heartbeat",{}]"#.to_owned();
+            self.sends.push_back(text);
+        }
     }
 
     fn join(&mut self) {
@@ -113,7 +126,6 @@ impl Client {
             binding["since"] = cursor.as_str().into();
             self.replays += 1;
         }
-        self.may_jump = self.late_token;
         let mut payload = json!({"config": {"postgres_changes": [binding]}});
         if !self.late_token {
             payload["access_token"] = self.token.as_str().into();
@@ -162,6 +174,10 @@ impl Client {
         let Some(text) = self.pipe.pop_front() else {
             return Ok(());
         };
+        if let Some(question) = text.strip_prefix(PING) {
+            self.sends.push_back(format!("{PONG}{question}"));
+            return Ok(());
+        }
         let frame: Value = serde_json::from_str(&text).unwrap();
         let payload = &frame[4];
         match frame[3].as_str().unwrap() {
@@ -169,6 +185,7 @@ impl Client {
                 let is_join = frame[1].as_str() == self.join_ref.as_deref();
                 if !is_join {
                     // Of a token for a channel that has ended meanwhile, or of a heartbeat.
+                    self.beats &= frame[1] != "beat";
                     return Ok(());
                 }
                 if payload["status"] != "ok" {
@@ -268,13 +285,6 @@ impl Client {
         let (lsn, order) = (part(), u32::try_from(part()).unwrap());
         let at = (lsn, order);
         let last = payload["last"] == true;
-        let jumps = |(earlier, was_last): ((u64, u32), bool)| {
-            earlier >= at || (was_last && earlier.0 == at.0)
-        };
-        if self.may_jump && self.before.is_some_and(jumps) {
-            self.may_jump = false;
-            self.before = None;
-        }
         if let Some((earlier, was_last)) = self.before.replace((at, last)) {
             if earlier >= at {
                 return Err(format!("{at:?} after {earlier:?}"));

@@ -6,7 +6,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::change::Lsn;
-use crate::pipeline::tests::{MESSAGES, OPEN};
+use crate::pipeline::tests::{MESSAGES, OPEN, UNBOUND};
 use crate::policy::{Answer, Asked, Expected, Found, Question};
 
 /// Subjects of tokens are `0`, `1`, …
@@ -48,6 +48,8 @@ pub(super) struct Transaction {
     /// Row security of [`OPEN`] afterwards, if it changed.
     row_security: Option<bool>,
     pub(super) visible: bool,
+    /// It does not fit into the spool.
+    pub(super) too_large: bool,
 }
 
 impl Transaction {
@@ -67,7 +69,8 @@ struct State {
 
 impl State {
     fn sees(&self, person: usize, table: u32, team: u64) -> bool {
-        (table == OPEN && !self.row_security) || self.members.contains(&(person, team))
+        let open = table == OPEN && !self.row_security;
+        table != UNBOUND && (open || self.members.contains(&(person, team)))
     }
 
     fn grant(&mut self, transaction: &Transaction) {
@@ -159,6 +162,7 @@ impl Database {
             members: Vec::new(),
             row_security: None,
             visible: false,
+            too_large: dice.random_bool(0.005),
         };
         let taken =
             |xid: u32| (self.transactions.iter().rev().take(9)).any(|other| other.xid == xid);
@@ -237,10 +241,10 @@ impl Database {
             if self.newest.rows.len() >= ROWS_MAX {
                 return None;
             }
-            let table = if open && dice.random_bool(0.4) {
-                OPEN
-            } else {
-                MESSAGES
+            let table = match dice.random_range(0..10) {
+                0..4 if open => OPEN,
+                4..6 => UNBOUND,
+                _ => MESSAGES,
             };
             return Some(deed(
                 table,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::client::{Client, ComesBack};
+use super::client::{Client, ComesBack, PING, PONG};
 use super::database::{Database, Kind, PEOPLE, Transaction, body};
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
 use crate::catalog::Catalog;
@@ -17,6 +17,7 @@ use crate::change::{
 use crate::log::{Allowance, Limits as LogLimits, Log, Outbox, Posting};
 use crate::pipeline::conductor::{Ask, Conductor, Horizon, Output, Resolve, Rules};
 use crate::pipeline::history;
+use crate::pipeline::sessions::{Batch, Holder, Record};
 use crate::pipeline::standing::{Pool, Timeouts};
 use crate::pipeline::tests::{MESSAGES, OPEN, catalog, key, relation, table, tuple};
 use crate::pipeline::{Acknowledged, Command, Farewell, KeyHash, Place, Resume};
@@ -50,6 +51,9 @@ pub(super) struct Totals {
     replays: u64,
     too_old: u64,
     duplicates: u64,
+    takeovers: u64,
+    recalled: u64,
+    skipped: u64,
 }
 
 impl Totals {
@@ -66,6 +70,9 @@ impl Totals {
         self.replays += other.replays;
         self.too_old += other.too_old;
         self.duplicates += other.duplicates;
+        self.takeovers += other.takeovers;
+        self.recalled += other.recalled;
+        self.skipped += other.skipped;
     }
 
     pub(super) fn is_of_everything(&self) -> bool {
@@ -82,6 +89,9 @@ impl Totals {
             self.replays,
             self.too_old,
             self.duplicates,
+            self.takeovers,
+            self.recalled,
+            self.skipped,
         ]
         .iter()
         .all(|count| *count > 0)
@@ -98,6 +108,30 @@ struct Connection {
     /// The change that was sent last, with its membership; and the one before the last heartbeat's answer.
     sent: Option<(u32, Cursor)>,
     beat: Option<(u32, Cursor)>,
+}
+
+impl Connection {
+    fn reach(&mut self, membership: u32, cursor: Cursor) {
+        let place = |cursor: Cursor| (cursor.epoch.0, cursor.commit_lsn, cursor.order);
+        let is_later =
+            (self.sent).is_none_or(|(of, sent)| of < membership || place(sent) < place(cursor));
+        if is_later {
+            self.sent = Some((membership, cursor));
+        }
+    }
+}
+
+/// A connection whose client has left unnoticed, and what it had sent before.
+struct Ghost {
+    connection: Connection,
+    sends: VecDeque<String>,
+}
+
+/// What outlives the server, and what is on its way there.
+#[derive(Default)]
+struct Disk {
+    known: HashMap<(Place, Holder), Record>,
+    writes: VecDeque<Batch>,
 }
 
 /// Something that is asked of the database: under way, then answered, then known.
@@ -117,6 +151,10 @@ pub(super) struct World {
     log: Arc<Log>,
     clients: Vec<Client>,
     connections: Vec<Option<Connection>>,
+    ghosts: Vec<Ghost>,
+    /// Where the server keeps positions, if it does.
+    disk: Option<Disk>,
+    tells: bool,
     verifier: Arc<Verifier>,
     subjects: Arc<Subjects>,
     anon: String,
@@ -142,7 +180,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, tells: bool) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
         let log = empty_log();
         let rules = Rules {
@@ -202,6 +240,9 @@ impl World {
             rules,
             log,
             connections: clients.iter().map(|_| None).collect(),
+            ghosts: Vec::new(),
+            disk: dice.random_bool(0.5).then(Disk::default),
+            tells,
             clients,
             verifier: Arc::new(verifier),
             subjects: Subjects::new(),
@@ -225,6 +266,7 @@ impl World {
             database,
             dice,
         };
+        world.remember();
         world.conductor.handle_connected(world.now);
         world.start_stream();
         for _client in 0..CLIENTS {
@@ -254,9 +296,8 @@ impl World {
     }
 
     fn tell(&mut self, line: impl FnOnce() -> String) {
-        // Only when a seed is looked at.
-        if std::env::var_os("WALCAST_SIMULATION_FIRST").is_some() {
-            if self.story.len() >= 400 {
+        if self.tells {
+            if self.story.len() >= 2000 {
                 self.story.pop_front();
             }
             self.story.push_back(line());
@@ -277,11 +318,15 @@ impl World {
             return;
         }
         self.now += Duration::from_micros(self.dice.random_range(0..3000));
+        if self.dice.random_bool(0.01) {
+            self.now += Duration::from_millis(self.dice.random_range(0..1500));
+        }
         match self.dice.random_range(0..100) {
             0..12 => self.database.commit(&mut self.dice),
             12..24 => self.show(),
             24..40 => self.stream(),
-            40..50 => self.advance_queries(),
+            40..49 => self.advance_queries(),
+            49 => self.write(),
             50..58 => {
                 self.command();
                 self.serve();
@@ -294,6 +339,7 @@ impl World {
             84..91 => self.answer(),
             91..93 => self.heartbeat(),
             93..95 => self.timeout(),
+            95 if self.dice.random_bool(0.4) => self.leave_unnoticed(),
             95 => self.cut(),
             96 => self.interrupt(),
             97..99 => self.connect(),
@@ -325,6 +371,7 @@ impl World {
             self.advance_queries();
             self.command();
             self.serve();
+            self.write();
             self.deliver();
             self.answer();
             if turn % 8 == 0 {
@@ -346,13 +393,15 @@ impl World {
             resolves,
             asks,
             commands,
+            ghosts,
             ..
         } = self;
         let idle = horizon.is_none()
             && catalog.is_none()
             && resolves.is_empty()
             && asks.is_empty()
-            && commands.is_empty();
+            && commands.is_empty()
+            && ghosts.is_empty();
         let read = self
             .clients
             .iter()
@@ -447,26 +496,54 @@ impl World {
         self.tell(|| "the server is killed".to_owned());
         self.log = empty_log();
         self.conductor = Conductor::new(self.rules.clone(), Arc::clone(&self.log));
-        // Without a memory of its own it cannot tell who was there before.
-        let doubtful = self.now.checked_add(Duration::from_secs(86_400));
-        self.conductor
-            .sessions()
-            .load(self.now, [], doubtful, false);
+        self.ghosts.clear();
+        self.remember();
         self.commands.clear();
         (self.horizon, self.catalog) = (None, None);
         self.resolves.clear();
         self.asks.clear();
-        let trail = self.dice.random_range(0..400);
-        // The trail is long: what is not visible yet is in it.
-        let invisible = self.database.invisible();
-        let invisible = invisible
-            .first()
-            .map(|index| self.database.transactions[*index].lsn);
+        let trail = if self.dice.random_bool(0.3) {
+            0
+        } else {
+            self.dice.random_range(0..400)
+        };
         let from = self.confirmed.saturating_sub(trail);
-        let from = from.min(invisible.unwrap_or(from)).max(self.epoch_from);
+        let from = from.max(self.epoch_from);
         self.streamed = (self.database.transactions).partition_point(|other| other.lsn < from);
         self.conductor.handle_connected(self.now);
         self.start_stream();
+    }
+
+    /// A server begins with what is on the disk. Without one it cannot tell who was there before.
+    fn remember(&mut self) {
+        let doubtful = self.now.checked_add(Duration::from_secs(86_400));
+        let sessions = self.conductor.sessions();
+        match &mut self.disk {
+            None => sessions.load(self.now, [], doubtful, false),
+            Some(disk) => {
+                disk.writes.clear();
+                self.totals.recalled += u64::try_from(disk.known.len()).unwrap_or(0);
+                sessions.load(self.now, disk.known.values().copied(), None, true);
+            }
+        }
+    }
+
+    /// Something that is to outlive the server does from now on.
+    fn write(&mut self) {
+        if let Some(batch) = self.disk.as_mut().and_then(|disk| {
+            let batch = disk.writes.pop_front()?;
+            for record in &batch.records {
+                let key = (record.place, record.holder);
+                if record.cursor.is_some() {
+                    disk.known.insert(key, *record);
+                } else {
+                    disk.known.remove(&key);
+                }
+            }
+            Some(batch)
+        }) {
+            self.conductor.handle_written(self.now, batch.number);
+        }
     }
 
     fn stream(&mut self) {
@@ -485,6 +562,19 @@ impl World {
         if transaction.deeds.is_empty() {
             self.streamed += 1;
             return;
+        }
+        if transaction.too_large {
+            let part = part(transaction, self.epoch, 0, 0, true);
+            self.streamed += 1;
+            self.totals.skipped += 1;
+            self.tell(|| format!("{:?} is skipped", part.commit.xid));
+            return self.conductor.handle_stream(
+                self.now,
+                StreamEvent::Skipped {
+                    commit: part.commit,
+                    relations: vec![OPEN, MESSAGES],
+                },
+            );
         }
         let left = transaction.deeds.len() - self.streamed_part;
         let count = if self.dice.random_bool(0.7) {
@@ -637,6 +727,7 @@ impl World {
     }
 
     fn serve_client(&mut self, number: usize) {
+        self.serve_ghosts();
         let now = self.clock();
         let Some(connection) = &mut self.connections[number] else {
             return;
@@ -644,24 +735,25 @@ impl World {
         let client = &mut self.clients[number];
         connection.socket.handle_timeout(now);
         if let Some(text) = client.sends.pop_front() {
-            if text.contains("\"heartbeat\"") {
-                // Heartbeat n+1: what was sent before the answer to heartbeat n was handled.
-                let handled = std::mem::replace(&mut connection.beat, connection.sent);
-                self.commands.push_back(Command::Acknowledge {
-                    connection: connection.number,
-                    what: Acknowledged::Processed,
-                    positions: handled.into_iter().collect(),
-                });
+            hear(&mut self.commands, connection, &text);
+            if !text.starts_with(PONG) {
+                connection.socket.handle(now, Input::Text(&text));
             }
-            connection.socket.handle(now, Input::Text(&text));
         } else if client.pipe.len() < PIPE_MAX {
             match connection.outbox.pop(self.dice.random_range(1..5)) {
                 None => {}
-                // For the shell alone.
                 Some(Posting::Notice {
-                    notice: Notice::Mark(_) | Notice::Probe(_) | Notice::TakenOver,
+                    notice: Notice::Probe(question),
                     ..
-                }) => {}
+                }) => client.pipe.push_back(format!("{PING}{question}")),
+                Some(Posting::Notice {
+                    membership,
+                    notice: Notice::Mark(cursor),
+                }) => connection.reach(membership, cursor),
+                Some(Posting::Notice {
+                    notice: Notice::TakenOver,
+                    ..
+                }) => return self.cut_off(number),
                 Some(Posting::Kept(_)) => unreachable!("nobody asks for a snapshot here"),
                 Some(Posting::Notice { membership, notice }) => {
                     let input = Input::Notice { membership, notice };
@@ -672,7 +764,7 @@ impl World {
                     let payloads = payloads.expect("nobody is that slow here");
                     let newest = payloads.last().and_then(|payload| cursor_of(payload));
                     if let Some(cursor) = newest {
-                        connection.sent = Some((run.membership, cursor));
+                        connection.reach(run.membership, cursor);
                     }
                     let changes = Input::Changes {
                         membership: run.membership,
@@ -814,13 +906,58 @@ impl World {
     fn heartbeat(&mut self) {
         let number = self.dice.random_range(0..CLIENTS);
         if self.connections[number].is_some() {
-            let text = r#"[null,"beat","phoenix","heartbeat",{}]"#.to_owned();
-            self.clients[number].sends.push_back(text);
+            self.clients[number].heartbeat();
         }
+    }
+
+    /// A client leaves, and the server does not notice: what the client had sent is still to come.
+    fn leave_unnoticed(&mut self) {
+        let number = self.dice.random_range(0..CLIENTS);
+        if let Some(connection) = self.connections[number].take() {
+            let sends = std::mem::take(&mut self.clients[number].sends);
+            self.ghosts.push(Ghost { connection, sends });
+            self.lose_connection(number);
+        }
+    }
+
+    /// The server goes on with connections whose clients are gone, until it notices.
+    fn serve_ghosts(&mut self) {
+        let now = self.clock();
+        let noticed = self.resting && self.now > self.begin + Duration::from_secs(15);
+        let mut ghosts = std::mem::take(&mut self.ghosts);
+        ghosts.retain_mut(|ghost| {
+            let connection = &mut ghost.connection;
+            let mut is_over = noticed || self.dice.random_bool(0.0005);
+            let hears = self.dice.random_bool(0.1);
+            if let Some(text) = ghost.sends.pop_front_if(|_| hears) {
+                // A join that arrives after its client has left asks for the session all the same.
+                hear(&mut self.commands, connection, &text);
+            } else if hears
+                && let Some(Posting::Notice { notice, .. }) = connection.outbox.pop(1)
+                && matches!(notice, Notice::TakenOver)
+            {
+                self.totals.takeovers += 1;
+                is_over = true;
+            }
+            if is_over {
+                connection.socket.handle(now, Input::Gone);
+                self.commands.push_back(Command::Park {
+                    connection: connection.number,
+                    memberships: connection.memberships.clone(),
+                    farewell: Farewell::Silent,
+                });
+            }
+            !is_over
+        });
+        self.ghosts = ghosts;
     }
 
     fn cut(&mut self) {
         let number = self.dice.random_range(0..CLIENTS);
+        self.cut_off(number);
+    }
+
+    fn cut_off(&mut self, number: usize) {
         let now = self.clock();
         if let Some(connection) = &mut self.connections[number] {
             self.commands.push_back(Command::Park {
@@ -857,6 +994,12 @@ impl World {
                     _ => {}
                 }
             }
+            if let Some(disk) = &mut self.disk
+                && self.conductor.sessions().has_changed()
+            {
+                let batch = self.conductor.sessions().take_changed();
+                disk.writes.push_back(batch);
+            }
             if !self.conductor.is_releasing() {
                 return;
             }
@@ -866,6 +1009,28 @@ impl World {
             }
             self.conductor.go_on(self.now);
         }
+    }
+}
+
+/// What the server learns from a frame of the client's how far it is.
+fn hear(commands: &mut VecDeque<Command>, connection: &mut Connection, text: &str) {
+    if let Some(question) = text.strip_prefix(PONG) {
+        commands.push_back(Command::Answer {
+            connection: connection.number,
+            question: question.parse().unwrap(),
+        });
+    } else if text.contains("\"heartbeat\"") {
+        // Heartbeat n+1: what was sent before the answer to heartbeat n was handled.
+        let handled = std::mem::replace(&mut connection.beat, connection.sent);
+        commands.push_back(Command::Acknowledge {
+            connection: connection.number,
+            what: Acknowledged::Processed,
+            positions: handled.into_iter().collect(),
+        });
+        commands.push_back(Command::Mark {
+            connection: connection.number,
+            memberships: connection.memberships.clone(),
+        });
     }
 }
 
