@@ -105,6 +105,9 @@ pub enum StreamEvent {
         /// ids may mean others.
         failed_over: bool,
     },
+    /// From here on rows of `realtime.messages` come, by the publication of this OID, or (`None`) do not. Before each
+    /// [`Self::Started`].
+    Messages(Option<Oid>),
     /// A piece of a committed transaction.
     Part(TransactionPart),
     /// A committed transaction that could not be held; its content is lost to subscribers of `relations`.

@@ -194,6 +194,12 @@ impl<N> Outbox<N> {
         self.lock().payloads
     }
 
+    /// Bytes of offered notices that wait.
+    #[must_use]
+    pub fn offered_bytes(&self) -> usize {
+        self.lock().offered_bytes
+    }
+
     /// Takes the oldest posting; a run of more than `payloads_max` payloads is split, its rest staying in front.
     #[must_use]
     pub fn pop(&self, payloads_max: u32) -> Option<Posting<N>> {

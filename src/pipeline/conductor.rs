@@ -8,6 +8,7 @@
 //! only after such a snapshot, and gets exactly the transactions that the snapshot did not show.
 
 mod aside;
+mod hearing;
 mod lanes;
 mod membership;
 mod permissions;
@@ -17,6 +18,7 @@ mod replay;
 mod resume;
 mod rows;
 mod snapshots;
+mod store;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::addressees::Addressees;
+use super::hearing::Hearing;
 use super::history::{self, History};
 use super::knowledge::Knowledge;
 use super::lane::{Lane, LaneId, LaneKey};
@@ -357,6 +360,8 @@ pub(super) struct Conductor {
     wal_end: Lsn,
     /// Broadcasts of earlier commits were said before this process began, or concerned nobody.
     says_from: Option<Lsn>,
+    /// Who may come back for broadcasts.
+    hearing: Box<Hearing>,
 }
 
 impl Conductor {
@@ -433,6 +438,7 @@ impl Conductor {
             was_away: false,
             wal_end: Lsn::ZERO,
             says_from: None,
+            hearing: Box::default(),
         }
     }
 
@@ -476,18 +482,15 @@ impl Conductor {
     }
 
     /// Who may come back.
+    #[cfg(test)]
     pub(super) fn sessions(&mut self) -> &mut Sessions {
         &mut self.sessions
     }
 
-    /// Positions up to this batch were written down.
-    pub(super) fn handle_written(&mut self, now: Instant, batch: u64) {
-        self.sessions.written(batch);
-        if !self.replaying.is_empty() {
-            self.replay_at = Some(now);
-            self.replay(now);
-        }
-        self.advance(now);
+    /// The same of those who hear what the database says.
+    #[cfg(test)]
+    pub(super) fn heard_sessions(&mut self) -> &mut Sessions {
+        &mut self.hearing.sessions
     }
 
     /// Bytes of recent transactions.
@@ -548,6 +551,7 @@ impl Conductor {
             room,
             self.sweep_at,
             replay,
+            self.hearing.turn_at,
         ]
         .into_iter()
         .flatten()
@@ -578,6 +582,7 @@ impl Conductor {
             self.sweep(now);
         }
         self.replay(now);
+        self.hear_on(now);
         self.advance(now);
     }
 
@@ -631,7 +636,8 @@ impl Conductor {
     }
 
     fn take_horizon(&mut self, now: Instant) {
-        let joining = self.streaming && !self.joining.is_empty();
+        let joins = !self.joining.is_empty() || !self.hearing.asking.is_empty();
+        let joining = self.streaming && joins;
         let look = self.needs_catalog() && self.look_at.is_some_and(|time| time <= now);
         let unseen = self.streaming && self.unseen_at.is_some_and(|time| time <= now);
         if !self.may_take_horizon()

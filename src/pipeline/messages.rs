@@ -5,9 +5,10 @@
 
 use bytes::Bytes;
 
-use crate::change::{Change, ChangeKind, Oid};
+use crate::change::{Change, ChangeKind, Commit, Cursor, Oid, PgTime};
 use crate::log::RowId;
 use crate::realtime::{Broadcast, Content};
+use crate::routing::Since;
 use crate::topic::{Room, Topic};
 
 /// `bool`, `bytea`, `json` and `jsonb`.
@@ -55,6 +56,8 @@ struct Row<'a> {
     payload: Option<&'a [u8]>,
     binary_payload: Option<&'a [u8]>,
     skip_broadcast: bool,
+    extension: Option<&'a [u8]>,
+    expires_at: Option<&'a [u8]>,
 }
 
 /// What a change of `realtime.messages` says and where; `None` if nothing.
@@ -74,6 +77,67 @@ pub(super) fn broadcast_of(
     if row.skip_broadcast {
         return Ok(None);
     }
+    content(&row, (topic, event, private), bytes_max)
+}
+
+/// What a change of `realtime.messages` says to who was away: also what a client has said and had stored, unless that has
+/// expired by `now`.
+///
+/// # Errors
+/// It was meant to be said, and cannot be.
+pub(super) fn missed(
+    change: &Change,
+    bytes_max: usize,
+    now: PgTime,
+) -> Result<Option<Broadcast>, Fault> {
+    let Some(row) = read(change)? else {
+        return Ok(None);
+    };
+    let (Some(topic), Some(event), Some(private)) = (row.topic, row.event, row.private) else {
+        return Ok(None);
+    };
+    let is_stored = row.extension == Some(b"broadcast") && private;
+    let expires = row.expires_at.map(|time| text(time).map(Since::utc));
+    // A time that cannot be read has passed.
+    let is_over = match expires.transpose()? {
+        Some(time) => time.is_none_or(|time| time <= now),
+        None => false,
+    };
+    if row.skip_broadcast && (!is_stored || is_over) {
+        return Ok(None);
+    }
+    content(&row, (topic, event, private), bytes_max).map(|said| said.map(|(_, said)| said))
+}
+
+/// Whether a row is of this room.
+pub(super) fn is_of(change: &Change, room: &Room) -> bool {
+    let ChangeKind::Insert { new } = &change.kind else {
+        return false;
+    };
+    let private: &[u8] = if room.private { b"t" } else { b"f" };
+    let topic = room.topic.sub_topic().as_bytes();
+    let mut columns = change.relation.columns.iter().zip(new.iter());
+    columns.all(|(column, datum)| match &*column.name {
+        "topic" => datum.text() == Some(topic),
+        "private" => datum.text() == Some(private),
+        _ => true,
+    })
+}
+
+/// What was said, with the place at which it was committed.
+pub(super) fn committed(message: Broadcast, commit: &Commit, order: u32) -> Broadcast {
+    message.committed_by(commit.xid).committed_at(Cursor {
+        epoch: commit.epoch,
+        commit_lsn: commit.lsn,
+        order,
+    })
+}
+
+fn content(
+    row: &Row<'_>,
+    (topic, event, private): (&[u8], &[u8], bool),
+    bytes_max: usize,
+) -> Result<Option<(Room, Broadcast)>, Fault> {
     let event = || text(event).map(Box::from);
     let content = match (row.payload, row.binary_payload) {
         (Some(payload), _) => {
@@ -138,6 +202,8 @@ fn read(change: &Change) -> Result<Option<Row<'_>>, Fault> {
         };
         match &*column.name {
             "id" => row.id = Some(value),
+            "extension" => row.extension = Some(value),
+            "expires_at" => row.expires_at = Some(value),
             "topic" => row.topic = Some(value),
             "event" => row.event = Some(value),
             "private" => row.private = Some(of(&[BOOL])? == b"t"),

@@ -5,6 +5,7 @@
 
 mod addressees;
 mod conductor;
+mod hearing;
 mod history;
 mod knowledge;
 mod lane;
@@ -56,6 +57,7 @@ use crate::replication::stream::{Channels, Confirmed};
 use crate::rooms::Rooms;
 use crate::routing::RequestedBinding;
 use crate::shadow::Sizes;
+use crate::topic::Room;
 pub use history::Limits as HistoryLimits;
 pub use ledger::{TableWork, Work};
 pub use messages::Unsendable;
@@ -128,7 +130,51 @@ pub enum Command {
         /// By membership.
         positions: Vec<(u32, Cursor)>,
     },
-    /// Memberships are to be told how far they are, by [`Notice::Mark`].
+    /// A channel is to hear what the database broadcasts from where it was. Answered by [`Notice::Listening`].
+    Listen {
+        /// The socket's number.
+        connection: u64,
+        /// The membership's number on that socket.
+        membership: u32,
+        /// Where notices go.
+        outbox: Arc<Outbox<Notice>>,
+        /// What the join's token claims.
+        claims: Arc<Claims>,
+        /// The channel's topic.
+        room: Arc<Room>,
+        /// The join carried no token of its own.
+        grace: bool,
+        /// It has stored broadcasts replayed if it does not go on where it was.
+        replays: bool,
+        /// What it goes on by.
+        resume: Resume,
+    },
+    /// The join of such a channel was answered, and it is in its room: what it missed may come.
+    Hear {
+        /// The socket's number.
+        connection: u64,
+        /// The membership's number.
+        membership: u32,
+        /// The time now.
+        unix_seconds: i64,
+    },
+    /// The peer of a connection has got so far with broadcasts.
+    Heard {
+        /// The socket's number.
+        connection: u64,
+        /// What that means.
+        what: Acknowledged,
+        /// By membership.
+        positions: Vec<(u32, Cursor)>,
+    },
+    /// Somebody may not read a topic: what it missed of it is nothing to come back for.
+    Forget {
+        /// Who.
+        claims: Arc<Claims>,
+        /// By what it would have gone on.
+        resume: Resume,
+    },
+    /// Memberships are to be told how far they are, by [`Notice::Mark`] and [`Notice::HeardUpTo`].
     Mark {
         /// The socket's number.
         connection: u64,
@@ -373,7 +419,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
     if positions.is_none() {
         // Nothing outlives the process, and what the one before knew is gone.
         let now = clock::instant();
-        conductor.sessions().forget_all(now);
+        conductor.forget_sessions(now);
     }
     let driver = Driver {
         conductor,
@@ -512,13 +558,15 @@ impl Driver {
         }
         // How far the sockets had got that have just left.
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Acknowledge { .. } | Command::Park { .. } = command {
+            if let Command::Acknowledge { .. } | Command::Heard { .. } | Command::Park { .. } =
+                command
+            {
                 self.conductor.handle_command(clock::instant(), command);
             }
         }
         if let Some(positions) = self.positions.take() {
             positions
-                .finish(self.conductor.sessions().take_changed())
+                .finish(self.conductor.take_changed_sessions())
                 .await;
         }
     }
@@ -536,7 +584,7 @@ impl Driver {
                 if let Some(positions) = &mut self.positions {
                     let taken = positions.take().await;
                     let now = clock::instant();
-                    self.conductor.sessions().take_over(now, taken);
+                    self.conductor.take_over_sessions(now, taken);
                 }
             }
             _ => {}
@@ -545,13 +593,13 @@ impl Driver {
 
     /// Hands over what has changed of the sessions; while there is no room it gathers.
     fn write_down(&mut self) {
-        if !self.conductor.sessions().has_changed() {
+        if !self.conductor.has_changed_sessions() {
             return;
         }
         if let Some(positions) = &self.positions
             && let Some(write) = positions.room()
         {
-            write(self.conductor.sessions().take_changed());
+            write(self.conductor.take_changed_sessions());
         }
     }
 

@@ -21,7 +21,7 @@ use crate::change::Cursor;
 use crate::clock;
 
 /// The first line, with the boot of the machine; another one is of another format.
-const HEAD: &str = "walcast sessions 2";
+const HEAD: &str = "walcast sessions 3";
 /// Begins a line with the second, by the clock of Unix, until which unknown sessions may have been.
 const UNTIL: &str = "until ";
 /// The last line of who has left in peace: all of it is on the disk.

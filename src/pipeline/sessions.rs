@@ -56,10 +56,22 @@ impl Place {
     /// What a channel with these bindings stands for.
     #[must_use]
     pub fn new(id: &str, room: &Room, bindings: &[RequestedBinding]) -> Self {
-        let private: &[u8] = if room.private { b"private" } else { b"public" };
-        let mut parts = vec![id.as_bytes(), room.topic.as_str().as_bytes(), private];
-        parts.extend(bindings.iter().map(|binding| binding.json.get().as_bytes()));
-        Self(hash(&parts))
+        let bindings = bindings.iter();
+        let bindings: Vec<&[u8]> = bindings
+            .map(|binding| binding.json.get().as_bytes())
+            .collect();
+        Self(hash_of(id, room, &bindings) & !1)
+    }
+
+    /// What a channel stands for that hears what the database broadcasts.
+    #[must_use]
+    pub fn of_room(id: &str, room: &Room) -> Self {
+        Self(hash_of(id, room, &[]) | 1)
+    }
+
+    /// Whether it is about broadcasts, and not about changes.
+    pub(super) const fn is_of_room(self) -> bool {
+        self.0 & 1 == 1
     }
 
     /// As it is stored.
@@ -98,6 +110,13 @@ impl Holder {
             None => hash(&[b"key", role, &key.0.to_be_bytes()]),
         })
     }
+}
+
+fn hash_of(id: &str, room: &Room, more: &[&[u8]]) -> u128 {
+    let private: &[u8] = if room.private { b"private" } else { b"public" };
+    let mut parts = vec![id.as_bytes(), room.topic.as_str().as_bytes(), private];
+    parts.extend(more);
+    hash(&parts)
 }
 
 /// 128 bits of SHA-256 over the parts, each with its length.
@@ -540,6 +559,27 @@ impl Sessions {
             }
         }
         self.store(place, holder);
+    }
+
+    /// Its holder has nothing to come back for.
+    pub(super) fn forget(&mut self, place: Place, holder: Holder) {
+        if let Some(sessions) = self.places.get_mut(&place) {
+            let is_gone =
+                |session: &mut Session| session.owner.is_none() && session.holder == holder;
+            let gone: Vec<Session> = sessions.extract_if(.., is_gone).collect();
+            self.count = self.count.saturating_sub(gone.len());
+            for session in gone {
+                let is_of_another =
+                    |other: &Session| other.owner.is_none() && other.touched == session.touched;
+                if !sessions.iter().any(is_of_another) {
+                    self.parked.remove(&(session.touched, place));
+                }
+            }
+            if sessions.is_empty() {
+                self.drop_place(place);
+            }
+            self.store(place, holder);
+        }
     }
 
     /// The token that followed a join without one says whose the session is.

@@ -3,6 +3,7 @@
 mod aside;
 mod broadcasts;
 mod epochs;
+mod hearing;
 mod old;
 mod permissions;
 mod plans;

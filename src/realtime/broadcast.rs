@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::frame::{self, QuotedTopic, Ref, Version};
 use super::output::Frame;
 use super::request::{Stored, StoredData};
-use crate::change::Xid;
+use crate::change::{Cursor, Xid};
 use crate::topic::Topic;
 
 /// What was sent.
@@ -48,6 +48,8 @@ pub struct Broadcast {
     stored_as: Option<Box<str>>,
     /// Which committed it, if it is a row of `realtime.messages`.
     transaction: Option<Xid>,
+    /// Where it stands in the stream, likewise.
+    cursor: Option<Cursor>,
     /// Permissions that were asked for earlier may not hold for it.
     doubt: Option<Instant>,
     v1: OnceLock<Option<Frame>>,
@@ -65,6 +67,7 @@ impl Broadcast {
             id,
             stored_as: None,
             transaction: None,
+            cursor: None,
             doubt: None,
             v1: OnceLock::new(),
             v2: OnceLock::new(),
@@ -87,6 +90,21 @@ impl Broadcast {
             transaction: Some(transaction),
             ..self
         }
+    }
+
+    /// The same as a row at this place of the stream.
+    #[must_use]
+    pub fn committed_at(self, cursor: Cursor) -> Self {
+        Self {
+            cursor: Some(cursor),
+            ..self
+        }
+    }
+
+    /// Where it stands in the stream, if it is a row.
+    #[must_use]
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.cursor
     }
 
     /// Which transaction committed it, if it is a row.

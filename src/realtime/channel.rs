@@ -7,6 +7,7 @@
 mod bindings;
 mod broadcasts;
 mod doubt;
+mod hearing;
 mod permission;
 mod presence;
 
@@ -18,6 +19,7 @@ use crate::routing::RequestedBinding;
 use crate::topic::{Room, Topic};
 
 use self::bindings::Subscription;
+use self::hearing::Hearing;
 use self::permission::{Cause, Private};
 use self::presence::Presence;
 use super::code::ErrorCode;
@@ -67,6 +69,8 @@ enum Phase {
 enum Stage {
     /// Whether the private topic may be read.
     Permission,
+    /// Where it was when it was here before.
+    Position,
     /// What was stored.
     Replay,
     /// The bindings.
@@ -109,6 +113,7 @@ pub(super) struct Channel {
     subject: Option<Arc<Subject>>,
     rates: Rates,
     presence: Presence,
+    hearing: Hearing,
     /// What a private channel is allowed, and what waits for that.
     private: Option<Box<Private>>,
     /// What it gets in its room; `None` while it is in none.
@@ -150,6 +155,7 @@ impl Channel {
             credentials: Credentials::new(wire.now, beginning.token, beginning.claims),
             rates: Rates::default(),
             presence: Presence::new(join.presence, join.presence_key),
+            hearing: Hearing::default(),
             private,
             receives: None,
             trouble: None,
@@ -157,7 +163,7 @@ impl Channel {
         };
         if channel.private.is_some() {
             channel.ask_read(wire, Cause::Join);
-        } else {
+        } else if !channel.listen(wire, false) {
             channel.bind(wire);
         }
         channel
@@ -248,8 +254,20 @@ impl Channel {
                 Fate::Lives
             }
             Notice::ReplicationReady(ready) => self.tell_replication(wire, ready),
+            Notice::Listening { goes_on } => self.listening(wire, goes_on),
+            Notice::Missed(message) => self.deliver_missed(wire, message),
+            Notice::CaughtUp => {
+                self.caught_up();
+                Fate::Lives
+            }
+            Notice::Unheard(reason) => {
+                self.unheard(wire, reason);
+                Fate::Lives
+            }
             // For the connection.
-            Notice::Mark(_) | Notice::Probe(_) | Notice::TakenOver => Fate::Lives,
+            Notice::HeardUpTo(_) | Notice::Mark(_) | Notice::Probe(_) | Notice::TakenOver => {
+                Fate::Lives
+            }
             Notice::Subscribed
             | Notice::Refused(_)
             | Notice::PositionRefused(_)
@@ -331,7 +349,8 @@ impl Channel {
 
     /// Ends the bindings and leaves the room.
     fn depart(&mut self, wire: &mut Wire<'_>) {
-        if matches!(self.subscription, Subscription::Asked | Subscription::Live) {
+        let follows = matches!(self.subscription, Subscription::Asked | Subscription::Live);
+        if std::mem::take(&mut self.hearing).is_under_way() || follows {
             wire.push(Output::Unsubscribe {
                 membership: self.membership,
             });
@@ -359,7 +378,7 @@ impl Channel {
         }
     }
 
-    fn entry(&self, receives: Receives) -> Entry {
+    pub(super) fn entry(&self, receives: Receives) -> Entry {
         let private = self.private.as_ref();
         Entry {
             receives,
@@ -394,8 +413,7 @@ impl Channel {
         wire.push(Output::Record(Tally::Joined));
         self.close_replaced(wire);
         self.replay(wire);
-        let receives = self.due();
-        self.enter(wire, receives);
+        self.catch_up(wire);
         self.ask_in_doubt(wire);
         true
     }
@@ -429,6 +447,17 @@ impl Channel {
     }
 
     fn refuse(&mut self, wire: &mut Wire<'_>, why: &Refusal) -> Fate {
+        if matches!(why, Refusal::Unauthorized { .. }) && wire.resumes {
+            wire.push(Output::Forget {
+                claims: Arc::clone(self.credentials.claims()),
+                room: Arc::clone(&self.room),
+            });
+        } else if self.hearing.is_under_way() {
+            // It will try again.
+            wire.push(Output::Park {
+                membership: self.membership,
+            });
+        }
         self.depart(wire);
         self.answer(wire, why);
         Fate::Ended
@@ -457,8 +486,20 @@ impl Channel {
         self.subject = wire.subject(&claims);
         self.credentials.replace(wire.now, token, claims);
         match self.subscription {
+            Subscription::None if self.hearing.is_under_way() => wire.push(Output::Identify {
+                membership: self.membership,
+                claims: Arc::clone(self.credentials.claims()),
+            }),
             Subscription::None => {}
-            Subscription::Refused => self.subscribe(wire, false),
+            Subscription::Refused => {
+                if self.hearing.is_under_way() {
+                    wire.push(Output::Identify {
+                        membership: self.membership,
+                        claims: Arc::clone(self.credentials.claims()),
+                    });
+                }
+                self.subscribe(wire, false);
+            }
             Subscription::Asked | Subscription::Live => {
                 self.identified = true;
                 wire.push(Output::Identify {

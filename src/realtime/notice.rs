@@ -49,6 +49,19 @@ pub enum Notice {
     Unresumed(ResyncReason),
     /// For the connection: everything up to here was said to the membership.
     Mark(Cursor),
+    /// Where the channel begins to hear what the database says is settled.
+    Listening {
+        /// It goes on where it was, so that nothing need be replayed.
+        goes_on: bool,
+    },
+    /// A broadcast from the database that was missed.
+    Missed(Arc<Broadcast>),
+    /// All that was missed has come: from here on the database is heard in the room.
+    CaughtUp,
+    /// Broadcasts from the database may have been missed; it goes on live.
+    Unheard(ResyncReason),
+    /// For the connection: everything that the database broadcast up to here was said to the membership.
+    HeardUpTo(Cursor),
     /// For the connection: somebody asks for its session; does the peer still answer? With the number of the question.
     Probe(u64),
     /// For the connection: somebody else goes on with its session.

@@ -11,6 +11,7 @@ use super::code::ErrorCode;
 use super::notice::ResyncReason;
 use super::request::Ask;
 use crate::auth::Claims;
+use crate::change::Cursor;
 use crate::routing::RequestedBinding;
 use crate::topic::Room;
 
@@ -30,6 +31,39 @@ pub enum Output {
         /// The join carried no token of its own, so one may follow (design.md §5).
         grace: bool,
         /// The channel's topic.
+        room: Arc<Room>,
+    },
+    /// Find out from where on the membership is to hear what the database broadcasts; answered by
+    /// [`super::Notice::Listening`].
+    Listen {
+        /// Number of the membership.
+        membership: u32,
+        /// As whom.
+        claims: Arc<Claims>,
+        /// The channel's topic.
+        room: Arc<Room>,
+        /// The join carried no token of its own.
+        grace: bool,
+        /// It has stored broadcasts replayed if it does not go on where it was.
+        replays: bool,
+    },
+    /// The membership is joined and in its room: what it missed may come.
+    Hear {
+        /// Number of the membership.
+        membership: u32,
+    },
+    /// The membership was sent the broadcast from the database that stands here, or needs it no more.
+    Heard {
+        /// Number of the membership.
+        membership: u32,
+        /// Where it stands in the stream.
+        cursor: Cursor,
+    },
+    /// Somebody may not read a topic: what was missed of it is nothing to come back for.
+    Forget {
+        /// Who.
+        claims: Arc<Claims>,
+        /// The topic.
         room: Arc<Room>,
     },
     /// The membership has new claims.

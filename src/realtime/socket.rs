@@ -108,6 +108,7 @@ pub struct Socket {
     /// Of the last join, so that its counts outlive the channel.
     subject: Option<Arc<Subject>>,
     resume_ignored: bool,
+    resumes: bool,
     closed: bool,
 }
 
@@ -132,8 +133,25 @@ impl Socket {
             rates: Rates::default(),
             subject: None,
             resume_ignored: opening.resume_ignored,
+            resumes: false,
             closed: false,
         }
+    }
+
+    /// The same, which may come back: channels go on where they were.
+    #[must_use]
+    pub fn resuming(self) -> Self {
+        Self {
+            resumes: true,
+            ..self
+        }
+    }
+
+    /// Whether a membership was sent all broadcasts that have reached it.
+    #[must_use]
+    pub fn has_passed_all_on(&self, membership: u32) -> bool {
+        let channel = self.channels.get(&membership);
+        channel.is_some_and(Channel::has_passed_all_on)
     }
 
     /// Something happened.
@@ -492,6 +510,7 @@ impl Socket {
             subjects: &self.subjects,
             seed: &self.seed,
             resume_ignored: self.resume_ignored,
+            resumes: self.resumes,
             rates: &mut self.rates,
             deliveries: &mut self.deliveries,
             outputs: &mut self.outputs,

@@ -5,6 +5,7 @@ mod limits;
 mod presence;
 mod private;
 mod random;
+mod resume;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -161,6 +162,10 @@ impl Conversation {
                 }
                 Output::Unsubscribe { membership } => Some(format!("unsubscribe {membership}")),
                 Output::Close { code, reason } => Some(format!("close {code} {reason}")),
+                Output::Listen { replays, .. } => Some(format!("listen {replays}")),
+                Output::Hear { .. } => Some("hear".into()),
+                Output::Heard { cursor, .. } => Some(format!("heard {}", cursor.commit_lsn)),
+                Output::Forget { .. } => Some("forget".into()),
                 Output::Record(_) | Output::Beat | Output::Park { .. } => None,
             })
             .collect()

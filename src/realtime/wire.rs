@@ -24,6 +24,8 @@ pub(super) struct Wire<'a> {
     pub(super) seed: &'a [u8; 16],
     /// Channels are to be told that their resume ID cannot be one.
     pub(super) resume_ignored: bool,
+    /// The socket may come back.
+    pub(super) resumes: bool,
     pub(super) rates: &'a mut Rates,
     pub(super) deliveries: &'a mut Deliveries,
     pub(super) outputs: &'a mut VecDeque<Output>,

@@ -321,6 +321,7 @@ impl Connection {
             from: self.memory.began,
         };
         info!(%epoch, %from, slot = self.slot.name, messages, "streaming");
+        let publication = in_force.messages_oid.filter(|_| messages);
         self.publications.send_replace(in_force);
         // Downstream may be busy for longer than the server waits, so the loop that gives feedback sends this too.
         self.told_interrupted = false;
@@ -338,15 +339,14 @@ impl Connection {
             status: &self.status,
             announced: &self.announced,
             blocked: None,
-        };
-        let end = stream
-            .run(StreamEvent::Started {
+            second: Some(StreamEvent::Started {
                 epoch,
                 from,
                 end,
                 failed_over,
-            })
-            .await;
+            }),
+        };
+        let end = stream.run(StreamEvent::Messages(publication)).await;
         session.close().await;
         Err(end.into())
     }

@@ -2,7 +2,8 @@
 //!
 //! It may come and go while the slot lives: `walcast setup` may run late, and a slot that trails its creation cannot be
 //! read with it, because the server looks publications up as of each transaction. In go looks at the database, out comes
-//! whether the next session may name it. Never part of the epoch: what it brings is broadcast once and never resumed.
+//! whether the next session may name it. Never part of the epoch: a gap in what it brings concerns only those who come back
+//! for it.
 
 use tokio_postgres::Client;
 

@@ -37,6 +37,12 @@ impl Since {
         }
     }
 
+    /// A `timestamp` that Postgres has printed, taken as UTC; `None` for anything else, infinity included.
+    #[must_use]
+    pub fn utc(text: &str) -> Option<PgTime> {
+        timestamp(&format!("{text}Z"))
+    }
+
     fn parse(text: &str) -> Result<Self, SinceError> {
         if let Ok(cursor) = text.parse() {
             return Ok(Self::Cursor(cursor));

@@ -4,7 +4,7 @@
 //! A pong says that the peer's endpoint has whatever was sent before its ping. Heartbeat n+1 says that the application has
 //! handled what was sent before the answer to heartbeat n. Does no I/O, and is there only for sockets with a resume ID.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +28,15 @@ const ID_LENGTH_MAX: usize = 256;
 
 /// How far channels have got.
 type Positions = Vec<(u32, Cursor)>;
+
+/// How far channels have got with both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Changes.
+    pub(super) changes: Positions,
+    /// Broadcasts from the database.
+    pub(super) broadcasts: Positions,
+}
 
 /// What the socket's URL asks for.
 pub(super) struct Wish {
@@ -59,14 +68,16 @@ pub(super) struct Acks {
     key: KeyHash,
     /// What was sent last on each channel with bindings; `None` before anything was.
     sent: BTreeMap<u32, Option<Cursor>>,
+    /// The same of channels that hear what the database says.
+    said: BTreeMap<u32, Option<Cursor>>,
     /// What had been sent before each ping, by its number.
-    pings: VecDeque<(u64, Positions)>,
+    pings: VecDeque<(u64, Reached)>,
     ping_next: u64,
     ping_at: Instant,
     /// Changes since the last ping.
     unpinged: usize,
     /// What had been sent before the answer to the last heartbeat.
-    beat: Positions,
+    beat: Reached,
     /// Numbers of pings that were sent to see whether the peer answers, with what asked for it.
     probes: VecDeque<(u64, u64)>,
 }
@@ -75,7 +86,7 @@ pub(super) struct Acks {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pong {
     /// What the peer's endpoint has.
-    pub(super) positions: Positions,
+    pub(super) reached: Reached,
     /// It was there when this was asked.
     pub(super) answers: Option<u64>,
 }
@@ -86,11 +97,12 @@ impl Acks {
             wish,
             key: KeyHash::new(key),
             sent: BTreeMap::new(),
+            said: BTreeMap::new(),
             pings: VecDeque::new(),
             ping_next: 1,
             ping_at: now + PING_INTERVAL,
             unpinged: 0,
-            beat: Vec::new(),
+            beat: Reached::default(),
             probes: VecDeque::new(),
         }
     }
@@ -115,14 +127,42 @@ impl Acks {
         }
     }
 
+    /// A channel hears what the database says; what it is to go on by.
+    pub(super) fn listen(&mut self, membership: u32, room: &Room) -> Resume {
+        self.said.insert(membership, None);
+        self.of_room(room)
+    }
+
+    /// What a channel of this topic goes on by.
+    pub(super) fn of_room(&self, room: &Room) -> Resume {
+        Resume {
+            place: Place::of_room(&self.wish.id, room),
+            key: self.key,
+            by_heartbeat: self.wish.by_heartbeat,
+        }
+    }
+
     /// The channel is gone.
     pub(super) fn leave(&mut self, membership: u32) {
         self.sent.remove(&membership);
+        self.said.remove(&membership);
     }
 
-    /// The channels with bindings.
+    /// The channels that may come back.
     pub(super) fn memberships(&self) -> Vec<u32> {
-        self.sent.keys().copied().collect()
+        let both: BTreeSet<u32> = self.sent.keys().chain(self.said.keys()).copied().collect();
+        both.into_iter().collect()
+    }
+
+    /// A broadcast was sent.
+    pub(super) fn heard(&mut self, membership: u32, cursor: Cursor) {
+        self.unpinged = self.unpinged.saturating_add(1);
+        self.hear_up_to(membership, cursor);
+    }
+
+    /// Every broadcast up to here was sent.
+    pub(super) fn hear_up_to(&mut self, membership: u32, cursor: Cursor) {
+        move_on(&mut self.said, membership, cursor);
     }
 
     /// Changes were sent, of which `payload` is the last.
@@ -135,28 +175,30 @@ impl Acks {
 
     /// Everything up to here was sent.
     pub(super) fn reach(&mut self, membership: u32, cursor: Cursor) {
-        if let Some(sent) = self.sent.get_mut(&membership) {
-            let place = |cursor: &Cursor| (cursor.commit_lsn, cursor.order);
-            let is_later =
-                sent.is_none_or(|sent| sent.epoch != cursor.epoch || place(&sent) < place(&cursor));
-            if is_later {
-                *sent = Some(cursor);
-            }
-        }
+        move_on(&mut self.sent, membership, cursor);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.sent.is_empty() && self.said.is_empty()
     }
 
     /// When [`Self::poll_ping`] will have something to send.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        (!self.sent.is_empty()).then_some(self.ping_at)
+        (!self.is_idle()).then_some(self.ping_at)
     }
 
     /// The ping that is due.
     pub(super) fn poll_ping(&mut self, now: Instant) -> Option<Bytes> {
-        let is_due = !self.sent.is_empty() && self.ping_at <= now;
+        let is_due = !self.is_idle() && self.ping_at <= now;
         if !is_due && self.unpinged < PING_CHANGES {
             return None;
         }
         Some(self.ping(now))
+    }
+
+    /// The ping that is due because so much was sent.
+    pub(super) fn poll_due(&mut self, now: Instant) -> Option<Bytes> {
+        (self.unpinged >= PING_CHANGES).then(|| self.ping(now))
     }
 
     /// A ping at once.
@@ -190,25 +232,43 @@ impl Acks {
         let number = u64::from_be_bytes(payload.try_into().ok()?);
         let place = self.pings.iter().position(|(known, _)| *known == number)?;
         // Those before it were overtaken.
-        let (_, positions) = self.pings.drain(..=place).next_back()?;
+        let (_, reached) = self.pings.drain(..=place).next_back()?;
         let answered = self.probes.partition_point(|(ping, _)| *ping <= number);
         let answers = self.probes.drain(..answered).next_back();
         (!self.wish.by_heartbeat).then(|| Pong {
-            positions,
+            reached,
             answers: answers.map(|(_, question)| question),
         })
     }
 
     /// A heartbeat came and was answered: what the application has handled.
-    pub(super) fn beat(&mut self) -> Positions {
+    pub(super) fn beat(&mut self) -> Reached {
         let now = self.positions();
         std::mem::replace(&mut self.beat, now)
     }
 
-    fn positions(&self) -> Positions {
-        let sent = self.sent.iter();
-        sent.filter_map(|(membership, cursor)| Some((*membership, (*cursor)?)))
-            .collect()
+    fn positions(&self) -> Reached {
+        let known = |positions: &BTreeMap<u32, Option<Cursor>>| -> Positions {
+            let positions = positions.iter();
+            let known =
+                positions.filter_map(|(membership, cursor)| Some((*membership, (*cursor)?)));
+            known.collect()
+        };
+        Reached {
+            changes: known(&self.sent),
+            broadcasts: known(&self.said),
+        }
+    }
+}
+
+fn move_on(positions: &mut BTreeMap<u32, Option<Cursor>>, membership: u32, cursor: Cursor) {
+    if let Some(known) = positions.get_mut(&membership) {
+        let place = |cursor: &Cursor| (cursor.commit_lsn, cursor.order);
+        let is_later =
+            known.is_none_or(|known| known.epoch != cursor.epoch || place(&known) < place(&cursor));
+        if is_later {
+            *known = Some(cursor);
+        }
     }
 }
 
@@ -233,6 +293,13 @@ mod tests {
             epoch: Epoch(1),
             commit_lsn: Lsn::new(lsn),
             order: 0,
+        }
+    }
+
+    fn changes(lsns: &[u64]) -> Reached {
+        Reached {
+            changes: lsns.iter().map(|lsn| (1, cursor(*lsn))).collect(),
+            broadcasts: Vec::new(),
         }
     }
 
@@ -273,9 +340,9 @@ mod tests {
         acks.reach(1, cursor(9));
         acks.reach(1, cursor(7));
         let second = acks.ping(later);
-        let positions = |pong: Option<Pong>| pong.map(|pong| pong.positions);
-        assert_eq!(positions(acks.pong(&first)), Some(vec![(1, cursor(5))]));
-        assert_eq!(positions(acks.pong(&second)), Some(vec![(1, cursor(9))]));
+        let reached = |pong: Option<Pong>| pong.map(|pong| pong.reached);
+        assert_eq!(reached(acks.pong(&first)), Some(changes(&[5])));
+        assert_eq!(reached(acks.pong(&second)), Some(changes(&[9])));
         assert_eq!(acks.pong(&second), None);
         assert_eq!(acks.pong(b"not ours"), None);
         acks.leave(1);
@@ -293,13 +360,41 @@ mod tests {
     }
 
     #[test]
+    fn changes_and_broadcasts_are_told_apart() {
+        let (mut acks, now) = acks(None);
+        let room = Room {
+            topic: Topic::parse("realtime:b").unwrap(),
+            private: true,
+        };
+        let resume = acks.listen(1, &room);
+        assert_ne!(resume.place, acks.join(1, &room, &[]).place);
+        let _resume = acks.listen(2, &room);
+        acks.reach(1, cursor(5));
+        acks.heard(1, cursor(9));
+        acks.hear_up_to(2, cursor(7));
+        acks.hear_up_to(1, cursor(8));
+        assert_eq!(acks.memberships(), [1, 2]);
+        let ping = acks.ping(now);
+        let reached = acks.pong(&ping).unwrap().reached;
+        assert_eq!(reached.changes, [(1, cursor(5))]);
+        assert_eq!(reached.broadcasts, [(1, cursor(9)), (2, cursor(7))]);
+        acks.leave(1);
+        assert_eq!(acks.memberships(), [2]);
+        for _ in 0..PING_CHANGES {
+            assert_eq!(acks.poll_due(now), None);
+            acks.heard(2, cursor(10));
+        }
+        assert!(acks.poll_due(now).is_some());
+    }
+
+    #[test]
     fn the_next_heartbeat_says_what_was_handled() {
         let (mut acks, _) = acks(None);
         acks.reach(1, cursor(5));
-        assert_eq!(acks.beat(), []);
+        assert_eq!(acks.beat(), changes(&[]));
         acks.reach(1, cursor(9));
-        assert_eq!(acks.beat(), [(1, cursor(5))]);
-        assert_eq!(acks.beat(), [(1, cursor(9))]);
+        assert_eq!(acks.beat(), changes(&[5]));
+        assert_eq!(acks.beat(), changes(&[9]));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::{join, select};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::Server;
-use super::acks::{Acks, Pong, Wish};
+use super::acks::{Acks, Pong, Reached, Wish};
 use super::awaiting::Awaiting;
 use super::commands::Commands;
 use super::output::Outbound;
@@ -165,6 +165,11 @@ impl Connection {
         };
         let acks = wish.map(|wish| Acks::new(clock::instant(), wish, &accepted.token));
         let socket = Socket::new(now(), opening);
+        let socket = if acks.is_some() {
+            socket.resuming()
+        } else {
+            socket
+        };
         let commands = Commands::new(server.services.pipeline.commands.clone());
         let outbound = Outbound::new(websocket.written());
         Self {
@@ -317,14 +322,10 @@ impl Connection {
         match &mut self.acks {
             None => self.handle(Input::Control),
             Some(acks) => {
-                let Some(Pong { positions, answers }) = acks.pong(payload) else {
+                let Some(Pong { reached, answers }) = acks.pong(payload) else {
                     return;
                 };
-                self.commands.push(Command::Acknowledge {
-                    connection,
-                    what: Acknowledged::Received,
-                    positions,
-                });
+                self.acknowledge(Acknowledged::Received, reached);
                 if let Some(question) = answers {
                     self.commands.push(Command::Answer {
                         connection,
@@ -335,16 +336,31 @@ impl Connection {
         }
     }
 
+    fn acknowledge(&mut self, what: Acknowledged, reached: Reached) {
+        let connection = self.number;
+        let Reached {
+            changes: positions,
+            broadcasts,
+        } = reached;
+        self.commands.push(Command::Acknowledge {
+            connection,
+            what,
+            positions,
+        });
+        if !broadcasts.is_empty() {
+            self.commands.push(Command::Heard {
+                connection,
+                what,
+                positions: broadcasts,
+            });
+        }
+    }
+
     fn take_beat(&mut self) {
         let connection = self.number;
         if let Some(acks) = &mut self.acks {
-            let positions = acks.beat();
-            self.commands.push(Command::Acknowledge {
-                connection,
-                what: Acknowledged::Processed,
-                positions,
-            });
-            let memberships = acks.memberships();
+            let (reached, memberships) = (acks.beat(), acks.memberships());
+            self.acknowledge(Acknowledged::Processed, reached);
             self.commands.push(Command::Mark {
                 connection,
                 memberships,
@@ -412,6 +428,43 @@ impl Connection {
                         grace,
                         resume,
                     });
+                }
+                Output::Listen {
+                    membership,
+                    claims,
+                    room,
+                    grace,
+                    replays,
+                } => {
+                    if let Some(acks) = &mut self.acks {
+                        let resume = acks.listen(membership, &room);
+                        self.commands.push(Command::Listen {
+                            connection,
+                            membership,
+                            outbox: Arc::clone(&self.outbox),
+                            claims,
+                            room,
+                            grace,
+                            replays,
+                            resume,
+                        });
+                    }
+                }
+                Output::Hear { membership } => self.commands.push(Command::Hear {
+                    connection,
+                    membership,
+                    unix_seconds: clock::unix_seconds(),
+                }),
+                Output::Heard { membership, cursor } => {
+                    if let Some(acks) = &mut self.acks {
+                        acks.heard(membership, cursor);
+                    }
+                }
+                Output::Forget { claims, room } => {
+                    if let Some(acks) = &self.acks {
+                        let resume = acks.of_room(&room);
+                        self.commands.push(Command::Forget { claims, resume });
+                    }
                 }
                 Output::Beat => self.take_beat(),
                 Output::Identify { membership, claims } => {
@@ -517,9 +570,24 @@ impl Connection {
                             acks.reach(membership, cursor);
                         }
                     }
+                    Notice::HeardUpTo(cursor) => {
+                        // What waits for an answer was not said yet.
+                        if let Some(acks) = &mut self.acks
+                            && self.socket.has_passed_all_on(membership)
+                        {
+                            acks.hear_up_to(membership, cursor);
+                        }
+                    }
                     Notice::Probe(question) => self.probe(now.instant, question),
                     Notice::TakenOver => self.end = Some(End::TAKEN_OVER),
-                    notice => self.handle_at(now, Input::Notice { membership, notice }),
+                    notice => {
+                        self.handle_at(now, Input::Notice { membership, notice });
+                        if let Some(ping) =
+                            (self.acks.as_mut()).and_then(|acks| acks.poll_due(now.instant))
+                        {
+                            self.outbound.push(websocket::Frame::Ping(ping));
+                        }
+                    }
                 },
                 Some(Posting::Run(run)) => {
                     let log = &self.server.services.pipeline.log;

@@ -155,6 +155,10 @@ impl Fixture {
             } => (format!("permit {membership}.{ticket}"), Some(outbox)),
             Command::Acknowledge { .. }
             | Command::Answer { .. }
+            | Command::Heard { .. }
+            | Command::Listen { .. }
+            | Command::Hear { .. }
+            | Command::Forget { .. }
             | Command::Mark { .. }
             | Command::Park { .. } => {
                 panic!("the socket has no resume ID")

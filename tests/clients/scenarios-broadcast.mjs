@@ -102,6 +102,26 @@ export async function channelsHearAgainAfterARestart () {
   assert.deepEqual(await hearer.hear(), ['after', {}])
 }
 
+export async function whatTheDatabaseSaidMeanwhileIsHeard () {
+  const tell = (text) => sql(`select realtime.send('{"text": "${text}"}', 'said', 'room', false)`)
+  const hear = async (room) => (await room.hear())[1].text
+  const realtime = { params: { resume: crypto.randomUUID() }, heartbeatIntervalMs: 500 }
+  const room = await enter(connect({ realtime }), 'room')
+  room.mayFail = true
+  await tell('before')
+  assert.equal(await hear(room), 'before')
+  // Longer than two heartbeats: what came is known to have been handled.
+  await new Promise((resolve) => setTimeout(resolve, 2500))
+  await killServer()
+  await room.status('CHANNEL_ERROR')
+  await tell('while it was down')
+  await sql(`select realtime.send('{}', 'private', 'room')`)
+  await startServer()
+  await room.status('SUBSCRIBED')
+  await tell('after')
+  assert.deepEqual([await hear(room), await hear(room)], ['while it was down', 'after'])
+}
+
 export async function whoLeftAndCameBackHearsOnce () {
   const client = connect()
   const first = await enter(client, 'room')

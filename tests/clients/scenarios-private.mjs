@@ -2,7 +2,7 @@
 // conversation:ID for its participants, users:online for whoever has a session.
 
 import assert from 'node:assert/strict'
-import { ALICE, ALICES, BOB, BOBS, changeToken, connect, connectAs, connectOther, enter, Room, sql, tokenOf } from './world.mjs'
+import { ALICE, ALICES, BOB, BOBS, changeToken, connect, connectAs, connectOther, enter, killServer, Room, sql, startServer, tokenOf } from './world.mjs'
 
 const ALICES_ROOM = `conversation:${ALICES}`
 const BOBS_ROOM = `conversation:${BOBS}`
@@ -100,6 +100,26 @@ export async function triggersBroadcastChanges () {
     ['UPDATE', 'UPDATE', 'messages', 'changed', 'for alice'],
     ['DELETE', 'DELETE', 'messages', undefined, 'changed']
   ])
+}
+
+export async function aPrivateChannelGoesOnWhereItWas () {
+  const tell = (text, topic = ALICES_ROOM) => sql(`select realtime.send('{"text": "${text}"}', 'said', '${topic}')`)
+  const realtime = { params: { resume: crypto.randomUUID() }, heartbeatIntervalMs: 500 }
+  const client = await connectAs(tokenOf(ALICE), { realtime })
+  const room = await enter(client, ALICES_ROOM, { config: closed })
+  room.mayFail = true
+  await tell('before')
+  assert.equal((await room.hear())[1].text, 'before')
+  await new Promise((resolve) => setTimeout(resolve, 2500))
+  await killServer()
+  await room.status('CHANNEL_ERROR')
+  await tell('while it was down')
+  await tell('not for alice', BOBS_ROOM)
+  await startServer()
+  await room.status('SUBSCRIBED')
+  await tell('after')
+  const heard = [(await room.hear())[1].text, (await room.hear())[1].text]
+  assert.deepEqual(heard, ['while it was down', 'after'])
 }
 
 export async function recentBroadcastsAreReplayed () {

@@ -1,5 +1,5 @@
-//! Stock supabase-js, an old release and the newest, in Node (`tests/clients/`): each scenario against a server of its
-//! own, once with each release.
+//! Stock supabase-js, an old release and the newest, in Node and in a browser (`tests/clients/`): each scenario against a
+//! server of its own, once with each release.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -25,10 +25,12 @@ const SCENARIO_MAX: Duration = Duration::from_secs(90);
 
 async fn check(release: &str, scenario: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    assert!(
-        folder.join("node_modules/ws").exists(),
-        "supabase-js is not installed; run: npm ci --prefix tests/clients"
-    );
+    for package in ["ws", "playwright-core"] {
+        assert!(
+            folder.join("node_modules").join(package).exists(),
+            "{package} is not installed; run: scripts/install clients"
+        );
+    }
     let state = tempfile::tempdir().unwrap();
     let options = AppOptions {
         schema: SCHEMA,
@@ -118,9 +120,10 @@ macro_rules! scenarios {
     };
 }
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "scenarios",
     "scenarios-broadcast",
+    "scenarios-browser",
     "scenarios-presence",
     "scenarios-private",
 ];
@@ -156,6 +159,8 @@ scenarios! {
         old_and_new_releases_understand_each_other = "oldAndNewReleasesUnderstandEachOther",
         the_database_broadcasts = "theDatabaseBroadcasts",
         channels_hear_again_after_a_restart = "channelsHearAgainAfterARestart",
+        a_page_that_loses_its_connection_misses_nothing = "aPageThatLosesItsConnectionMissesNothing",
+        what_the_database_said_meanwhile_is_heard = "whatTheDatabaseSaidMeanwhileIsHeard",
         who_left_and_came_back_hears_once = "whoLeftAndCameBackHearsOnce",
         three_clients_see_each_other = "threeClientsSeeEachOther",
         two_tabs_of_one_person_are_two_presences = "twoTabsOfOnePersonAreTwoPresences",
@@ -173,6 +178,7 @@ scenarios! {
         a_dropped_policy_ends_the_channel = "aDroppedPolicyEndsTheChannel",
         private_presence_works = "privatePresenceWorks",
         triggers_broadcast_changes = "triggersBroadcastChanges",
+        a_private_channel_goes_on_where_it_was = "aPrivateChannelGoesOnWhereItWas",
         recent_broadcasts_are_replayed = "recentBroadcastsAreReplayed",
         stored_broadcasts_are_replayed = "storedBroadcastsAreReplayed",
     }

@@ -37,6 +37,7 @@ mod races;
 mod rendering;
 mod replay;
 mod resume;
+mod resume_broadcasts;
 mod retention;
 mod rolling;
 mod shadow;

@@ -5,6 +5,7 @@ use crate::auth::Claims;
 use crate::change::Oid;
 use crate::log::Posting;
 use crate::pipeline::Command;
+use crate::pipeline::hearing::Listener;
 use crate::pipeline::lane::LaneId;
 use crate::pipeline::replay::Replay;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
@@ -83,6 +84,7 @@ impl Conductor {
                     connection,
                     membership,
                 };
+                self.rebind_hearing(now, id, &claims);
                 if self
                     .subscribers
                     .get(&id)
@@ -109,11 +111,50 @@ impl Conductor {
                 if !self.replaying.is_empty() {
                     self.answered.insert(connection, question);
                 }
+                self.hearing.answer(connection, question);
             }
+            Command::Listen {
+                connection,
+                membership,
+                outbox,
+                claims,
+                room,
+                grace,
+                replays,
+                resume,
+            } => {
+                let id = SubscriberId {
+                    connection,
+                    membership,
+                };
+                let mut listener = Listener::new(id, outbox, claims, room, resume);
+                listener.replays = replays;
+                self.listen(now, listener, grace);
+            }
+            Command::Hear {
+                connection,
+                membership,
+                unix_seconds,
+            } => {
+                let id = SubscriberId {
+                    connection,
+                    membership,
+                };
+                self.hear(now, id, unix_seconds);
+            }
+            Command::Heard {
+                connection,
+                what,
+                positions,
+            } => self.acknowledge_heard(connection, what, &positions),
+            Command::Forget { claims, resume } => self.forget_hearing(&claims, resume),
             Command::Mark {
                 connection,
                 memberships,
-            } => self.mark(connection, &memberships),
+            } => {
+                self.mark(connection, &memberships);
+                self.mark_heard(connection, &memberships);
+            }
             Command::Park {
                 connection,
                 memberships,
@@ -125,15 +166,20 @@ impl Conductor {
                         membership,
                     };
                     self.park(now, id, farewell);
+                    self.park_hearing(now, id, farewell);
                 }
             }
             Command::Unsubscribe {
                 connection,
                 membership,
-            } => self.remove(SubscriberId {
-                connection,
-                membership,
-            }),
+            } => {
+                let id = SubscriberId {
+                    connection,
+                    membership,
+                };
+                self.remove(id);
+                self.end_hearing(id);
+            }
         }
         self.advance(now);
     }

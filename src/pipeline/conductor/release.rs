@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, Table};
 use crate::change::{Lsn, Oid, Relation};
 use crate::pipeline::history::Kept;
 use crate::pipeline::lane::{Item, Lane, LaneId};
-use crate::pipeline::messages::{broadcast_of, replayable};
+use crate::pipeline::messages::{broadcast_of, committed, replayable};
 use crate::pipeline::old::Past;
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
@@ -263,6 +263,7 @@ impl Conductor {
                     self.outputs.push_back(Output::Torn);
                     self.history.cut(&commit);
                     self.skip(&relations);
+                    self.skip_broadcasts(now, &relations);
                 }
             }
             if release.rest.is_some() {
@@ -287,6 +288,7 @@ impl Conductor {
         }
         if self.streaming {
             self.begin_joins(now, horizon);
+            self.begin_hearing(now);
         }
         let routed = self.routed();
         let (subscribers, lanes) = (&mut self.subscribers, &self.lanes);
@@ -396,7 +398,7 @@ impl Conductor {
                     Ok(None) => {}
                     Ok(Some((room, message))) => {
                         self.counts.broadcasts = self.counts.broadcasts.saturating_add(1);
-                        let message = message.committed_by(part.commit.xid);
+                        let message = committed(message, &part.commit, change.order);
                         self.outputs.push_back(Output::Say {
                             room,
                             message: Arc::new(message.in_doubt_since(self.doubt)),

@@ -22,8 +22,12 @@ impl Conductor {
             } => {
                 // The session before may not have read `realtime.messages`.
                 self.outputs.push_back(Output::Torn);
+                let before = self.epoch;
                 self.start_epoch(now, epoch, failed_over);
                 self.history.begin(from);
+                if before.is_some_and(|before| before != epoch) {
+                    self.restart_hearing(now, failed_over);
+                }
                 // What is read again of an earlier process was said by it.
                 self.says_from.get_or_insert(end);
             }
@@ -31,7 +35,8 @@ impl Conductor {
                 self.streaming = false;
                 self.was_away = true;
             }
-            StreamEvent::GivenUp => self.give_up(),
+            StreamEvent::GivenUp => self.give_up(now),
+            StreamEvent::Messages(publication) => self.take_publication(now, publication),
             // A hint only: anybody may write one. It makes us look, and the fingerprint tells.
             StreamEvent::Message { .. } => {
                 self.look_closely(now);
@@ -47,7 +52,7 @@ impl Conductor {
     }
 
     /// There is no slot, so what commits now never comes. Who joins meanwhile waits for the next epoch.
-    fn give_up(&mut self) {
+    fn give_up(&mut self, now: Instant) {
         let in_force =
             |subscriber: &&Subscriber| matches!(subscriber.phase, Phase::Live | Phase::Replaying);
         let in_force: Vec<SubscriberId> = (self.subscribers.values().filter(in_force))
@@ -56,6 +61,7 @@ impl Conductor {
         for id in in_force {
             self.resync(id, ResyncReason::SlotRecreated);
         }
+        self.break_hearing(now, ResyncReason::SlotRecreated);
     }
 
     /// The catalog is looked at more often for a while.
@@ -107,13 +113,8 @@ impl Conductor {
             self.load_catalog();
         }
         let everybody: Vec<SubscriberId> = self.subscribers.keys().copied().collect();
-        let reason = if failed_over {
-            ResyncReason::FailedOver
-        } else {
-            ResyncReason::SlotRecreated
-        };
         for id in everybody {
-            self.resync(id, reason);
+            self.resync(id, restarted(failed_over));
         }
     }
 
@@ -213,5 +214,14 @@ impl Conductor {
     pub(super) fn wait(&mut self, waiting: Waiting) {
         self.waiting_bytes = self.waiting_bytes.saturating_add(waiting.size());
         self.waiting.push_back(waiting);
+    }
+}
+
+/// Why positions of the epoch before mean nothing.
+pub(super) const fn restarted(failed_over: bool) -> ResyncReason {
+    if failed_over {
+        ResyncReason::FailedOver
+    } else {
+        ResyncReason::SlotRecreated
     }
 }

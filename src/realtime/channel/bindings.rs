@@ -14,7 +14,7 @@ use crate::realtime::refusal::Refusal;
 use crate::realtime::wire::Wire;
 
 /// The extension of the system messages about changes.
-const POSTGRES: &str = "postgres_changes";
+pub(super) const POSTGRES: &str = "postgres_changes";
 
 /// How far the bindings are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +73,7 @@ impl Channel {
             }
             Notice::SnapshotRefused(why) => self.snapshot_refused(wire, &why),
             Notice::Unresumed(reason) => {
-                wire.push(Output::Record(Tally::Resync(reason)));
-                let message = format!("Resync required: {reason}");
-                self.system(wire, POSTGRES, Status::Error, &message);
+                self.tell_unresumed(wire, reason);
                 Fate::Lives
             }
             Notice::PolicyTrouble(state) => {
@@ -93,6 +91,11 @@ impl Channel {
             | Notice::Recheck(_)
             | Notice::Undecided { .. }
             | Notice::Mark(_)
+            | Notice::Listening { .. }
+            | Notice::Missed(_)
+            | Notice::CaughtUp
+            | Notice::Unheard(_)
+            | Notice::HeardUpTo(_)
             | Notice::Probe(_)
             | Notice::TakenOver
             | Notice::ReplicationReady(_) => Fate::Lives,
@@ -106,6 +109,10 @@ impl Channel {
         extension: &'static str,
         reason: ResyncReason,
     ) -> Fate {
+        // What of it can go on when it joins again does.
+        wire.push(Output::Park {
+            membership: self.membership,
+        });
         self.depart(wire);
         if !self.is_joined() {
             return self.refuse(wire, &Refusal::Initializing);

@@ -26,6 +26,15 @@ const PERSISTING_MAX: usize = 256;
 /// snapshot says about them does not hold for ever.
 const SNAPSHOT_HOLDS: Duration = Duration::from_secs(600);
 
+/// Whether the limits of messages count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// They do.
+    Limited,
+    /// Several come together that were said one after the other.
+    Free,
+}
+
 /// A broadcast to be sent.
 #[derive(Debug)]
 pub(super) struct Said {
@@ -284,7 +293,8 @@ impl Channel {
 
     /// Somebody said something in the room.
     pub(super) fn deliver(&mut self, wire: &mut Wire<'_>, message: Arc<Broadcast>) -> Fate {
-        if !self.receives.is_some_and(|receives| receives.broadcasts) {
+        if !self.receives.is_some_and(|receives| receives.broadcasts) || self.comes_again(&message)
+        {
             return Fate::Lives;
         }
         if !self.is_joined() {
@@ -293,27 +303,32 @@ impl Channel {
         if self.is_in_doubt(&message) {
             return self.hold(wire, message);
         }
-        self.pass_on(wire, &message)
+        self.pass_on(wire, &message, Pace::Limited)
     }
 
     /// Sends a broadcast that the channel may read.
-    pub(super) fn pass_on(&mut self, wire: &mut Wire<'_>, message: &Broadcast) -> Fate {
+    pub(super) fn pass_on(&mut self, wire: &mut Wire<'_>, message: &Broadcast, pace: Pace) -> Fate {
         if self.expire_late(wire) == Fate::Ended {
             return Fate::Ended;
         }
         if let Some(private) = &mut self.private
             && private.replaying.has_passed(wire.now.instant, message)
         {
+            self.has_heard(wire, message);
             return Fate::Lives;
         }
         let Some(frame) = message.frame(wire.version) else {
+            self.has_heard(wire, message);
             return Fate::Lives;
         };
-        if !wire.admit(Counted::Messages, &mut self.rates, self.subject.as_deref()) {
+        if pace == Pace::Limited
+            && !wire.admit(Counted::Messages, &mut self.rates, self.subject.as_deref())
+        {
             return self.close_with(wire, ErrorCode::MessagePerSecondRateLimitReached);
         }
         wire.deliveries.broadcasts = wire.deliveries.broadcasts.saturating_add(1);
         wire.push(Output::Send(frame));
+        self.has_heard(wire, message);
         Fate::Lives
     }
 

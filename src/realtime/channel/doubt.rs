@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::broadcasts::{WAITING_BYTES_MAX, WAITING_MAX};
+use super::broadcasts::{Pace, WAITING_BYTES_MAX, WAITING_MAX};
 use super::permission::Cause;
 use super::{Channel, Fate};
 use crate::realtime::broadcast::Broadcast;
@@ -57,6 +57,11 @@ impl Doubt {
         message
             .doubt()
             .is_some_and(|doubt| self.confirmed.is_none_or(|confirmed| confirmed < doubt))
+    }
+
+    /// Whether something waits.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// Lets a broadcast wait.
@@ -139,7 +144,7 @@ impl Channel {
     /// Passes on what is certain now, and asks about the rest.
     pub(super) fn release(&mut self, wire: &mut Wire<'_>) -> Fate {
         while let Some(message) = (self.private.as_mut()).and_then(|private| private.doubt.take()) {
-            if self.pass_on(wire, &message) == Fate::Ended {
+            if self.pass_on(wire, &message, Pace::Limited) == Fate::Ended {
                 return Fate::Ended;
             }
         }

@@ -436,10 +436,22 @@ impl Channel {
     fn permitted(&mut self, wire: &mut Wire<'_>) -> Fate {
         match self.private.as_ref().and_then(|private| private.replay) {
             Some(ReplayRequest::Invalid) => return self.refuse(wire, &Refusal::ReplayParams),
-            Some(ReplayRequest::Since { since, limit }) => self.ask_replay(wire, since, limit),
-            Some(ReplayRequest::Null) | None => self.bind(wire),
+            replay => {
+                let replays = matches!(replay, Some(ReplayRequest::Since { .. }));
+                if !self.listen(wire, replays) {
+                    self.prepare(wire);
+                }
+            }
         }
         self.reread(wire)
+    }
+
+    /// The join goes on without a position to go on from.
+    pub(super) fn prepare(&mut self, wire: &mut Wire<'_>) {
+        match self.private.as_ref().and_then(|private| private.replay) {
+            Some(ReplayRequest::Since { since, limit }) => self.ask_replay(wire, since, limit),
+            Some(ReplayRequest::Invalid | ReplayRequest::Null) | None => self.bind(wire),
+        }
     }
 
     fn write_answered(
