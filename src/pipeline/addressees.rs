@@ -3,7 +3,7 @@
 //! Plain memory. A lane whose identity cannot be placed by its claims is found by every change, so that nobody is passed
 //! over in doubt.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::lane::LaneId;
 use crate::change::Oid;
@@ -17,7 +17,7 @@ pub(super) struct Addressees(HashMap<Oid, HashMap<Box<str>, Group>>);
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// How many bindings of its subscribers are on the table.
-    lanes: HashMap<LaneId, usize>,
+    lanes: BTreeMap<LaneId, usize>,
     directory: Option<Directory>,
 }
 
@@ -115,7 +115,7 @@ impl Group {
         }
     }
 
-    /// All of them.
+    /// All of them, in order.
     pub(super) fn lanes(&self) -> impl Iterator<Item = LaneId> {
         self.lanes.keys().copied()
     }

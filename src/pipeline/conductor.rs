@@ -29,7 +29,7 @@ use super::addressees::Addressees;
 use super::hearing::Hearing;
 use super::history::{self, History};
 use super::knowledge::Knowledge;
-use super::lane::{Lane, LaneId, LaneKey};
+use super::lane::{LaneId, LaneKey, Lanes};
 use super::ledger::Ledger;
 use super::locks::Locks;
 use super::messages::Unsendable;
@@ -273,7 +273,7 @@ pub(super) struct Conductor {
     joining: BTreeSet<SubscriberId>,
     /// Those for which some transactions of the stream are older than their beginning.
     catching_up: BTreeSet<(Lsn, SubscriberId)>,
-    lanes: HashMap<LaneId, Lane>,
+    lanes: Lanes,
     lane_ids: HashMap<LaneKey, LaneId>,
     /// Lanes by the tables of their subscribers.
     addressees: Addressees,
@@ -383,7 +383,7 @@ impl Conductor {
             subscribers: HashMap::new(),
             joining: BTreeSet::new(),
             catching_up: BTreeSet::new(),
-            lanes: HashMap::new(),
+            lanes: Lanes::default(),
             lane_ids: HashMap::new(),
             addressees: Addressees::default(),
             busy: BTreeSet::new(),

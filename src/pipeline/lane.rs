@@ -36,6 +36,9 @@ const SCANNED_MAX: usize = 16;
 /// Superseded or missing rows beyond which a question also asks whether the row is there at all.
 const CONFIRM_FROM: usize = 1000;
 
+/// All lanes. Their ids are ours, so that nobody can make them collide.
+pub(super) type Lanes = HashMap<LaneId, Lane, foldhash::fast::RandomState>;
+
 /// Who shares a lane: subscribers with equal identities, apart from those with filters that Postgres must decide, who
 /// share one only with their like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

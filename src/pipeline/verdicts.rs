@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::addressees::Group;
 use super::knowledge::Knowledge;
-use super::lane::{Lane, LaneId};
+use super::lane::{LaneId, Lanes};
 use super::part::Part;
 use super::permissions::{Permissions, Permitted, Reader};
 use super::state::{PlanState, PolicyState, ShadowState};
@@ -446,7 +446,7 @@ impl Verdicts {
         index: u32,
         role: &str,
         group: &mut Group,
-        lanes: &mut HashMap<LaneId, Lane>,
+        lanes: &mut Lanes,
     ) -> Option<BTreeSet<LaneId>> {
         if !self.holds_for(part) {
             return None;

@@ -6,9 +6,9 @@
 //! the identity is slow.
 
 use super::questions::FEW_ROWS;
-use super::rows::{FEW_CHANGES, Visit, routed_rows, withheld};
+use super::rows::{Visit, routed_rows};
 use super::{Conductor, LANE_BYTES_MAX};
-use crate::pipeline::lane::{Item, Lane, LaneId, policies_ask};
+use crate::pipeline::lane::{Item, Lane, LaneId};
 use crate::pipeline::old::Past;
 use crate::pipeline::part::Part;
 use std::sync::Arc;
@@ -19,21 +19,14 @@ const ASIDE_MAX: usize = 1024;
 /// Bytes of such a part; larger ones are rare.
 const PART_BYTES_MAX: usize = LANE_BYTES_MAX / ASIDE_MAX;
 
-/// Puts a part aside for a lane if the lane waits for its first answer and every change of the part must be asked. Returns
-/// whether it did. No plan may judge the part, and the grants at hand must be those of its commit.
+/// Whether lanes may keep a reference to the part instead of what they want of it.
+pub(super) fn can_be_put_aside(part: &Part) -> bool {
+    part.is_whole && part.size <= PART_BYTES_MAX
+}
+
+/// Puts a part of which everything must be asked aside for a lane if the lane waits for its first answer. Returns whether it
+/// did. No plan may judge the part, and the grants at hand must be those of its commit.
 pub(super) fn put_aside(lane: &mut Lane, number: u64, part: &Arc<Part>) -> bool {
-    let role = lane.key.identity.role();
-    let must_ask = || {
-        part.is_whole
-            && part.size <= PART_BYTES_MAX
-            && part.changes.len() <= FEW_CHANGES
-            && (part.changes.iter().zip(&part.views)).all(|(change, view)| {
-                view.as_ref().is_some_and(|view| {
-                    policies_ask(change, view, role)
-                        && withheld(change, view, view.table.access.get(role)).is_none()
-                })
-            })
-    };
     let rows = lane.queued_rows.saturating_add(part.changes.len());
     let is_put_aside = lane.is_untried()
         && rows > FEW_ROWS
@@ -41,8 +34,7 @@ pub(super) fn put_aside(lane: &mut Lane, number: u64, part: &Arc<Part>) -> bool 
         && lane.key.alone.is_none()
         && lane.pending.is_empty()
         && lane.holding.is_empty()
-        && lane.keeping == 0
-        && must_ask();
+        && lane.keeping == 0;
     if is_put_aside {
         lane.aside.push((number, Arc::clone(part)));
     }

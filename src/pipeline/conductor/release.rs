@@ -2,7 +2,7 @@
 
 use super::aside::put_aside;
 use super::replay::restrict;
-use super::rows::{Visit, doubt_grants, is_among, is_denied_unseen, judge_rows, routed_rows};
+use super::rows::{Nature, Visit, doubt_grants, is_among, is_denied_unseen, judge_rows, routed_rows};
 use super::{
     CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX,
     UNSEEN_PAUSE_MIN, UNSEEN_RETRIES, Waiting,
@@ -432,9 +432,12 @@ impl Conductor {
         } else {
             BTreeSet::new()
         };
-        for id in &unended {
-            lanes.entry(*id).or_insert(Visit::Some(Vec::new()));
-        }
+        let found: BTreeSet<LaneId> = match unended.len() {
+            0 => BTreeSet::new(),
+            _ => lanes.iter().map(|(lane, _)| *lane).collect(),
+        };
+        let not_found = unended.difference(&found);
+        lanes.extend(not_found.map(|lane| (*lane, Visit::Some(Vec::new()))));
         self.unfinished = (!part.last).then_some(part.commit.lsn);
         let few = lanes.len() <= LANES_AT_ONCE;
         let keeps_up =
@@ -452,8 +455,10 @@ impl Conductor {
     }
 
     /// The lanes that a part concerns, and by which changes.
-    fn concerned(&mut self, part: &Part, number: u64) -> BTreeMap<LaneId, Visit> {
+    fn concerned(&mut self, part: &Part, number: u64) -> Vec<(LaneId, Visit)> {
         let mut visits: BTreeMap<LaneId, Visit> = BTreeMap::new();
+        // There may be thousands, nearly always of one group and therefore in order.
+        let mut all: Vec<LaneId> = Vec::new();
         // By table and role: those lanes that must be visited in any case, or `None` once all are.
         let mut known: Vec<(Oid, Box<str>, Option<BTreeSet<LaneId>>)> = Vec::new();
         for (index, (change, view)) in (0_u32..).zip(part.changes.iter().zip(&part.views)) {
@@ -475,7 +480,7 @@ impl Conductor {
                     })
                     .flatten();
                 let Some(found) = found else {
-                    visits.extend(group.lanes().map(|lane| (lane, Visit::All)));
+                    all.extend(group.lanes());
                     match place.and_then(|place| known.get_mut(place)) {
                         Some((.., visited)) => *visited = None,
                         None => known.push((oid, role.into(), None)),
@@ -499,8 +504,15 @@ impl Conductor {
             }
         }
         let busy = known.into_iter().filter_map(|(.., busy)| busy).flatten();
-        visits.extend(busy.map(|lane| (lane, Visit::All)));
-        visits
+        all.extend(busy);
+        if !all.is_sorted() {
+            all.sort_unstable();
+        }
+        all.dedup();
+        let is_among_all = |lane: &LaneId| all.binary_search(lane).is_ok();
+        visits.retain(|lane, _| !is_among_all(lane));
+        let all = all.into_iter().map(|lane| (lane, Visit::All));
+        visits.into_iter().chain(all).collect()
     }
 
     fn route_to(&mut self, now: Instant, routing: &Routing, lanes: &[(LaneId, Visit)]) {
@@ -511,17 +523,28 @@ impl Conductor {
             ..
         } = routing;
         let knows_grants = self.knows_grants_of(part);
+        let mut natures: Vec<(Box<str>, Nature)> = Vec::new();
         for (id, visit) in lanes {
             let Some(lane) = self.lanes.get_mut(id) else {
                 continue;
             };
-            if !unended.contains(id) && !self.verdicts.may_judge(part, lane.key.identity.role()) {
+            let role = lane.key.identity.role();
+            let known = natures.iter().find(|(of, _)| **of == *role);
+            let nature = match known {
+                Some((_, nature)) => *nature,
+                None => {
+                    let nature = Nature::of(part, role, &self.verdicts, knows_grants);
+                    natures.push((role.into(), nature));
+                    nature
+                }
+            };
+            if !unended.contains(id) && nature.is_asked {
                 if is_denied_unseen(now, lane, part) {
                     let denied = &mut self.counts.settled.denied.not_asked;
                     *denied = denied.saturating_add(1);
                     continue;
                 }
-                if knows_grants && *visit == Visit::All && put_aside(lane, *number, part) {
+                if nature.is_for_later && *visit == Visit::All && put_aside(lane, *number, part) {
                     continue;
                 }
             }

@@ -1,5 +1,6 @@
 //! The rows of a part as a lane sees them before Postgres is asked. Plain functions.
 
+use super::aside::can_be_put_aside;
 use crate::catalog::Access;
 use crate::change::{Change, ChangeKind, Oid, OldKind, OldTuple};
 use crate::clock;
@@ -99,22 +100,48 @@ pub(super) fn routed_rows(
     rows
 }
 
-/// Whether the part is denied to the whole lane without a look at it: the identity must not be asked for the moment, or
-/// times out and waits for its turn with another row, and nothing in the part goes without asking. A thousand such lanes
-/// should cost next to nothing.
+/// What a part is for all lanes of one role.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nature {
+    /// It is small, and nothing in it goes without asking Postgres.
+    pub(super) is_asked: bool,
+    /// Likewise, and the lane's identity may read whatever it needs to be asked for.
+    pub(super) is_for_later: bool,
+}
+
+impl Nature {
+    pub(super) fn of(part: &Part, role: &str, verdicts: &Verdicts, knows_grants: bool) -> Self {
+        let all = |holds: &dyn Fn(&Change, &View) -> bool| {
+            (part.changes.iter().zip(&part.views))
+                .all(|(change, view)| view.as_ref().is_some_and(|view| holds(change, view)))
+        };
+        let is_asked = part.changes.len() <= FEW_CHANGES
+            && !verdicts.may_judge(part, role)
+            && all(&|change, view| policies_ask(change, view, role));
+        Self {
+            is_asked,
+            is_for_later: is_asked
+                && knows_grants
+                && can_be_put_aside(part)
+                && all(&|change, view| {
+                    withheld(change, view, view.table.access.get(role)).is_none()
+                }),
+        }
+    }
+}
+
+/// Whether a part of which everything must be asked is denied to the whole lane without a look at it: the identity must not
+/// be asked for the moment, or times out and waits for its turn with another row. A thousand such lanes should cost next to
+/// nothing.
 pub(super) fn is_denied_unseen(now: Instant, lane: &Lane, part: &Part) -> bool {
-    let role = lane.key.identity.role();
-    let is_paused = lane.standing.pool(now).is_none() && lane.queue.is_empty();
-    let waits = !lane.standing.is_sound() && !lane.queue.is_empty();
-    (is_paused || waits)
-        && lane.pending.is_empty()
-        && part.changes.len() <= FEW_CHANGES
-        && lane.keeping == 0
-        && (part.changes.iter().zip(&part.views)).all(|(change, view)| {
-            view.as_ref().is_some_and(|view| {
-                policies_ask(change, view, role) && (is_paused || lane.times_out(view.table.oid))
-            })
-        })
+    if !lane.pending.is_empty() || lane.keeping > 0 {
+        return false;
+    }
+    if lane.queue.is_empty() {
+        return lane.standing.pool(now).is_none();
+    }
+    let mut views = part.views.iter().flatten();
+    !lane.standing.is_sound() && views.all(|view| lane.times_out(view.table.oid))
 }
 
 /// Changes of a part that are worth a look whether all of them must be asked.
