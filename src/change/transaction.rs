@@ -104,10 +104,9 @@ pub enum StreamEvent {
         /// With another epoch: the database is another one than before, on another timeline, or set back; its transaction
         /// ids may mean others.
         failed_over: bool,
+        /// The publication by which rows of `realtime.messages` come from here on, if they do.
+        messages: Option<Oid>,
     },
-    /// From here on rows of `realtime.messages` come, by the publication of this OID, or (`None`) do not. Before each
-    /// [`Self::Started`].
-    Messages(Option<Oid>),
     /// A piece of a committed transaction.
     Part(TransactionPart),
     /// A committed transaction that could not be held; its content is lost to subscribers of `relations`.

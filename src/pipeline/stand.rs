@@ -124,6 +124,7 @@ impl Stand {
             from: Lsn::ZERO,
             end: Lsn::ZERO,
             failed_over: false,
+            messages: None,
         };
         stand.conductor.handle_stream(clock::instant(), started);
         stand.settle().await;

@@ -141,6 +141,7 @@ impl Bench {
             from: Lsn::ZERO,
             end,
             failed_over: false,
+            messages: Some(5),
         });
         // Members may have been there before.
         bench.see_all();

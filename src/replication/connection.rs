@@ -339,14 +339,16 @@ impl Connection {
             status: &self.status,
             announced: &self.announced,
             blocked: None,
-            second: Some(StreamEvent::Started {
+        };
+        let end = stream
+            .run(StreamEvent::Started {
                 epoch,
                 from,
                 end,
                 failed_over,
-            }),
-        };
-        let end = stream.run(StreamEvent::Messages(publication)).await;
+                messages: publication,
+            })
+            .await;
         session.close().await;
         Err(end.into())
     }

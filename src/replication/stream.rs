@@ -156,8 +156,6 @@ pub(super) struct Stream<'a> {
     pub(super) announced: &'a Notify,
     /// The event that there was no room for; whatever ends the session, it goes before all that is left.
     pub(super) blocked: Option<StreamEvent>,
-    /// What goes right behind the first event.
-    pub(super) second: Option<StreamEvent>,
 }
 
 impl Stream<'_> {
@@ -200,7 +198,7 @@ impl Stream<'_> {
         loop {
             // Not waited for: what is confirmed goes out with the next feedback, which has a time of its own.
             self.take_confirmed();
-            let wait = match self.next_blocked() {
+            let wait = match self.blocked.take() {
                 None => self.work()?,
                 Some(event) => self.hand_down(event)?,
             };
@@ -254,10 +252,6 @@ impl Stream<'_> {
                 () = due => {}
             }
         }
-    }
-
-    fn next_blocked(&mut self) -> Option<StreamEvent> {
-        self.blocked.take().or_else(|| self.second.take())
     }
 
     /// Hands down what is here, up to a bounded piece of work.
@@ -338,10 +332,7 @@ impl Stream<'_> {
                 self.announced.notify_one();
                 None
             }
-            StreamEvent::Started { .. }
-            | StreamEvent::Messages(_)
-            | StreamEvent::Interrupted
-            | StreamEvent::GivenUp => None,
+            StreamEvent::Started { .. } | StreamEvent::Interrupted | StreamEvent::GivenUp => None,
         };
         if let Some((commit, last)) = done {
             self.memory.torn = !last;
@@ -371,7 +362,7 @@ impl Stream<'_> {
     /// Hands down what the assembler still holds.
     async fn drain(&mut self) -> Result<(), End> {
         loop {
-            let event = match self.next_blocked() {
+            let event = match self.blocked.take() {
                 Some(event) => event,
                 None => match self.assembler.poll()? {
                     Step::Event(event) => event,

@@ -180,7 +180,6 @@ impl World {
                 StreamEvent::Skipped { commit, relations } => self.shadow.skipped(&commit, &relations),
                 StreamEvent::Started { .. } => self.shadow.restart(),
                 StreamEvent::Message { .. }
-                | StreamEvent::Messages(_)
                 | StreamEvent::Position(_)
                 | StreamEvent::Interrupted
                 | StreamEvent::GivenUp => {}

@@ -2,7 +2,9 @@
 
 use super::aside::put_aside;
 use super::replay::restrict;
-use super::rows::{Nature, Visit, doubt_grants, is_among, is_denied_unseen, judge_rows, routed_rows};
+use super::rows::{
+    Nature, Visit, doubt_grants, is_among, is_denied_unseen, judge_rows, routed_rows,
+};
 use super::{
     CLOSE_LOOK_PAUSE, Conductor, Horizon, LEARN_PAUSE, LOOK_PAUSE, Output, UNSEEN_PAUSE_MAX,
     UNSEEN_PAUSE_MIN, UNSEEN_RETRIES, Waiting,

@@ -19,7 +19,9 @@ impl Conductor {
                 from,
                 end,
                 failed_over,
+                messages,
             } => {
+                self.take_publication(now, messages);
                 // The session before may not have read `realtime.messages`.
                 self.outputs.push_back(Output::Torn);
                 let before = self.epoch;
@@ -36,7 +38,6 @@ impl Conductor {
                 self.was_away = true;
             }
             StreamEvent::GivenUp => self.give_up(now),
-            StreamEvent::Messages(publication) => self.take_publication(now, publication),
             // A hint only: anybody may write one. It makes us look, and the fingerprint tells.
             StreamEvent::Message { .. } => {
                 self.look_closely(now);

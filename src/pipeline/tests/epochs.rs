@@ -16,6 +16,7 @@ impl Bench {
             from: Lsn::new(5000),
             end: Lsn::new(5000),
             failed_over,
+            messages: Some(5),
         });
     }
 }

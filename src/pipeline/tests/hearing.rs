@@ -100,12 +100,12 @@ impl Bench {
 
     fn begin_epoch_of_broadcasts(&mut self, epoch: u64, failed_over: bool) {
         self.stream(StreamEvent::Interrupted);
-        self.stream(StreamEvent::Messages(Some(5)));
         self.stream(StreamEvent::Started {
             epoch: Epoch(epoch),
             from: Lsn::new(5000),
             end: Lsn::new(5000),
             failed_over,
+            messages: Some(5),
         });
     }
 
@@ -171,7 +171,6 @@ impl Bench {
 /// Somebody who was here, has heard what transaction 100 said, and is away.
 fn away() -> Bench {
     let mut bench = Bench::new();
-    bench.stream(StreamEvent::Messages(Some(5)));
     bench.come_for(1, alice());
     bench.speak(1..=1);
     assert_eq!(bench.told_of(1), ["listening false", "caught up"]);
@@ -319,7 +318,6 @@ fn a_socket_that_does_not_answer_is_replaced_and_one_that_does_is_not() {
 #[test]
 fn what_an_earlier_process_said_is_heard_by_who_missed_it_only() {
     let mut bench = Bench::begun(false, Lsn::new(1030));
-    bench.stream(StreamEvent::Messages(Some(5)));
     let stored = crate::pipeline::sessions::Record {
         place: Place::of_number(RESUME),
         holder: crate::pipeline::sessions::Holder::new(&alice(), KeyHash::new("key")),
@@ -354,12 +352,12 @@ fn a_gap_is_told_to_who_is_there_and_to_who_comes_back() {
     bench.told_of(2);
     bench.speak(2..=2);
     bench.stream(StreamEvent::Interrupted);
-    bench.stream(StreamEvent::Messages(None));
     let started = StreamEvent::Started {
         epoch: Epoch(1),
         from: Lsn::new(1015),
         end: Lsn::new(1015),
         failed_over: false,
+        messages: None,
     };
     bench.stream(started);
     assert_eq!(bench.told_of(2), ["position no longer retained"]);
@@ -378,12 +376,12 @@ fn a_gap_is_told_to_who_is_there_and_to_who_comes_back() {
 #[test]
 fn positions_of_another_epoch_mean_nothing() {
     let mut bench = away();
-    bench.stream(StreamEvent::Messages(Some(5)));
     bench.stream(StreamEvent::Started {
         epoch: Epoch(2),
         from: Lsn::new(900),
         end: Lsn::new(900),
         failed_over: false,
+        messages: Some(5),
     });
     for connection in [2, 3] {
         // Whether it heard so is not known.
@@ -513,7 +511,6 @@ fn by_heartbeat_nobody_waits_for_who_may_be_gone() {
 #[test]
 fn nobody_is_told_that_it_listens_before_its_session_is_stored_with_those_of_changes() {
     let mut bench = Bench::new();
-    bench.stream(StreamEvent::Messages(Some(5)));
     let now = bench.now;
     let taken = |records| crate::pipeline::positions::Taken {
         records,

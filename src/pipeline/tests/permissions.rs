@@ -11,6 +11,7 @@ fn another_epoch_calls_permissions_into_doubt() {
             from: Lsn::ZERO,
             end: Lsn::ZERO,
             failed_over: false,
+            messages: Some(5),
         });
         assert!(bench.said.is_empty(), "nothing was seen yet");
         if doubts {

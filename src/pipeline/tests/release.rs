@@ -107,6 +107,7 @@ fn a_transaction_that_comes_again_after_a_reconnect_goes_on_where_it_was() {
         from: Lsn::ZERO,
         end: Lsn::ZERO,
         failed_over: false,
+        messages: Some(5),
     });
     bench.next_order = 0;
     bench.part(
@@ -128,6 +129,7 @@ fn another_epoch_makes_everybody_start_over() {
         from: Lsn::ZERO,
         end: Lsn::ZERO,
         failed_over: false,
+        messages: Some(5),
     });
     assert_eq!(bench.read(1), [""; 0], "a reconnect is no new epoch");
     bench.stream(StreamEvent::Started {
@@ -135,6 +137,7 @@ fn another_epoch_makes_everybody_start_over() {
         from: Lsn::ZERO,
         end: Lsn::ZERO,
         failed_over: false,
+        messages: Some(5),
     });
     assert_eq!(
         bench.read(1),

@@ -242,6 +242,7 @@ fn positions_end_with_their_epoch() {
         from: Lsn::new(5000),
         end: Lsn::new(5000),
         failed_over: false,
+        messages: Some(5),
     });
     bench.next_xid = 501;
     bench.see_all();

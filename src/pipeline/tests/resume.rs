@@ -429,6 +429,7 @@ fn a_position_that_is_gone_is_said_to_be() {
         from: Lsn::new(5000),
         end: Lsn::new(5000),
         failed_over: false,
+        messages: Some(5),
     });
     bench.next_xid = 501;
     bench.come(2, alice(), false);
@@ -473,6 +474,7 @@ fn who_may_not_have_heard_that_it_must_start_over_is_told_again() {
         from: Lsn::new(5000),
         end: Lsn::new(5000),
         failed_over: false,
+        messages: Some(5),
     });
     bench.next_xid = 501;
     for connection in [2, 3] {

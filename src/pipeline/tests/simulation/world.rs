@@ -458,6 +458,7 @@ impl World {
                 from,
                 end,
                 failed_over: false,
+                messages: Some(5),
             },
         );
     }
