@@ -214,12 +214,17 @@ async fn memory(app: &App, database: &Database) {
     let memberships = (CONVERSATIONS_LARGE * PARTICIPANTS) as f64;
     let posts = BINDING.replace("messages", "posts");
     for (binding, kept) in [(BINDING, "as arrays"), (&posts, "as rows")] {
+        if binding != BINDING {
+            // Policies of private topics look into them, whoever is subscribed.
+            app.sql("truncate public.messages, public.conversations")
+                .await;
+        }
         let mut stand = Stand::open(database, true).await;
         stand
             .subscribe(0, "authenticated", &person(0), binding, false)
             .await;
         let shadow = stand.counted().shadow;
-        assert_eq!((shadow.tables, shadow.trusted), (1, 1));
+        assert_eq!(shadow.tables, shadow.trusted);
         println!(
             "  {CONVERSATIONS_LARGE} conversations, memberships {kept}: {} rows, {:.1} MB, {:.0} bytes a membership (target 150)",
             shadow.rows,
