@@ -89,6 +89,8 @@ pub struct Config {
     pub resume_wal_bytes_max: u64,
     /// Bytes of recent transactions in memory, with the payloads that are.
     pub history_bytes_max: u64,
+    /// Bytes on disk of those that memory has no room for; 0 for none.
+    pub history_spool_bytes_max: u64,
     /// How long they are kept; > 0.
     pub history_age_max: Duration,
     /// Where positions of sessions outlive the process.
@@ -241,6 +243,11 @@ impl Config {
             retained_wal_bytes_max: reader.value("retained_wal_bytes_max", 1, values::bytes),
             resume_wal_bytes_max: reader.value("resume_wal_bytes_max", 0, values::bytes_or_none),
             history_bytes_max: reader.value("history_bytes_max", 1, values::bytes),
+            history_spool_bytes_max: reader.value(
+                "history_spool_bytes_max",
+                0,
+                values::bytes_or_none,
+            ),
             history_age_max: reader.value("history_age_max", Duration::ZERO, positive),
             state_dir: reader.optional("state_dir", |text| Ok(PathBuf::from(text))),
             sockets_max: reader.value("sockets_max", 1, values::count),

@@ -240,8 +240,10 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     /// Bytes of payloads that memory had no room for.
     pub log_file_bytes: Gauge,
-    /// Bytes of recent transactions.
+    /// Bytes of recent transactions in memory.
     pub history_bytes: Gauge,
+    /// Bytes of recent transactions that are too large for it.
+    pub history_file_bytes: Gauge,
 }
 
 impl Default for Metrics {
@@ -318,6 +320,7 @@ impl Metrics {
             log_bytes: Gauge::default(),
             log_file_bytes: Gauge::default(),
             history_bytes: Gauge::default(),
+            history_file_bytes: Gauge::default(),
         }
     }
 
@@ -379,6 +382,7 @@ impl Metrics {
         to.register("walcast_broadcasts_ready", "1 while broadcasts from the database flow", self.broadcasts_ready.clone());
         to.register_with_unit("walcast_log", "Payloads in memory", Unit::Bytes, self.log_bytes.clone());
         to.register_with_unit("walcast_history", "Recent transactions in memory", Unit::Bytes, self.history_bytes.clone());
+        to.register_with_unit("walcast_history_file", "Recent transactions that are too large for memory", Unit::Bytes, self.history_file_bytes.clone());
         to.register_with_unit("walcast_log_file", "Payloads that memory had no room for", Unit::Bytes, self.log_file_bytes.clone());
     }
 

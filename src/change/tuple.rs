@@ -77,6 +77,18 @@ impl Tuple {
         self.columns == 0
     }
 
+    /// Number of columns, as [`Tuple::parse`] takes it.
+    #[must_use]
+    pub const fn columns(&self) -> u16 {
+        self.columns
+    }
+
+    /// The columns as they stood in the WAL, as [`Tuple::parse`] takes them.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
     /// Bytes that the tuple occupies in memory, without this struct.
     #[must_use]
     pub const fn size(&self) -> usize {

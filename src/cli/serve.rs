@@ -265,7 +265,7 @@ fn pipeline_options(
         log: log::Limits {
             memory_bytes_max: size(config.change_log_memory_bytes_max),
             bytes_max: size(config.change_log_bytes_max),
-            directory,
+            directory: directory.clone(),
         },
         connections_proven: config.question_connections,
         connections_new: config.question_connections_new,
@@ -284,6 +284,9 @@ fn pipeline_options(
         state_directory: config.state_dir.clone(),
         history: pipeline::HistoryLimits {
             bytes_max: size(config.history_bytes_max),
+            transaction_bytes_max: size(config.history_bytes_max / 4),
+            file_bytes_max: size(config.history_spool_bytes_max),
+            directory,
             age_max: config.history_age_max,
         },
         broadcast_bytes_max: config.payload_bytes_max,

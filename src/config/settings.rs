@@ -108,6 +108,11 @@ pub const SETTINGS: &[Setting] = &[
         "256MiB",
         "Memory for the recent transactions, which `since` and `resume` go through again, with the changes that sockets still read.",
     ),
+    open(
+        "history_spool_bytes_max",
+        "1GiB",
+        "Disk for those of them that are larger than a quarter of that memory, so that they do not drive out the others; 0 for none.",
+    ),
     open("history_age_max", "1h", "How long they are kept at most."),
     open(
         "state_dir",

@@ -13,4 +13,5 @@ mod store;
 pub use kept::{Allowance, Keeper, Kept, Share};
 pub use order::{Order, ParseRowIdError, RowId};
 pub use outbox::{KeptRun, Outbox, Posting, Run};
+pub(crate) use segment::{Segment, Tail};
 pub use store::{Gone, Limits, Log};

@@ -1,4 +1,4 @@
-//! Files that payloads move to when memory is full (*io*).
+//! Files that payloads move to when memory is full, and parts of the recent past (*io*).
 //!
 //! A segment has no name: it vanishes with its last reader, also when the process is killed.
 
@@ -12,17 +12,17 @@ use bytes::Bytes;
 /// Bytes after which the next segment begins. Disk space comes back a segment at a time.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
-/// One file of payloads, only ever appended to.
+/// One file, only ever appended to.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     file: File,
 }
 
 /// The end of the newest segment.
 #[derive(Debug)]
-pub(super) struct Tail {
-    pub(super) segment: std::sync::Arc<Segment>,
-    pub(super) length: u64,
+pub(crate) struct Tail {
+    pub(crate) segment: std::sync::Arc<Segment>,
+    pub(crate) length: u64,
 }
 
 impl Tail {
@@ -30,7 +30,7 @@ impl Tail {
     ///
     /// # Errors
     /// The directory cannot be made or written.
-    pub(super) fn create(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn create(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let file = tempfile::tempfile_in(directory)?;
         Ok(Self {
@@ -39,8 +39,8 @@ impl Tail {
         })
     }
 
-    /// Whether the next payload belongs into another segment.
-    pub(super) const fn is_full(&self) -> bool {
+    /// Whether what comes next belongs into another segment.
+    pub(crate) const fn is_full(&self) -> bool {
         self.length >= SEGMENT_BYTES_MAX
     }
 
@@ -48,7 +48,7 @@ impl Tail {
     ///
     /// # Errors
     /// The disk is full or broken; the segment's length is then unchanged.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let offset = self.length;
         self.segment.file.write_all_at(bytes, offset)?;
         self.length = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
@@ -61,7 +61,7 @@ impl Segment {
     ///
     /// # Errors
     /// The disk is broken.
-    pub(super) fn read(&self, offset: u64, length: u32) -> io::Result<Bytes> {
+    pub(crate) fn read(&self, offset: u64, length: u32) -> io::Result<Bytes> {
         let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         self.file.read_exact_at(&mut buffer, offset)?;
         Ok(buffer.into())

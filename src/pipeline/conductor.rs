@@ -367,7 +367,7 @@ pub(super) struct Conductor {
 impl Conductor {
     pub(super) fn new(rules: Rules, log: Arc<Log>) -> Self {
         let idle = rules.connections.clone();
-        let history = rules.history;
+        let history = rules.history.clone();
         let verdicts = Verdicts::new(rules.compile, rules.shadow_bytes_max);
         let allowance = rules.snapshot_allowance.clone();
         let snapshots = snapshots::Snapshots::new(allowance, rules.snapshot_bytes_max);
@@ -496,6 +496,17 @@ impl Conductor {
     /// Bytes of recent transactions.
     pub(super) fn history_bytes(&self) -> usize {
         self.history.bytes()
+    }
+
+    /// Bytes of recent transactions in the file.
+    pub(super) fn history_file_bytes(&self) -> usize {
+        self.history.file_bytes()
+    }
+
+    /// How often a part of the past was read from the file.
+    #[cfg(test)]
+    pub(super) fn history_reads(&self) -> u64 {
+        self.history.reads()
     }
 
     /// The tables that compiled policies look into.

@@ -294,8 +294,10 @@ pub struct Totals {
     pub log_memory_bytes: u64,
     /// Bytes of payloads in the log's file.
     pub log_file_bytes: u64,
-    /// Bytes of recent transactions.
+    /// Bytes of recent transactions in memory.
     pub history_bytes: u64,
+    /// Bytes of recent transactions in a file.
+    pub history_file_bytes: u64,
 }
 
 /// Settings of the pipeline.
@@ -808,6 +810,7 @@ impl Driver {
             log_memory_bytes: count(memory),
             log_file_bytes: count(file),
             history_bytes: count(self.conductor.history_bytes()),
+            history_file_bytes: count(self.conductor.history_file_bytes()),
         }
     }
 }

@@ -99,6 +99,9 @@ impl Stand {
             shadow_bytes_max: 4 << 30,
             history: super::history::Limits {
                 bytes_max: 1 << 20,
+                transaction_bytes_max: 1 << 20,
+                file_bytes_max: 0,
+                directory: std::env::temp_dir(),
                 age_max: Duration::from_secs(60),
             },
             snapshot_bytes_max: 0,

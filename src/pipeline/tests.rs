@@ -117,6 +117,9 @@ impl Bench {
             snapshot_allowance: allowance.clone(),
             history: super::history::Limits {
                 bytes_max: 4 << 20,
+                transaction_bytes_max: 1 << 20,
+                file_bytes_max: 64 << 20,
+                directory: std::env::temp_dir(),
                 age_max: Duration::from_secs(3600),
             },
         };

@@ -254,6 +254,9 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle, rooms: Sizes) {
     metrics.shadow_rows.set(size(totals.shadow.rows));
     metrics.shadow_bytes.set(size(totals.shadow.bytes));
     metrics.history_bytes.set(gauge(totals.history_bytes));
+    metrics
+        .history_file_bytes
+        .set(gauge(totals.history_file_bytes));
     let (memory, file) = pipeline.log.bytes();
     let bytes = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
     metrics.log_bytes.set(bytes(memory));

@@ -22,6 +22,7 @@ mod filters;
 mod harness;
 mod http_broadcast;
 mod isolation;
+mod large_past;
 mod limits;
 mod limits_and_change;
 mod messages;

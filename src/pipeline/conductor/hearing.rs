@@ -10,7 +10,7 @@ use super::{Conductor, GRACE, Output, POKE_PAUSE};
 use crate::auth::Claims;
 use crate::change::{Cursor, Oid, PgTime};
 use crate::pipeline::hearing::{Listener, Stage};
-use crate::pipeline::history::{Kept, Position};
+use crate::pipeline::history::{Found, Kept, Position};
 use crate::pipeline::messages::{committed, is_of, missed};
 use crate::pipeline::replay::Restoring;
 use crate::pipeline::sessions::{Acknowledged, Claim, Farewell, Holder, NOWHERE, Resume};
@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Changes looked at before others have their turn; well below a millisecond.
 const LOOKS_MAX: usize = 1000;
+/// Changes that might have been looked at while a part is read from the file.
+const READ_LOOKS: usize = 200;
 /// Listeners that have their turn at once.
 const TURNS_MAX: usize = 32;
 /// Bytes of what was missed that may wait in an outbox, far below what makes a peer slow.
@@ -134,8 +136,8 @@ impl Conductor {
         match listener.stage {
             Stage::Live if self.release.is_none() => Some(Position::before(self.routed())),
             Stage::Behind if listener.is_under_way() => {
-                let kept = self.history.get(listener.next.0).ok()??;
-                Some(Position::before(kept.commit.lsn))
+                let commit = self.history.commit(listener.next.0)?;
+                Some(Position::before(commit.lsn))
             }
             _ => None,
         }
@@ -405,7 +407,7 @@ impl Conductor {
             if listener.waiting_bytes() >= POSTED_BYTES_MAX {
                 return Turn::Waits;
             }
-            match self.history.get(number) {
+            match self.history.find(now, number) {
                 Err(_too_old) => {
                     (listener.next, listener.first) =
                         ((self.history.end(), 0), self.history.last());
@@ -420,9 +422,11 @@ impl Conductor {
                     listener.tell(Notice::CaughtUp);
                     return Turn::Done;
                 }
-                Ok(Some(kept)) => {
-                    let kept = kept.clone();
+                Ok(Some(Found { kept, was_read })) => {
                     self.hear_chunk(id, &kept, joined_at, looks);
+                    if was_read {
+                        *looks = looks.saturating_sub(READ_LOOKS);
+                    }
                 }
             }
         }

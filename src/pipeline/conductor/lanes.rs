@@ -29,8 +29,8 @@ impl Conductor {
         subscriber.entered = number;
         let replay = subscriber.replay.as_ref();
         let replay = replay.filter(|_| subscriber.phase == Phase::Replaying);
-        let next = replay.and_then(|replay| self.history.get(replay.next).ok()?);
-        let replayed = next.map(|kept| kept.commit.lsn);
+        let next = replay.and_then(|replay| self.history.commit(replay.next));
+        let replayed = next.map(|commit| commit.lsn);
         let lane = *self.lane_ids.entry(key.clone()).or_insert(number);
         subscriber.lane = Some(lane);
         for subscription in &subscriber.subscriptions {
@@ -189,8 +189,8 @@ impl Conductor {
         // The rest of a transaction that it goes through is still to be handed on.
         let replay = subscriber.replay.as_ref();
         let replay = replay.filter(|replay| subscriber.phase == Phase::Replaying && replay.is_open);
-        let under_way = replay.and_then(|replay| self.history.get(replay.next).ok()?);
-        let under_way = under_way.map(|kept| kept.commit.lsn);
+        let under_way = replay.and_then(|replay| self.history.commit(replay.next));
+        let under_way = under_way.map(|commit| commit.lsn);
         // It was told the end of what it holds back where it comes from, and may not have heard.
         if let Some(held) = subscriber.held_commit()
             && ![self.unfinished, under_way].contains(&Some(held))

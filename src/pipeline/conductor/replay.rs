@@ -11,7 +11,7 @@ use super::rows::{judge_rows, routed_row};
 use super::{Conductor, LANE_BYTES_MAX};
 use crate::catalog::Access;
 use crate::change::{Change, ChangeKind, Cursor};
-use crate::pipeline::history::{Kept, Position};
+use crate::pipeline::history::{Found, Kept, Position};
 use crate::pipeline::lane::{Item, ItemRow, LaneId, RowState};
 use crate::pipeline::old::OldRow;
 use crate::pipeline::part::Part;
@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Changes looked at before others have their turn; well below a millisecond.
 const LOOKS_MAX: usize = 1000;
+/// Changes that might have been looked at while a part is read from the file.
+const READ_LOOKS: usize = 200;
 /// Changes handed on at once.
 const CHUNK_MAX: usize = 250;
 /// Rows that may wait in the lane.
@@ -207,7 +209,7 @@ impl Conductor {
                 return Turn::Waits;
             }
             let (number, from) = (replay.next, replay.change);
-            match self.history.get(number) {
+            match self.history.find(now, number) {
                 Err(_too_old) => {
                     self.resync(id, ResyncReason::PositionGone);
                     return Turn::Done;
@@ -217,9 +219,11 @@ impl Conductor {
                     self.rejoining.push_back(id);
                     return Turn::Done;
                 }
-                Ok(Some(kept)) => {
-                    let kept = kept.clone();
+                Ok(Some(Found { kept, was_read })) => {
                     self.replay_chunk(now, id, &kept, (number, from), looks);
+                    if was_read {
+                        *looks = looks.saturating_sub(READ_LOOKS);
+                    }
                 }
             }
         }

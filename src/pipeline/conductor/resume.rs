@@ -336,8 +336,8 @@ impl Conductor {
         match (subscriber.phase, &subscriber.replay) {
             (Phase::Live, _) => Some(Position::before(self.routed())),
             (Phase::Replaying, Some(replay)) if replay.restoring.is_none() => {
-                let kept = self.history.get(replay.next).ok()??;
-                Some(Position::before(kept.commit.lsn))
+                let commit = self.history.commit(replay.next)?;
+                Some(Position::before(commit.lsn))
             }
             _ => None,
         }

@@ -54,6 +54,7 @@ pub(super) struct Totals {
     takeovers: u64,
     recalled: u64,
     skipped: u64,
+    read_back: u64,
 }
 
 impl Totals {
@@ -73,6 +74,7 @@ impl Totals {
         self.takeovers += other.takeovers;
         self.recalled += other.recalled;
         self.skipped += other.skipped;
+        self.read_back += other.read_back;
     }
 
     pub(super) fn is_of_everything(&self) -> bool {
@@ -92,6 +94,7 @@ impl Totals {
             self.takeovers,
             self.recalled,
             self.skipped,
+            self.read_back,
         ]
         .iter()
         .all(|count| *count > 0)
@@ -206,6 +209,14 @@ impl World {
                 } else {
                     4 << 20
                 },
+                // Often so little that what came back is read from the file.
+                transaction_bytes_max: [0, 500, 1 << 20][dice.random_range(0..3)],
+                file_bytes_max: if dice.random_bool(0.1) {
+                    2 << 10
+                } else {
+                    1 << 20
+                },
+                directory: std::env::temp_dir(),
                 age_max: Duration::from_secs(3600),
             },
         };
@@ -277,6 +288,7 @@ impl World {
 
     pub(super) fn totals(&self) -> Totals {
         let mut totals = self.totals;
+        totals.read_back += self.conductor.history_reads();
         for client in &self.clients {
             totals.changes += client.changes;
             totals.replays += client.replays;
@@ -494,6 +506,7 @@ impl World {
             }
         }
         self.totals.restarts += 1;
+        self.totals.read_back += self.conductor.history_reads();
         self.tell(|| "the server is killed".to_owned());
         self.log = empty_log();
         self.conductor = Conductor::new(self.rules.clone(), Arc::clone(&self.log));
