@@ -7,10 +7,12 @@
 mod bindings;
 mod broadcasts;
 mod doubt;
+mod early;
 mod hearing;
 mod permission;
 mod presence;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,7 @@ use crate::routing::RequestedBinding;
 use crate::topic::{Room, Topic};
 
 use self::bindings::Subscription;
+pub(super) use self::early::{Early, Load};
 use self::hearing::Hearing;
 use self::permission::{Cause, Private};
 use self::presence::Presence;
@@ -121,6 +124,8 @@ pub(super) struct Channel {
     /// Trouble that came before the reply.
     trouble: Option<Box<str>>,
     replaces: Option<Ref>,
+    /// Pushes that wait for the reply.
+    early: VecDeque<Early>,
 }
 
 impl Channel {
@@ -160,6 +165,7 @@ impl Channel {
             receives: None,
             trouble: None,
             replaces: beginning.replaces,
+            early: VecDeque::new(),
         };
         if channel.private.is_some() {
             channel.ask_read(wire, Cause::Join);
@@ -467,6 +473,7 @@ impl Channel {
     fn answer(&mut self, wire: &mut Wire<'_>, why: &Refusal) {
         wire.refuse((&self.join_ref, &self.reference), &self.quoted, why);
         self.close_replaced(wire);
+        self.reject_early(wire);
     }
 
     fn close_replaced(&mut self, wire: &mut Wire<'_>) {

@@ -53,6 +53,8 @@ pub(super) enum Refusal {
     Superseded,
     /// The client left before the join was answered.
     Left,
+    /// More was pushed before the join was answered than can wait for that.
+    TooEarly,
 }
 
 impl Refusal {
@@ -60,9 +62,11 @@ impl Refusal {
     pub(super) fn code(&self) -> ErrorCode {
         match self {
             Self::TopicNameRequired => ErrorCode::TopicNameRequired,
-            Self::Payload(_) | Self::TopicTooLong { .. } | Self::Superseded | Self::Left => {
-                ErrorCode::UnknownErrorOnChannel
-            }
+            Self::Payload(_)
+            | Self::TopicTooLong { .. }
+            | Self::Superseded
+            | Self::Left
+            | Self::TooEarly => ErrorCode::UnknownErrorOnChannel,
             Self::TooManyChannels => ErrorCode::ChannelRateLimitReached,
             Self::TooManyJoins => ErrorCode::ClientJoinRateLimitReached,
             Self::Token(error) => token_code(error),
@@ -146,6 +150,7 @@ impl fmt::Display for Refusal {
             ),
             Self::Superseded => f.write_str("joined again before this join was answered"),
             Self::Left => f.write_str("left before the join was answered"),
+            Self::TooEarly => f.write_str("too much was sent before the join was answered"),
             Self::TopicNameRequired
             | Self::TooManyChannels
             | Self::TooManyJoins

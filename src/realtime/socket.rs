@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::auth::{Claims, Verifier};
 use crate::topic::{Topic, TopicError};
 
-use super::channel::{Beginning, Channel, Fate};
+use super::channel::{Beginning, Channel, Early, Fate, Load};
 use super::frame::{self, Message, Payload, QuotedTopic, Ref, Status, Version};
 use super::input::{Input, Now};
 use super::join::{self, Join};
@@ -302,18 +302,22 @@ impl Socket {
     }
 
     fn unmatched(&mut self, now: Now, message: &Message<'_>) {
-        self.wire(now).reply(
-            (&Ref::null(), &message.reference),
-            &QuotedTopic::new(&message.topic),
-            Status::Error,
-            r#"{"reason":"unmatched topic"}"#,
-        );
+        let topic = QuotedTopic::new(&message.topic);
+        self.wire(now).unmatched(&message.reference, &topic);
     }
 
     /// An event on a topic that is joined or about to be. Unknown ones have no answer.
     fn event(&mut self, now: Now, membership: u32, event: &str, message: &Message<'_>) {
+        let channel = self.channels.get(&membership);
         match event {
             "phx_leave" => self.leave(now, membership, message),
+            _ if channel.is_some_and(|channel| channel.is_early(event)) => {
+                let load = Load::of(self.channels.values());
+                let early = Early::new(event, &message.reference, &message.payload);
+                self.with(now, membership, |channel, wire| {
+                    channel.wait_for_reply(wire, load, early)
+                });
+            }
             "access_token" => {
                 if let Payload::Json(payload) = message.payload
                     && let Some(token) = join::access_token(payload)
@@ -476,7 +480,7 @@ impl Socket {
             .map(|(membership, _)| *membership)
     }
 
-    /// Lets a channel act, and forgets it if it ended.
+    /// Lets a channel act, and then serve what has waited for its reply; forgets it if it ended.
     fn with(
         &mut self,
         now: Now,
@@ -487,9 +491,14 @@ impl Socket {
         let Some(channel) = channels.get_mut(&membership) else {
             return;
         };
-        let timeout = match act(channel, &mut wire) {
+        let mut fate = act(channel, &mut wire);
+        while fate == Fate::Lives && channel.has_early() {
+            fate = channel.serve_early(&mut wire);
+        }
+        let timeout = match fate {
             Fate::Lives => channel.next_timeout(),
             Fate::Ended => {
+                channel.reject_early(&mut wire);
                 channels.remove(&membership);
                 None
             }

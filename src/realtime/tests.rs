@@ -1,6 +1,7 @@
 //! Conversations: what a client and the pipeline say, and what comes back, literally.
 
 mod broadcasts;
+mod early;
 mod limits;
 mod presence;
 mod private;

@@ -61,6 +61,12 @@ impl Wire<'_> {
         self.push(Output::Record(Tally::JoinRefused(why.code())));
     }
 
+    /// The answer to a push on a topic that is not joined.
+    pub(super) fn unmatched(&mut self, reference: &Ref, topic: &QuotedTopic) {
+        let response = r#"{"reason":"unmatched topic"}"#;
+        self.reply((&Ref::null(), reference), topic, Status::Error, response);
+    }
+
     pub(super) fn end(&mut self, join_ref: &Ref, topic: &QuotedTopic, end: End) {
         self.send(frame::end(self.version, join_ref, topic, end));
     }

@@ -88,6 +88,7 @@ fn a_join_waits_for_its_permission_and_nothing_else_does() {
                 OK,
                 "private room of 1: enter for broadcasts presence",
                 "private room of 1: state",
+                "ask 1.2 as anon: write broadcast",
             ],
         )
         .answer(1, read(false, false), &[]);
