@@ -40,7 +40,7 @@ const LSN: u64 = 1 << 60;
 /// A conductor with a database.
 #[derive(Debug)]
 pub struct Stand {
-    conductor: Conductor,
+    conductor: Box<Conductor>,
     log: Arc<Log>,
     client: Client,
     asker: Asker,
@@ -108,7 +108,7 @@ impl Stand {
             snapshot_allowance: Allowance::new(0),
         };
         let mut stand = Self {
-            conductor: Conductor::new(rules, Arc::clone(&log)),
+            conductor: Box::new(Conductor::new(rules, Arc::clone(&log))),
             log,
             client,
             asker: Asker::new(asker).await.unwrap(),
