@@ -137,6 +137,8 @@ pub(super) enum Output {
     Poke,
     /// Something has committed that may decide who may read private topics.
     Doubt,
+    /// Something has committed that may decide who may send to private topics, and not who may read.
+    DoubtSending,
     /// Say something in a room, for the database.
     Say {
         /// Where.

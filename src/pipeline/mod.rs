@@ -710,6 +710,7 @@ impl Driver {
                 Output::TakeSnapshot(request) => self.workers.take_snapshot(request),
                 Output::Poke => self.poke.notify_one(),
                 Output::Doubt => self.rooms.doubt(clock::instant()),
+                Output::DoubtSending => self.rooms.doubt_sending(),
                 Output::Say {
                     room,
                     message,

@@ -278,6 +278,7 @@ impl Stand {
                 | Output::Torn
                 | Output::TakeSnapshot(_)
                 | Output::Doubt
+                | Output::DoubtSending
                 | Output::Confirm(..) => {}
             }
         }

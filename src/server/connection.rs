@@ -134,6 +134,8 @@ struct Connection {
     awaiting: Awaiting,
     headers: Arc<str>,
     end: Option<End>,
+    /// How often there was a doubt about who may send, as far as channels know.
+    sending_doubts: u64,
     drained: bool,
     /// Counted among the sockets with channels.
     counted: bool,
@@ -185,6 +187,7 @@ impl Connection {
             awaiting: Awaiting::default(),
             headers: Arc::clone(&accepted.headers),
             end: None,
+            sending_doubts: 0,
             drained: false,
             counted: false,
         }
@@ -284,13 +287,22 @@ impl Connection {
 
     fn receive(&mut self, message: &Message) {
         match message {
-            Message::Text(text) => self.handle(Input::Text(text)),
-            Message::Binary(bytes) => self.handle(Input::Binary(bytes)),
+            Message::Text(text) => self.take_message(Input::Text(text)),
+            Message::Binary(bytes) => self.take_message(Input::Binary(bytes)),
             Message::Ping(_) => self.handle(Input::Control),
             Message::Pong(payload) => self.take_pong(payload),
             // The answer is on its way by itself.
             Message::Close(_) => self.end = Some(End::Left),
         }
+    }
+
+    fn take_message(&mut self, input: Input<'_>) {
+        let begun = now();
+        let doubts = self.server.services.rooms.sending_doubts();
+        if std::mem::replace(&mut self.sending_doubts, doubts) != doubts {
+            self.handle_at(begun, Input::DoubtSending);
+        }
+        self.handle_at(begun, input);
     }
 
     /// Positions move on by pongs and heartbeats; so do those of channels where nothing happens.

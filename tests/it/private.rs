@@ -6,7 +6,7 @@ use walcast::testing::{
     App, Channel, PUBLISHABLE_KEY, Socket, Version, anon, eventually, expiring, mint, service, user,
 };
 
-use crate::world::{ALICE, BOB, CAROL, join_with, start_with, start_with_environment};
+use crate::world::{ALICE, BOB, CAROL, all, join_with, start_with, start_with_environment};
 
 /// What each room's name says: `hear` may be heard in, `see` shows presence, `both`; in `listen` nobody speaks; in `club`
 /// only members do anything.
@@ -578,6 +578,65 @@ async fn a_revoked_membership_ends_at_once_though_nothing_is_said() {
         assert_eq!(alice.removed().await, format!("{NO_MORE}club"));
         app.sql(&tell("still here")).await;
         assert_eq!(bob.heard_briefly().await.0, "still here");
+    }
+}
+
+#[tokio::test]
+async fn who_loses_the_permission_to_speak_is_refused_from_that_commit_on() {
+    // Nothing that decides who may read is in the table.
+    let policies = "
+        create table speakers (person uuid primary key);
+        grant select on speakers to authenticated;
+        insert into speakers values ('a0000000-0000-4000-8000-000000000001'), ('b0000000-0000-4000-8000-000000000002');
+        create policy receive on realtime.messages for select to authenticated using (true);
+    ";
+    let check = "exists (select from speakers where person = (select auth.uid()))";
+    let by_function = format!(
+        "create function may_speak() returns boolean language plpgsql stable as $$ begin return {check}; end $$;
+         create policy send on realtime.messages for insert to authenticated with check (may_speak());"
+    );
+    let of_all = format!(
+        "create policy send on realtime.messages to authenticated using (false) with check ({check});"
+    );
+    let plain = format!(
+        "create policy send on realtime.messages for insert to authenticated with check ({check});"
+    );
+    for write in [plain, by_function, of_all] {
+        let app = start_with_environment(
+            &format!(
+                "{policies}{write}
+              alter publication supabase_realtime add table speakers;
+              grant select on speakers to service_role;"
+            ),
+            SELDOM,
+        )
+        .await;
+        let mut alice = join(&app, Version::V2, "stage", ALICE).await;
+        let mut bob = join(&app, Version::V1, "stage", BOB).await;
+        let mut witness = app.subscribe(&service(), all("speakers")).await;
+        assert_eq!(say(&mut alice, "before").await, said());
+        assert_eq!(alice.track(&json!({})).await, said());
+        assert_eq!(say(&mut bob, "before").await, said());
+        app.sql(&format!("delete from speakers where person = '{ALICE}'"))
+            .await;
+        // Whoever sees the change speaks after it.
+        witness.change().await;
+        assert_eq!(say(&mut alice, "after").await, denied(), "{write}");
+        let refused = json!({"status": "error", "response": {}});
+        assert_eq!(alice.track(&json!({"n": 2})).await, refused);
+        assert_eq!(say(&mut bob, "still here").await, said());
+        for (event, _payload) in [
+            bob.heard_briefly().await,
+            alice.heard_briefly().await,
+            alice.heard_briefly().await,
+        ] {
+            assert_ne!(event, "after");
+        }
+        app.sql(&format!("insert into speakers values ('{ALICE}')"))
+            .await;
+        witness.change().await;
+        assert_eq!(say(&mut alice, "again").await, said());
+        assert_eq!(bob.heard_briefly().await.0, "again");
     }
 }
 
