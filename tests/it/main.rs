@@ -48,5 +48,6 @@ mod subscribe;
 mod throng;
 mod values;
 mod visibility;
+mod wire_early;
 mod wire_input;
 mod world;
