@@ -139,7 +139,8 @@ async fn policies_see_who_asks_about_what() {
            and current_setting('request.jwt.claim.sub') = 'a0000000-0000-4000-8000-000000000001'
            and current_setting('request.jwt.claim.role') = 'authenticated'
            and current_setting('request.jwt.claims')::json -> 'more' ->> 'team' = 'blue'
-           and current_setting('request.headers')::json ->> 'x-tenant' = 'north');
+           and current_setting('request.headers')::json ->> 'x-tenant' = 'north'
+           and length(current_setting('request.headers')::json ->> 'x-long') = 10000);
          create policy exact_too on realtime.messages for insert to authenticated with check (
            current_user = 'authenticated' and topic = 'a:b:c' and realtime.topic() = 'a:b:c' and extension = 'broadcast'
            and current_setting('request.headers')::json ->> 'x-tenant' = 'north');",
@@ -150,13 +151,15 @@ async fn policies_see_who_asks_about_what() {
             &json!({"role": "authenticated", "sub": ALICE, "exp": 9_999_999_999_u64, "more": {"team": team}}),
         )
     };
+    let long = "v".repeat(10_000);
     for (team, tenant, admitted) in [
         ("blue", "north", true),
         ("red", "north", false),
         ("blue", "south", false),
     ] {
         let path = format!("/realtime/v1/websocket?apikey={PUBLISHABLE_KEY}&vsn=2.0.0");
-        let socket = Socket::upgrade(app.server.port(), &path, &[("x-tenant", tenant)])
+        let headers = [("x-tenant", tenant), ("x-long", &long)];
+        let socket = Socket::upgrade(app.server.port(), &path, &headers)
             .await
             .unwrap();
         let token = claims(team);

@@ -39,7 +39,7 @@ pub use self::exercise::exercise;
 use self::permission::Sender;
 use self::rate::{Rate, TooMany};
 use self::single::{Kind, SingleErrors, Wishes};
-use super::{Server, bearer, record};
+use super::{Server, bearer, headers, record};
 use crate::auth::Claims;
 use crate::clock;
 use crate::realtime::{self, Ask, Broadcast, Extension, StoredData, Storing};
@@ -182,7 +182,7 @@ async fn send_batch(
     let sender = Sender {
         messages: &server.services.messages,
         claims,
-        headers: permission::headers_json(&parts.headers),
+        headers: headers::all(&parts.headers),
     };
     let rooms = stream::iter(private.into_values())
         .for_each_concurrent(QUESTIONS_MAX, |messages| {
@@ -250,7 +250,7 @@ async fn send_single(
     let sender = Sender {
         messages: &server.services.messages,
         claims,
-        headers: permission::headers_json(&parts.headers),
+        headers: headers::all(&parts.headers),
     };
     if single.room.private {
         let room = Arc::clone(&single.room);
