@@ -147,6 +147,8 @@ pub(super) enum Output {
         message: Arc<Broadcast>,
         /// When it committed, by the database's clock.
         committed: PgTime,
+        /// Its `inserted_at`, if that can be read.
+        inserted: Option<PgTime>,
     },
     /// A row of `realtime.messages` came next that may be replayed.
     Stored {

@@ -27,6 +27,7 @@ use crate::auth::Claims;
 use crate::clock;
 use crate::log::{Gone, Outbox, Posting};
 use crate::messages::{Reply, Request};
+use crate::metrics::observe;
 use crate::pipeline::{Acknowledged, Command, Farewell, Reader};
 use crate::realtime::{Ask, Frame, Input, Notice, Now, Opening, Output, Socket, Version};
 use crate::rooms::MemberId;
@@ -303,6 +304,8 @@ impl Connection {
             self.handle_at(begun, Input::DoubtSending);
         }
         self.handle_at(begun, input);
+        let took = clock::instant().saturating_duration_since(begun.instant);
+        observe(&self.server.metrics.handled_in, took);
     }
 
     /// Positions move on by pongs and heartbeats; so do those of channels where nothing happens.
@@ -513,6 +516,7 @@ impl Connection {
                         connection,
                         membership,
                     };
+                    record::said(&self.server.metrics, &request);
                     let rooms = &self.server.services.rooms;
                     rooms.handle(clock::instant(), member, &self.outbox, &room, request);
                 }

@@ -30,7 +30,7 @@ use super::meter::Metered;
 use super::websocket::WebSocket;
 use crate::auth::Claims;
 use crate::clock;
-use crate::metrics::Code;
+use crate::metrics::{Code, observe};
 use crate::realtime::Version;
 
 /// What an accepted key is hashed with (RFC 6455, section 1.3).
@@ -58,6 +58,7 @@ impl Refused {
 }
 
 pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let begun = clock::instant();
     let (mut parts, _body) = request.into_parts();
     if parts.method != Method::GET {
         return StatusCode::BAD_REQUEST.into_response();
@@ -99,6 +100,8 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
         permit,
     };
     let tasks = server.shutdown.server_tasks.clone();
+    let took = clock::instant().saturating_duration_since(begun);
+    observe(&server.metrics.connected_in, took);
     tasks.spawn(serve(server, accepted, upgrade));
     answer
 }

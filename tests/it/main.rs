@@ -25,6 +25,7 @@ mod isolation;
 mod limits;
 mod limits_and_change;
 mod messages;
+mod metrics;
 mod old_tuples;
 mod operations;
 mod oracle;

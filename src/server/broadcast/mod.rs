@@ -212,8 +212,14 @@ async fn say_if_allowed(server: &Server, sender: &Sender<'_>, messages: Vec<Mess
 fn say(server: &Server, message: Message) {
     let room = message.room.clone();
     let broadcast = Arc::new(message.broadcast());
-    server.metrics.channel_events.inc();
+    count(server, &broadcast);
     server.services.rooms.say(&room, &broadcast);
+}
+
+fn count(server: &Server, broadcast: &Broadcast) {
+    let metrics = &server.metrics;
+    metrics.channel_events.inc();
+    metrics.broadcast_sizes.observe(broadcast.payload_bytes());
 }
 
 /// A message that may be sent, if its sender may.
@@ -263,7 +269,7 @@ async fn send_single(
     }
     let content = single::content(&single.event, single.data.clone());
     let broadcast = Broadcast::new(single.room.topic.clone(), content, None);
-    server.metrics.channel_events.inc();
+    count(server, &broadcast);
     let rooms = &server.services.rooms;
     match single.ttl_seconds {
         None => rooms.say(&single.room, &Arc::new(broadcast)),
