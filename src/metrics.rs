@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::counter::Counter;
@@ -60,6 +61,76 @@ const LATENCY_BUCKETS: [f64; 14] = [
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
     60_000.0,
 ];
+
+/// Upper bounds in milliseconds of what takes no time as a rule.
+const HANDLING_BUCKETS: [f64; 11] = [
+    0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 20.0, 100.0, 500.0, 2000.0,
+];
+
+/// Upper bounds in bytes: up to what a payload may have by default.
+const SIZE_BUCKETS: [f64; 11] = [
+    250.0,
+    500.0,
+    1000.0,
+    3000.0,
+    5000.0,
+    10_000.0,
+    25_000.0,
+    100_000.0,
+    500_000.0,
+    1_000_000.0,
+    3_000_000.0,
+];
+
+/// Adds a duration to a histogram of milliseconds.
+pub fn observe(histogram: &Histogram, time: Duration) {
+    histogram.observe(time.as_secs_f64() * 1000.0);
+}
+
+/// Sizes of the payloads of one kind of message, each counted once however many are sent it. Clones are one.
+#[derive(Clone, Debug)]
+pub struct PayloadSizes {
+    of_all: Histogram,
+    of_kind: Histogram,
+}
+
+impl PayloadSizes {
+    /// Adds a payload.
+    pub fn observe(&self, bytes: usize) {
+        let bytes = u32::try_from(bytes).map_or(f64::INFINITY, f64::from);
+        self.of_all.observe(bytes);
+        self.of_kind.observe(bytes);
+    }
+}
+
+/// What is observed of a broadcast from the database. Clones are one.
+#[derive(Clone, Debug)]
+pub struct DatabaseBroadcasts {
+    /// Milliseconds between its commit and its being said, by the two machines' clocks.
+    pub since_commit: Histogram,
+    /// The same from its `inserted_at` on.
+    pub since_insert: Histogram,
+    /// Its payload.
+    pub sizes: PayloadSizes,
+}
+
+/// How long the database took for questions about `realtime.messages`, in milliseconds. Clones are one.
+#[derive(Clone, Debug)]
+pub struct QuestionTimes {
+    /// Whether somebody may read.
+    pub read: Histogram,
+    /// Whether somebody may send, and what is stored once that is known.
+    pub write: Histogram,
+    /// What was stored.
+    pub replay: Histogram,
+}
+
+/// The label of a family by kind of message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MessageType {
+    /// From a closed set.
+    pub message_type: &'static str,
+}
 
 /// The label of a family by kind of error: a code of protocol.md §8.2, or a close code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -167,6 +238,18 @@ pub struct Metrics {
     pub room_members: Gauge,
     /// Those of them that are present.
     pub presences: Gauge,
+    /// 1 while a socket has a channel, else 0: there is one tenant.
+    pub tenants_connected: Gauge,
+    /// Milliseconds from a request to the answer that makes it a socket.
+    pub connected_in: Histogram,
+    /// Milliseconds that messages from clients took, without what the database is asked.
+    pub handled_in: Histogram,
+    /// Payloads of broadcasts from sockets and over HTTP.
+    pub broadcast_sizes: PayloadSizes,
+    /// What is tracked.
+    pub presence_sizes: PayloadSizes,
+    payload_size: Histogram,
+    payload_sizes: Family<MessageType, Histogram, fn() -> Histogram>,
     /// Bytes read from sockets, framing included.
     pub input_bytes: Plain,
     /// Bytes written to sockets, framing included.
@@ -217,8 +300,10 @@ pub struct Metrics {
     pub broadcasts_from_database: Counter,
     /// Rows of `realtime.messages` that could not be, by why.
     pub broadcasts_unsendable: Family<Reason, Counter>,
-    /// Milliseconds between the commit of such a row and its being said, by the two machines' clocks.
-    pub broadcast_latency: Histogram,
+    /// How they were said.
+    pub database_broadcasts: DatabaseBroadcasts,
+    /// Questions about `realtime.messages`.
+    pub question_times: QuestionTimes,
 
     /// Bytes received from Postgres while streaming.
     pub replication_bytes: Counter,
@@ -265,6 +350,17 @@ impl Metrics {
     }
 
     fn unregistered() -> Self {
+        let sized: fn() -> Histogram = || Histogram::new(SIZE_BUCKETS);
+        let payload_size = sized();
+        let payload_sizes = Family::new_with_constructor(sized);
+        let sizes = |message_type| PayloadSizes {
+            of_all: payload_size.clone(),
+            of_kind: payload_sizes
+                .get_or_create(&MessageType { message_type })
+                .clone(),
+        };
+        let latency = || Histogram::new(LATENCY_BUCKETS);
+        let broadcast_sizes = sizes("broadcast");
         Self {
             registry: Registry::default(),
             connections_connected: Gauge::default(),
@@ -312,7 +408,23 @@ impl Metrics {
             broadcasts_ready: Gauge::default(),
             broadcasts_from_database: Counter::default(),
             broadcasts_unsendable: Family::default(),
-            broadcast_latency: Histogram::new(LATENCY_BUCKETS),
+            database_broadcasts: DatabaseBroadcasts {
+                since_commit: latency(),
+                since_insert: latency(),
+                sizes: broadcast_sizes.clone(),
+            },
+            question_times: QuestionTimes {
+                read: latency(),
+                write: latency(),
+                replay: latency(),
+            },
+            tenants_connected: Gauge::default(),
+            connected_in: latency(),
+            handled_in: Histogram::new(HANDLING_BUCKETS),
+            broadcast_sizes,
+            presence_sizes: sizes("presence"),
+            payload_size,
+            payload_sizes,
             changes_merged: Counter::default(),
             identities: Gauge::default(),
             replication_bytes: Counter::default(),
@@ -345,6 +457,27 @@ impl Metrics {
         to.register("walcast_presences", "Channels that are present in their room", self.presences.clone());
         to.register("realtime_channel_input_bytes", "Bytes read from sockets", self.input_bytes.clone());
         to.register("realtime_channel_output_bytes", "Bytes written to sockets", self.output_bytes.clone());
+        to.register("realtime_payload_size", "Bytes of payloads", self.payload_size.clone());
+        to.register("realtime_tenants_payload_size", "Bytes of payloads by kind of message", self.payload_sizes.clone());
+        to.register("phoenix_socket_connected_duration_milliseconds", "From a request to its answer", self.connected_in.clone());
+        to.register("phoenix_channel_handled_in_duration_milliseconds", "Time that messages from clients took", self.handled_in.clone());
+        self.register_globals(to);
+    }
+
+    /// What is counted per tenant, per node and over all of them: there is one of each.
+    #[rustfmt::skip]
+    fn register_globals(&self, to: &mut Registry) {
+        to.register("realtime_connections_connected_cluster", "Sockets with at least one channel", self.connections_connected.clone());
+        to.register("realtime_connections_global_connected", "Sockets with at least one channel", self.connections_connected.clone());
+        to.register("realtime_connections_global_connected_cluster", "Sockets with at least one channel", self.connections_connected.clone());
+        to.register("realtime_tenants_connected", "1 while a socket has a channel", self.tenants_connected.clone());
+        to.register("realtime_channel_global_joins", "Joins answered with ok", self.channel_joins.clone());
+        to.register("realtime_channel_global_events", "Messages received from clients", self.channel_events.clone());
+        to.register("realtime_channel_global_presence_events", "Presence metas that came or left, each time that a socket was told", self.channel_presence_events.clone());
+        to.register("realtime_channel_global_db_events", "Change frames written to sockets", self.channel_db_events.clone());
+        to.register("realtime_channel_global_input_bytes", "Bytes read from sockets", self.input_bytes.clone());
+        to.register("realtime_channel_global_output_bytes", "Bytes written to sockets", self.output_bytes.clone());
+        to.register("realtime_channel_global_error", "Join errors and system errors by code", self.channel_errors.clone());
     }
 
     #[rustfmt::skip]
@@ -371,7 +504,11 @@ impl Metrics {
         to.register("walcast_transactions", "Transactions consumed", self.transactions.clone());
         to.register("walcast_broadcasts_from_database", "Rows of realtime.messages that were broadcast", self.broadcasts_from_database.clone());
         to.register("walcast_broadcasts_unsendable", "Rows of realtime.messages that could not be broadcast, by reason", self.broadcasts_unsendable.clone());
-        to.register("realtime_tenants_broadcast_from_database_latency_committed_at", "Milliseconds from the commit of a broadcast to its rooms", self.broadcast_latency.clone());
+        to.register("realtime_tenants_broadcast_from_database_latency_committed_at", "Milliseconds from the commit of a broadcast to its rooms", self.database_broadcasts.since_commit.clone());
+        to.register("realtime_tenants_broadcast_from_database_latency_inserted_at", "Milliseconds from inserted_at of a broadcast to its rooms", self.database_broadcasts.since_insert.clone());
+        to.register("realtime_tenants_replay", "Milliseconds that the database took for what is replayed", self.question_times.replay.clone());
+        to.register("realtime_tenants_read_authorization_check", "Milliseconds that the database took to say who may read", self.question_times.read.clone());
+        to.register("realtime_tenants_write_authorization_check", "Milliseconds that the database took to say who may send, and to store that", self.question_times.write.clone());
         to.register_with_unit("walcast_replication_lag", "WAL that is not confirmed yet", Unit::Bytes, self.replication_lag_bytes.clone());
         to.register_with_unit("walcast_replication_lag", "Age of the last transaction when it was received", Unit::Seconds, self.replication_lag_seconds.clone());
         to.register_with_unit("walcast_retained_wal", "WAL that the slot keeps on the server", Unit::Bytes, self.retained_wal_bytes.clone());

@@ -107,6 +107,7 @@ pub(super) async fn run(
             connections: config.message_connections,
             timeout: config.message_timeout,
             order: Arc::clone(&handle.order),
+            times: metrics.question_times.clone(),
         },
         &shutdown.pipeline_tasks,
         &shutdown.pipeline,
@@ -290,7 +291,7 @@ fn pipeline_options(
             age_max: config.history_age_max,
         },
         broadcast_bytes_max: config.payload_bytes_max,
-        broadcast_latency: metrics.broadcast_latency.clone(),
+        database_broadcasts: metrics.database_broadcasts.clone(),
     }
 }
 

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Claims;
 use crate::database::Database;
 use crate::log::{Order, Outbox};
+use crate::metrics::QuestionTimes;
 use crate::realtime::{Answer, Ask, AskError, Notice};
 use crate::topic::Room;
 use desk::Desk;
@@ -75,6 +76,8 @@ pub struct Options {
     pub timeout: Duration,
     /// In which order rows were committed, as far as that is known.
     pub order: Arc<Order>,
+    /// How long answers took.
+    pub times: QuestionTimes,
 }
 
 /// Questions that may wait: a few seconds' work.
@@ -133,6 +136,7 @@ pub fn start(options: &Options, tasks: &TaskTracker, stop: &CancellationToken) -
             database: options.database.clone(),
             timeout: options.timeout,
             order: Arc::clone(&options.order),
+            times: options.times.clone(),
             desk: Arc::clone(&desk),
             tasks: tasks.clone(),
             stop: stop.clone(),

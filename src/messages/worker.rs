@@ -13,6 +13,7 @@ use super::queue::Taken;
 use crate::clock;
 use crate::database::{ConnectError, Database};
 use crate::log::Order;
+use crate::metrics::{Histogram, QuestionTimes, observe};
 use crate::realtime::{Ask, AskError};
 
 /// How soon an idle worker notices that its connection has ended.
@@ -23,6 +24,7 @@ pub(super) struct Worker {
     pub(super) database: Database,
     pub(super) timeout: Duration,
     pub(super) order: Arc<Order>,
+    pub(super) times: QuestionTimes,
     pub(super) desk: Arc<Desk>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -77,6 +79,14 @@ impl Worker {
             })
     }
 
+    fn times(&self, ask: &Ask) -> &Histogram {
+        match ask {
+            Ask::Read { .. } | Ask::Reread { .. } => &self.times.read,
+            Ask::Write(_) | Ask::Persist { .. } => &self.times.write,
+            Ask::Replay { .. } => &self.times.replay,
+        }
+    }
+
     /// Returns when the connection is of no use any more, or the process stops.
     async fn serve(&self, asker: &mut Asker) {
         while !asker.is_closed() && !self.stop.is_cancelled() {
@@ -101,6 +111,9 @@ impl Worker {
             self.desk.done(&who, took);
             match asked {
                 Some(Ok(answer)) => {
+                    if answer.is_ok() {
+                        observe(self.times(&item.request.ask), took);
+                    }
                     if answer == Err(AskError::MissingPartition) {
                         self.desk.repair.notify_one();
                     }

@@ -137,6 +137,8 @@ pub(super) enum Output {
     Poke,
     /// Something has committed that may decide who may read private topics.
     Doubt,
+    /// Something has committed that may decide who may send to private topics, and not who may read.
+    DoubtSending,
     /// Say something in a room, for the database.
     Say {
         /// Where.
@@ -145,6 +147,8 @@ pub(super) enum Output {
         message: Arc<Broadcast>,
         /// When it committed, by the database's clock.
         committed: PgTime,
+        /// Its `inserted_at`, if that can be read.
+        inserted: Option<PgTime>,
     },
     /// A row of `realtime.messages` came next that may be replayed.
     Stored {

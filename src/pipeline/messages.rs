@@ -168,6 +168,17 @@ fn content(
     Ok(Some((room, Broadcast::new(topic, content, id))))
 }
 
+/// When a row says that it was inserted.
+pub(super) fn inserted_at(change: &Change) -> Option<PgTime> {
+    let ChangeKind::Insert { new } = &change.kind else {
+        return None;
+    };
+    let columns = change.relation.columns.iter().zip(new.iter());
+    let mut times = columns.filter(|(column, _)| &*column.name == "inserted_at");
+    let (_, time) = times.next()?;
+    Since::utc(text(time.text()?).ok()?)
+}
+
 /// The topic and the id of a row that may be replayed, said or not.
 pub(super) fn replayable(change: &Change) -> Option<(&str, RowId)> {
     let ChangeKind::Insert { new } = &change.kind else {

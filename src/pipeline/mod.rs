@@ -43,11 +43,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Claims;
 use crate::catalog::Catalog;
-use crate::change::{Cursor, StreamEvent};
+use crate::change::{Cursor, PgTime, StreamEvent};
 use crate::clock;
 use crate::database::Database;
 use crate::log::{Allowance, Limits, Log, Order, Outbox};
-use crate::metrics::Histogram;
+use crate::metrics::{DatabaseBroadcasts, observe};
 use crate::realtime::Notice;
 use crate::replication::assembler::{KeyResolver, SpoolOptions};
 use crate::replication::connection::{self, ReplicationOptions};
@@ -339,8 +339,8 @@ pub struct Options {
     pub snapshot_spool_bytes_max: usize,
     /// Bytes of the payload of a broadcast; rows of `realtime.messages` with more are not said.
     pub broadcast_bytes_max: usize,
-    /// Milliseconds between the commit of a broadcast and its being said, by the two machines' clocks.
-    pub broadcast_latency: Histogram,
+    /// What is observed of broadcasts.
+    pub database_broadcasts: DatabaseBroadcasts,
 }
 
 /// Time limit of a question to an identity that was answered quickly before.
@@ -437,7 +437,7 @@ pub fn start(options: Options, tasks: &TaskTracker, stop: &CancellationToken) ->
         replication,
         catalog: catalog_out,
         rooms: options.rooms,
-        broadcast_latency: options.broadcast_latency,
+        database_broadcasts: options.database_broadcasts,
         order: Arc::clone(&order),
         poke,
         status: status_out,
@@ -500,7 +500,7 @@ struct Driver {
     replication: watch::Receiver<ReplicationStatus>,
     catalog: watch::Sender<Arc<Catalog>>,
     rooms: Rooms,
-    broadcast_latency: Histogram,
+    database_broadcasts: DatabaseBroadcasts,
     order: Arc<Order>,
     poke: Arc<Notify>,
     status: watch::Sender<Status>,
@@ -712,16 +712,26 @@ impl Driver {
                 Output::TakeSnapshot(request) => self.workers.take_snapshot(request),
                 Output::Poke => self.poke.notify_one(),
                 Output::Doubt => self.rooms.doubt(clock::instant()),
+                Output::DoubtSending => self.rooms.doubt_sending(),
                 Output::Say {
                     room,
                     message,
                     committed,
+                    inserted,
                 } => {
                     self.rooms.say(&room, &message);
-                    let age = clock::unix_micros().saturating_sub(committed.unix_micros());
-                    // Negative where the clocks disagree.
-                    let age = Duration::from_micros(u64::try_from(age).unwrap_or(0));
-                    self.broadcast_latency.observe(age.as_secs_f64() * 1000.0);
+                    let now = clock::unix_micros();
+                    let age = |time: PgTime| {
+                        let micros = now.saturating_sub(time.unix_micros());
+                        // Negative where the clocks disagree.
+                        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+                    };
+                    let seen = &self.database_broadcasts;
+                    observe(&seen.since_commit, age(committed));
+                    if let Some(inserted) = inserted {
+                        observe(&seen.since_insert, age(inserted));
+                    }
+                    seen.sizes.observe(message.payload_bytes());
                 }
                 Output::Stored {
                     topic,

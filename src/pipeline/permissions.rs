@@ -1,8 +1,10 @@
-//! Who may read a private topic: which tables decide it, and the answer where the policies are understood.
+//! Who may read a private topic, and send to it: which tables decide it, and the first answer where the policies are
+//! understood.
 //!
 //! Pure. The policies of `realtime.messages` come in with everything else that is known of the database (protocol.md §7.5).
 //! A policy that is not understood is left to Postgres; its tables are then all whose names its text, or that of a function
-//! that it may call, mentions, and what views and partitioned tables have their rows from.
+//! that it may call, mentions, and what views and partitioned tables have their rows from. Who may send is always left to
+//! Postgres.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -57,6 +59,8 @@ pub(super) struct Permissions {
     tables: BTreeSet<Oid>,
     /// Those of which columns may decide that no plan reads.
     mentioned: BTreeSet<Oid>,
+    /// Tables of which a change may decide who may send.
+    sending: BTreeSet<Oid>,
 }
 
 #[derive(Debug)]
@@ -81,7 +85,9 @@ impl Permissions {
         let mut names = roles.filter(|(_, role)| !role.bypasses_row_security);
         for (name, _) in names.by_ref().take(ROLES_MAX) {
             let Some(role) = schema.role(name) else {
-                permissions.mentioned.extend(mentioned(schema, messages));
+                permissions
+                    .mentioned
+                    .extend(mentioned(schema, messages, quals(messages)));
                 continue;
             };
             match compile(schema, messages.oid, role) {
@@ -98,17 +104,23 @@ impl Permissions {
                 Err(refusal) => {
                     let reason = &refusal.reason;
                     tracing::info!(role = &**name, %reason, "permissions of private topics are asked of Postgres");
-                    permissions.mentioned.extend(mentioned(schema, messages));
+                    permissions
+                        .mentioned
+                        .extend(mentioned(schema, messages, quals(messages)));
                 }
             }
         }
         if names.next().is_some() {
-            permissions.mentioned.extend(mentioned(schema, messages));
+            permissions
+                .mentioned
+                .extend(mentioned(schema, messages, quals(messages)));
         }
         // Of a partitioned table that is followed its partitions are known only once it was loaded.
         permissions.tables = with_sources(schema, &permissions.tables);
         permissions.tables.extend(&permissions.mentioned);
         permissions.tables.remove(&messages.oid);
+        let checks = schema.message_checks.iter();
+        permissions.sending = mentioned(schema, messages, checks.map(|check| &**check));
         permissions
     }
 
@@ -122,9 +134,14 @@ impl Permissions {
         self.plans.values().map(|planned| &planned.plan.reads)
     }
 
-    /// Whether there is any such table.
+    /// Whether any table decides who may read or send.
     pub(super) fn reads_tables(&self) -> bool {
-        !self.tables.is_empty()
+        !self.tables.is_empty() || !self.sending.is_empty()
+    }
+
+    /// Whether a change of this table may decide who may send.
+    pub(super) fn decides_sending(&self, table: Oid) -> bool {
+        self.sending.contains(&table)
     }
 
     /// Whether a change of this table may decide who may read.
@@ -249,16 +266,20 @@ fn with_sources(schema: &Schema, tables: &BTreeSet<Oid>) -> BTreeSet<Oid> {
     found
 }
 
-/// Tables whose names are mentioned by the policies of a table, by functions that those may call, and by the policies of
+/// Tables whose names are mentioned by these conditions of a table, by functions that those may call, and by the policies of
 /// tables so found; with what is behind them.
-fn mentioned(schema: &Schema, table: &Table) -> BTreeSet<Oid> {
+fn mentioned<'a>(
+    schema: &'a Schema,
+    table: &Table,
+    conditions: impl Iterator<Item = &'a str>,
+) -> BTreeSet<Oid> {
     let mut by_name: BTreeMap<&str, Vec<&Arc<Table>>> = BTreeMap::new();
     for table in schema.tables.values() {
         by_name.entry(&table.name).or_default().push(table);
     }
     let mut found = BTreeSet::new();
     let mut called = BTreeSet::new();
-    let mut texts: Vec<&str> = quals(table).collect();
+    let mut texts: Vec<&str> = conditions.collect();
     let (mut tables, mut functions) = (Vec::new(), Vec::new());
     while let Some(text) = texts.pop() {
         for word in text.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '$') {
@@ -401,7 +422,7 @@ mod tests {
         schema.view_functions = [(7, vec![20_004])].into();
         let found = |qual: &str| -> Vec<Oid> {
             let messages = table(9, "messages", &[qual]);
-            mentioned(&schema, &messages).into_iter().collect()
+            (mentioned(&schema, &messages, quals(&messages)).into_iter()).collect()
         };
         assert!(found("true").is_empty());
         assert_eq!(found("public.may()"), [1, 2]);

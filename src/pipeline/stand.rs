@@ -282,6 +282,7 @@ impl Stand {
                 | Output::Torn
                 | Output::TakeSnapshot(_)
                 | Output::Doubt
+                | Output::DoubtSending
                 | Output::Confirm(..) => {}
             }
         }

@@ -186,6 +186,7 @@ impl Bench {
                     message.id().unwrap_or("-")
                 )),
                 Output::Doubt => self.said.push("doubt".to_owned()),
+                Output::DoubtSending => self.said.push("doubt sending".to_owned()),
                 Output::TakeSnapshot(request) => self.snapshots.push(*request),
                 Output::Poke
                 | Output::Stored { .. }

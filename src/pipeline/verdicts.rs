@@ -276,9 +276,10 @@ impl Verdicts {
         true
     }
 
-    /// Whether a change of this table may decide who may read a private topic.
+    /// Whether a change of this table may decide who may read a private topic, or send to it.
     pub(super) fn decides_permissions(&self, oid: Oid) -> bool {
-        self.permissions.reads_table(self.shadow.root_of(oid))
+        let table = self.shadow.root_of(oid);
+        self.permissions.reads_table(table) || self.permissions.decides_sending(table)
     }
 
     /// Whether there is any such table.
@@ -292,9 +293,19 @@ impl Verdicts {
         part.changes.iter().any(|change| {
             let oid = change.relation.oid;
             known.replace(oid) != Some(oid)
-                && self.decides_permissions(oid)
+                && self.permissions.reads_table(self.shadow.root_of(oid))
                 && (self.permissions.mentions_table(self.shadow.root_of(oid))
                     || self.shadow.may_be_altered(oid, part.commit.lsn))
+        })
+    }
+
+    /// The same of who may send to one.
+    pub(super) fn may_change_sending(&self, part: &TransactionPart) -> bool {
+        let mut known = None;
+        part.changes.iter().any(|change| {
+            let oid = change.relation.oid;
+            known.replace(oid) != Some(oid)
+                && self.permissions.decides_sending(self.shadow.root_of(oid))
         })
     }
 

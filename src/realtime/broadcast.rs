@@ -137,6 +137,15 @@ impl Broadcast {
         self.stored_as.as_deref().or(self.id.as_deref())
     }
 
+    /// Bytes of its payload; of an object all that was sent.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        match &self.content {
+            Content::Object(object) => object.get().len(),
+            Content::Json { data, .. } | Content::Binary { data, .. } => data.len(),
+        }
+    }
+
     /// Bytes that it keeps in memory, roughly, whatever the number of its receivers.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -11,6 +11,7 @@ mod early;
 mod hearing;
 mod permission;
 mod presence;
+mod sending;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

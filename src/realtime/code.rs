@@ -328,7 +328,7 @@ impl ErrorCode {
                 Join,
                 "UnknownErrorOnChannel",
                 &["TEXT"],
-                "A join that cannot be served for another reason: its payload, a longer topic than allowed, a newer join of the topic.",
+                "A join that cannot be served for another reason: its payload, a longer topic than allowed, a newer join of the topic, more sent before the answer than can wait for it.",
                 "The text says what.",
             ),
             Self::UnableToSubscribeToPostgres => entry(

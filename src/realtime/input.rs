@@ -42,6 +42,8 @@ pub enum Input<'a> {
         /// The last payload is the last of its transaction that this membership gets.
         last: bool,
     },
+    /// Who may send to private topics may have changed before the frame that comes next.
+    DoubtSending,
     /// The server is leaving.
     Drain,
     /// The WebSocket is gone. Nothing is sent after this.

@@ -28,7 +28,7 @@ pub enum Notice {
         /// What the database said.
         answer: Result<Answer, AskError>,
     },
-    /// Who may read may have changed: permissions are to be looked at again, within this time.
+    /// Who may read and send may have changed: permissions are to be looked at again, within this time.
     Recheck(Duration),
     /// The [`Ask::Reread`](super::Ask::Reread) with this ticket can be answered by the database only.
     Undecided {

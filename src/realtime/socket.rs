@@ -191,6 +191,11 @@ impl Socket {
             } => self.with(now, membership, |channel, wire| {
                 channel.changes(wire, ids, payloads, last)
             }),
+            Input::DoubtSending => {
+                for channel in self.channels.values_mut() {
+                    channel.doubt_sending();
+                }
+            }
             Input::Drain => {
                 let (channels, mut wire) = self.split(now);
                 for channel in channels.values_mut() {

@@ -20,6 +20,7 @@ mod tests;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::log::Outbox;
@@ -58,6 +59,8 @@ struct Shared {
     bus: Bus,
     refs: Refs,
     tellings: Tellings,
+    /// How often something has changed that may decide who may send to private topics.
+    sending_doubts: AtomicU64,
     under_way: UnderWay,
 }
 
@@ -159,6 +162,7 @@ impl Rooms {
 
     /// Tells every private membership to look at its permissions again; they spread that over a second.
     pub fn recheck(&self, now: Instant) {
+        self.doubt_sending();
         // Before they are told, as in `doubt`: who enters meanwhile hears of it in one way or the other.
         self.shared.tellings.note(now);
         self.shared.registry.recheck(SPREAD);
@@ -167,11 +171,24 @@ impl Rooms {
     /// Something has committed that may decide who may read private topics: all private memberships are told to look at
     /// their permissions again, at once unless they are many or were told just now.
     pub fn doubt(&self, now: Instant) {
+        self.doubt_sending();
         let registry = &self.shared.registry;
         match self.shared.tellings.doubt(now, registry.sizes().members) {
             Telling::Now(within) => registry.recheck(within),
             Telling::Later => registry.wake(),
         }
+    }
+
+    /// The same about who may send and nothing else. Nobody is told: each connection looks at [`Self::sending_doubts`]
+    /// before it takes a frame.
+    pub fn doubt_sending(&self) {
+        self.shared.sending_doubts.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often there was a doubt that concerns who may send: one about reading does as well.
+    #[must_use]
+    pub fn sending_doubts(&self) -> u64 {
+        self.shared.sending_doubts.load(Ordering::Acquire)
     }
 
     /// Sends the presence diffs whose time has come, of a few rooms at most, tells what [`Self::doubt`] has put off, and

@@ -345,6 +345,22 @@ fn a_doubt_is_told_at_once_and_several_together() {
 }
 
 #[test]
+fn every_doubt_is_one_about_sending() {
+    let mut world = World::new();
+    world.enter(&room("a", true), &[1]);
+    world.rooms.doubt_sending();
+    world.rooms.doubt_sending();
+    // Nobody is told.
+    world.check(1, &[]);
+    assert_eq!(world.rooms.sending_doubts(), 2);
+    world.rooms.doubt(world.now);
+    world.rooms.recheck(world.now);
+    // At once, also where the telling is put off.
+    world.rooms.doubt(world.now);
+    assert_eq!(world.rooms.sending_doubts(), 5);
+}
+
+#[test]
 fn who_enters_after_a_doubt_on_an_answer_from_before_is_told() {
     type Change = fn(&World);
     let changes: [Change; 2] = [

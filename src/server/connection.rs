@@ -27,6 +27,7 @@ use crate::auth::Claims;
 use crate::clock;
 use crate::log::{Gone, Outbox, Posting};
 use crate::messages::{Reply, Request};
+use crate::metrics::observe;
 use crate::pipeline::{Acknowledged, Command, Farewell, Reader};
 use crate::realtime::{Ask, Frame, Input, Notice, Now, Opening, Output, Socket, Version};
 use crate::rooms::MemberId;
@@ -134,6 +135,8 @@ struct Connection {
     awaiting: Awaiting,
     headers: Arc<str>,
     end: Option<End>,
+    /// How often there was a doubt about who may send, as far as channels know.
+    sending_doubts: u64,
     drained: bool,
     /// Counted among the sockets with channels.
     counted: bool,
@@ -185,6 +188,7 @@ impl Connection {
             awaiting: Awaiting::default(),
             headers: Arc::clone(&accepted.headers),
             end: None,
+            sending_doubts: 0,
             drained: false,
             counted: false,
         }
@@ -284,13 +288,24 @@ impl Connection {
 
     fn receive(&mut self, message: &Message) {
         match message {
-            Message::Text(text) => self.handle(Input::Text(text)),
-            Message::Binary(bytes) => self.handle(Input::Binary(bytes)),
+            Message::Text(text) => self.take_message(Input::Text(text)),
+            Message::Binary(bytes) => self.take_message(Input::Binary(bytes)),
             Message::Ping(_) => self.handle(Input::Control),
             Message::Pong(payload) => self.take_pong(payload),
             // The answer is on its way by itself.
             Message::Close(_) => self.end = Some(End::Left),
         }
+    }
+
+    fn take_message(&mut self, input: Input<'_>) {
+        let begun = now();
+        let doubts = self.server.services.rooms.sending_doubts();
+        if std::mem::replace(&mut self.sending_doubts, doubts) != doubts {
+            self.handle_at(begun, Input::DoubtSending);
+        }
+        self.handle_at(begun, input);
+        let took = clock::instant().saturating_duration_since(begun.instant);
+        observe(&self.server.metrics.handled_in, took);
     }
 
     /// Positions move on by pongs and heartbeats; so do those of channels where nothing happens.
@@ -501,6 +516,7 @@ impl Connection {
                         connection,
                         membership,
                     };
+                    record::said(&self.server.metrics, &request);
                     let rooms = &self.server.services.rooms;
                     rooms.handle(clock::instant(), member, &self.outbox, &room, request);
                 }

@@ -11,6 +11,7 @@ mod bearer;
 mod broadcast;
 mod commands;
 mod connection;
+mod headers;
 mod meter;
 mod output;
 mod record;

@@ -9,7 +9,7 @@ use crate::metrics::{
     raise_seconds,
 };
 use crate::pipeline::{Handle, PolicyState};
-use crate::realtime::{Deliveries, ErrorCode, ResyncReason, Tally};
+use crate::realtime::{Deliveries, ErrorCode, ResyncReason, RoomRequest, Tally};
 use crate::rooms::Sizes;
 
 /// A socket was closed by us.
@@ -108,6 +108,21 @@ pub(super) fn deliveries(metrics: &Metrics, deliveries: Deliveries) {
     }
 }
 
+/// What a membership does in its room.
+pub(super) fn said(metrics: &Metrics, request: &RoomRequest) {
+    match request {
+        RoomRequest::Say { message, .. } => {
+            metrics.broadcast_sizes.observe(message.payload_bytes());
+        }
+        RoomRequest::Track { payload, .. } => metrics.presence_sizes.observe(payload.get().len()),
+        RoomRequest::Enter(_)
+        | RoomRequest::EnterReplaying(_)
+        | RoomRequest::Leave
+        | RoomRequest::Untrack
+        | RoomRequest::State => {}
+    }
+}
+
 const fn resync_label(reason: ResyncReason) -> &'static str {
     match reason {
         ResyncReason::PositionGone => "position_gone",
@@ -179,6 +194,8 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle, rooms: Sizes) {
     metrics.ready.set(i64::from(ready));
     metrics.broadcasts_ready.set(i64::from(broadcasts));
     let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let is_connected = metrics.connections_connected.get() > 0;
+    metrics.tenants_connected.set(i64::from(is_connected));
     metrics.rooms.set(size(rooms.rooms));
     metrics.room_members.set(size(rooms.members));
     metrics.presences.set(size(rooms.tracked));

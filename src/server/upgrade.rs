@@ -25,20 +25,16 @@ use tracing::debug;
 use super::Server;
 use super::acks::Wish;
 use super::connection::{self, Accepted};
+use super::headers;
 use super::meter::Metered;
 use super::websocket::WebSocket;
 use crate::auth::Claims;
 use crate::clock;
-use crate::metrics::Code;
+use crate::metrics::{Code, observe};
 use crate::realtime::Version;
 
 /// What an accepted key is hashed with (RFC 6455, section 1.3).
 const ACCEPT: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// Longest value of a header that policies can read (protocol.md §8.1).
-const HEADER_BYTES_MAX: usize = 4096;
-/// Most bytes of all of them: a socket keeps them for as long as it lives.
-const HEADERS_BYTES_MAX: usize = 16 * 1024;
 
 /// A request that becomes no socket.
 struct Refused {
@@ -47,7 +43,22 @@ struct Refused {
     message: String,
 }
 
+impl Refused {
+    /// Policies would miss some of them.
+    fn headers() -> Self {
+        Self {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            code: "431",
+            message: format!(
+                "The headers x-* have more than {} bytes",
+                headers::EXTRA_BYTES_MAX
+            ),
+        }
+    }
+}
+
 pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let begun = clock::instant();
     let (mut parts, _body) = request.into_parts();
     if parts.method != Method::GET {
         return StatusCode::BAD_REQUEST.into_response();
@@ -63,6 +74,9 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
     };
     let Some(version) = Version::parse(parameter("vsn")) else {
         return StatusCode::FORBIDDEN.into_response();
+    };
+    let Some(headers) = headers::extra(&parts.headers) else {
+        return refuse(&server, Refused::headers()).await;
     };
     let (token, claims, permit) = match admit(&server, &parts, parameter("apikey")) {
         Ok(admitted) => admitted,
@@ -80,12 +94,14 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
         version,
         token,
         claims,
-        headers: extra_headers(&parts.headers),
+        headers,
         resume_ignored: wish.is_err(),
         resume: wish.unwrap_or_default(),
         permit,
     };
     let tasks = server.shutdown.server_tasks.clone();
+    let took = clock::instant().saturating_duration_since(begun);
+    observe(&server.metrics.connected_in, took);
     tasks.spawn(serve(server, accepted, upgrade));
     answer
 }
@@ -142,28 +158,6 @@ fn has_word(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','));
     words.any(|found| found.trim().eq_ignore_ascii_case(word))
-}
-
-/// The `x-*` headers as the JSON object that policies read (protocol.md §7.5). What is no text or too long is left out; of
-/// equal names the last counts.
-fn extra_headers(headers: &HeaderMap) -> Arc<str> {
-    let mut object = serde_json::Map::new();
-    let mut bytes = 0_usize;
-    for (name, value) in headers {
-        let Ok(value) = value.to_str() else {
-            continue;
-        };
-        if !name.as_str().starts_with("x-") || value.len() > HEADER_BYTES_MAX {
-            continue;
-        }
-        bytes = bytes
-            .saturating_add(name.as_str().len())
-            .saturating_add(value.len());
-        if bytes <= HEADERS_BYTES_MAX {
-            object.insert(name.as_str().to_owned(), value.into());
-        }
-    }
-    serde_json::Value::Object(object).to_string().into()
 }
 
 /// Checks the token and takes one of the places.

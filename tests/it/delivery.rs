@@ -603,6 +603,9 @@ async fn a_token_that_follows_its_join_counts_from_the_join_on() {
     app.sql(&say(TALK, "committed in between")).await;
     // The row has been judged for the connection's key by the time that another has it.
     assert_eq!(contents(&[bob.change().await]), ["committed in between"]);
+    // The connection's key may not see it, and nothing is said about it.
+    let told = alice.socket.settle().await;
+    assert!(told.is_empty(), "{told:#?}");
     alice.set_token(&user(ALICE)).await;
     app.sql(&say(TALK, "afterwards")).await;
     let changes = app.settled(&mut alice).await;

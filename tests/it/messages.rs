@@ -13,6 +13,7 @@ use walcast::auth::Claims;
 use walcast::database::Database;
 use walcast::log::Order;
 use walcast::messages::{self, Messages, Options, Reply, Request};
+use walcast::metrics::Metrics;
 use walcast::realtime::{
     Answer, Ask, AskError, Broadcast, Content, Extension, StoredData, Storing,
 };
@@ -101,6 +102,7 @@ impl Questions {
             connections: 4,
             timeout: Duration::from_secs(1),
             order: Arc::new(Order::new(Arc::default())),
+            times: Metrics::new().question_times.clone(),
         };
         Self {
             messages: messages::start(&options, &tasks, &stop),

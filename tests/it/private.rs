@@ -6,7 +6,7 @@ use walcast::testing::{
     App, Channel, PUBLISHABLE_KEY, Socket, Version, anon, eventually, expiring, mint, service, user,
 };
 
-use crate::world::{ALICE, BOB, CAROL, join_with, start_with, start_with_environment};
+use crate::world::{ALICE, BOB, CAROL, all, join_with, start_with, start_with_environment};
 
 /// What each room's name says: `hear` may be heard in, `see` shows presence, `both`; in `listen` nobody speaks; in `club`
 /// only members do anything.
@@ -139,7 +139,8 @@ async fn policies_see_who_asks_about_what() {
            and current_setting('request.jwt.claim.sub') = 'a0000000-0000-4000-8000-000000000001'
            and current_setting('request.jwt.claim.role') = 'authenticated'
            and current_setting('request.jwt.claims')::json -> 'more' ->> 'team' = 'blue'
-           and current_setting('request.headers')::json ->> 'x-tenant' = 'north');
+           and current_setting('request.headers')::json ->> 'x-tenant' = 'north'
+           and length(current_setting('request.headers')::json ->> 'x-long') = 10000);
          create policy exact_too on realtime.messages for insert to authenticated with check (
            current_user = 'authenticated' and topic = 'a:b:c' and realtime.topic() = 'a:b:c' and extension = 'broadcast'
            and current_setting('request.headers')::json ->> 'x-tenant' = 'north');",
@@ -150,13 +151,15 @@ async fn policies_see_who_asks_about_what() {
             &json!({"role": "authenticated", "sub": ALICE, "exp": 9_999_999_999_u64, "more": {"team": team}}),
         )
     };
+    let long = "v".repeat(10_000);
     for (team, tenant, admitted) in [
         ("blue", "north", true),
         ("red", "north", false),
         ("blue", "south", false),
     ] {
         let path = format!("/realtime/v1/websocket?apikey={PUBLISHABLE_KEY}&vsn=2.0.0");
-        let socket = Socket::upgrade(app.server.port(), &path, &[("x-tenant", tenant)])
+        let headers = [("x-tenant", tenant), ("x-long", &long)];
+        let socket = Socket::upgrade(app.server.port(), &path, &headers)
             .await
             .unwrap();
         let token = claims(team);
@@ -578,6 +581,65 @@ async fn a_revoked_membership_ends_at_once_though_nothing_is_said() {
         assert_eq!(alice.removed().await, format!("{NO_MORE}club"));
         app.sql(&tell("still here")).await;
         assert_eq!(bob.heard_briefly().await.0, "still here");
+    }
+}
+
+#[tokio::test]
+async fn who_loses_the_permission_to_speak_is_refused_from_that_commit_on() {
+    // Nothing that decides who may read is in the table.
+    let policies = "
+        create table speakers (person uuid primary key);
+        grant select on speakers to authenticated;
+        insert into speakers values ('a0000000-0000-4000-8000-000000000001'), ('b0000000-0000-4000-8000-000000000002');
+        create policy receive on realtime.messages for select to authenticated using (true);
+    ";
+    let check = "exists (select from speakers where person = (select auth.uid()))";
+    let by_function = format!(
+        "create function may_speak() returns boolean language plpgsql stable as $$ begin return {check}; end $$;
+         create policy send on realtime.messages for insert to authenticated with check (may_speak());"
+    );
+    let of_all = format!(
+        "create policy send on realtime.messages to authenticated using (false) with check ({check});"
+    );
+    let plain = format!(
+        "create policy send on realtime.messages for insert to authenticated with check ({check});"
+    );
+    for write in [plain, by_function, of_all] {
+        let app = start_with_environment(
+            &format!(
+                "{policies}{write}
+              alter publication supabase_realtime add table speakers;
+              grant select on speakers to service_role;"
+            ),
+            SELDOM,
+        )
+        .await;
+        let mut alice = join(&app, Version::V2, "stage", ALICE).await;
+        let mut bob = join(&app, Version::V1, "stage", BOB).await;
+        let mut witness = app.subscribe(&service(), all("speakers")).await;
+        assert_eq!(say(&mut alice, "before").await, said());
+        assert_eq!(alice.track(&json!({})).await, said());
+        assert_eq!(say(&mut bob, "before").await, said());
+        app.sql(&format!("delete from speakers where person = '{ALICE}'"))
+            .await;
+        // Whoever sees the change speaks after it.
+        witness.change().await;
+        assert_eq!(say(&mut alice, "after").await, denied(), "{write}");
+        let refused = json!({"status": "error", "response": {}});
+        assert_eq!(alice.track(&json!({"n": 2})).await, refused);
+        assert_eq!(say(&mut bob, "still here").await, said());
+        for (event, _payload) in [
+            bob.heard_briefly().await,
+            alice.heard_briefly().await,
+            alice.heard_briefly().await,
+        ] {
+            assert_ne!(event, "after");
+        }
+        app.sql(&format!("insert into speakers values ('{ALICE}')"))
+            .await;
+        witness.change().await;
+        assert_eq!(say(&mut alice, "again").await, said());
+        assert_eq!(bob.heard_briefly().await.0, "again");
     }
 }
 

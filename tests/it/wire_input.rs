@@ -452,6 +452,11 @@ async fn upgrades_are_refused_with_a_reason() {
     .await
     .unwrap();
     assert_eq!(socket.settle().await, []);
+    // Policies read them: none is left out.
+    let path = format!("/realtime/v1/websocket?apikey={PUBLISHABLE_KEY}");
+    let refusal = Socket::upgrade(port, &path, &[("x-long", &"v".repeat(17_000))]).await;
+    let body = r#"{"error":"The headers x-* have more than 16384 bytes"}"#;
+    assert_eq!(refusal.err(), Some((431, body.to_owned())));
 }
 
 #[tokio::test]

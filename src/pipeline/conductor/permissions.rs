@@ -1,4 +1,5 @@
-//! Permissions of private topics: when they are in doubt, and what is known of them without a question.
+//! Permissions of private topics: when they are in doubt, and what is known of them without a question. A doubt about reading
+//! is one about sending as well.
 
 use super::{CLOSE_LOOK_PAUSE, Conductor, Output};
 use crate::change::{Oid, TransactionPart};
@@ -8,11 +9,13 @@ use crate::realtime::{Answer, Notice};
 use std::time::Instant;
 
 impl Conductor {
-    /// A part has been released, before anything that it says is said: whoever was allowed to read before must ask again if
-    /// it has changed what decides that.
+    /// A part has been released, before anything that it says is said: whoever was allowed to read or send before must ask
+    /// again if it has changed what decides that.
     pub(super) fn look_at_permissions(&mut self, now: Instant, part: &TransactionPart) {
         if self.verdicts.may_change_permissions(part) {
             self.doubt_permissions(now);
+        } else if self.verdicts.may_change_sending(part) {
+            self.outputs.push_back(Output::DoubtSending);
         }
     }
 

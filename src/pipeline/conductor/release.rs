@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, Table};
 use crate::change::{Lsn, Oid, Relation};
 use crate::pipeline::history::Kept;
 use crate::pipeline::lane::{Item, Lane, LaneId};
-use crate::pipeline::messages::{broadcast_of, committed, replayable};
+use crate::pipeline::messages::{broadcast_of, committed, inserted_at, replayable};
 use crate::pipeline::old::Past;
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
@@ -405,6 +405,7 @@ impl Conductor {
                             room,
                             message: Arc::new(message.in_doubt_since(self.doubt)),
                             committed: part.commit.time,
+                            inserted: inserted_at(change),
                         });
                     }
                     Err(fault) => self.counts.unsendable.count(fault),

@@ -58,6 +58,13 @@ const POLICIES: &str = "
     select p.polrelid, p.polname::text, p.polpermissive, p.polroles, pg_catalog.pg_get_expr(p.polqual, p.polrelid)
     from pg_catalog.pg_policy p where p.polcmd in ('r', '*') order by p.polrelid, p.polname";
 
+/// What decides who may insert into `realtime.messages`. Without WITH CHECK, USING is it.
+const MESSAGE_CHECKS: &str = "
+    select pg_catalog.pg_get_expr(coalesce(p.polwithcheck, p.polqual), p.polrelid)
+    from pg_catalog.pg_policy p
+    where p.polcmd in ('a', '*') and coalesce(p.polwithcheck, p.polqual) is not null
+      and p.polrelid = pg_catalog.to_regclass('realtime.messages') order by p.polname";
+
 /// A view depends on what its rule names (Postgres manual, "pg_depend").
 const SOURCES: &str = "
     select i.inhparent, i.inhrelid, false from pg_catalog.pg_inherits i
@@ -163,6 +170,9 @@ async fn read(client: &Client, search_path: &[&str]) -> Result<Schema, LoadError
             .table_names
             .insert((table.schema.clone(), table.name.clone()), table.oid);
         schema.tables.insert(table.oid, Arc::new(table));
+    }
+    for row in client.query(MESSAGE_CHECKS, &[]).await? {
+        schema.message_checks.push(text(&row, 0)?);
     }
     for row in client.query(SOURCES, &[]).await? {
         let is_function: bool = row.try_get(2)?;

@@ -27,6 +27,8 @@ pub struct Schema {
     pub table_names: HashMap<(Box<str>, Box<str>), Oid>,
     /// Where the rows of a relation come from besides itself: its partitions and children, and what a view reads.
     pub sources: HashMap<Oid, Vec<Oid>>,
+    /// What decides who may insert into `realtime.messages`, as `pg_get_expr` prints it under an empty search path.
+    pub message_checks: Vec<Box<str>>,
     /// Functions that a view calls.
     pub view_functions: HashMap<Oid, Vec<Oid>>,
     /// Functions and aggregates by OID.

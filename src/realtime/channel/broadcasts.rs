@@ -166,7 +166,7 @@ impl Channel {
     fn send(&mut self, wire: &mut Wire<'_>, reference: &Ref, said: Said) {
         let may_send = match &self.private {
             None => Some(true),
-            Some(private) => private.may_send(Extension::Broadcast),
+            Some(private) => private.sending.may(Extension::Broadcast),
         };
         match may_send {
             Some(true) => self.say(wire, reference, said),
@@ -180,27 +180,6 @@ impl Channel {
                 }
             }
         }
-    }
-
-    /// Lets a push wait for its permission, behind those that came before. Given back if too much waits.
-    pub(super) fn wait(
-        &mut self,
-        wire: &mut Wire<'_>,
-        waiting: Waiting,
-    ) -> Result<(), Box<Waiting>> {
-        let Some(private) = &mut self.private else {
-            return Err(Box::new(waiting));
-        };
-        let bytes = private.waiting_bytes.saturating_add(waiting.size());
-        let full = private.waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES_MAX;
-        if full && !private.waiting.is_empty() {
-            return Err(Box::new(waiting));
-        }
-        let extension = waiting.extension();
-        private.waiting_bytes = bytes;
-        private.waiting.push_back(waiting);
-        self.ask_write(wire, extension);
-        Ok(())
     }
 
     /// Says it in the room, and has it stored if that is wanted.

@@ -1,22 +1,23 @@
-//! What a private channel may do (protocol.md §7.5): asked when it joins or first sends, kept until the token or the
+//! What a private channel may do (protocol.md §7.5), above all read: asked when it joins, kept until the token or the
 //! policies change, and asked again now and then.
 //!
-//! Only one question about reading is open at a time, and one about sending per extension. An answer to a question that
+//! Only one question about reading is open at a time, and one about sending per extension (`sending.rs`). An answer to a question that
 //! was put as somebody else counts for nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::broadcasts::{Replaying, Waiting};
+use super::broadcasts::Replaying;
 use super::doubt::Doubt;
+use super::sending::Sending;
 use super::{Channel, Fate, Phase, Stage};
 use crate::realtime::code::ErrorCode;
 use crate::realtime::frame::Ref;
 use crate::realtime::join::ReplayRequest;
 use crate::realtime::output::{Output, Receives, RoomRequest};
 use crate::realtime::refusal::{self, Refusal};
-use crate::realtime::request::{Answer, Ask, AskError, Extension};
+use crate::realtime::request::{Answer, Ask, AskError};
 use crate::realtime::wire::Wire;
 
 /// When a question that was not answered is put again.
@@ -48,16 +49,6 @@ struct Reading {
     since: Instant,
 }
 
-/// Whether something may be sent.
-#[derive(Debug, Default)]
-struct Write {
-    known: Option<bool>,
-    /// The question that is open.
-    asked: Option<u32>,
-    /// What decides it may have changed while the question was open.
-    ask_again: bool,
-}
-
 /// What a private channel may do, and what waits to know.
 #[derive(Debug)]
 pub(super) struct Private {
@@ -67,11 +58,7 @@ pub(super) struct Private {
     reading: Option<Reading>,
     /// Policies changed while it was open.
     read_again: bool,
-    broadcast: Write,
-    presence: Write,
-    /// Broadcasts and presence calls that wait for their permission.
-    pub(super) waiting: VecDeque<Waiting>,
-    pub(super) waiting_bytes: usize,
+    pub(super) sending: Sending,
     /// Broadcasts that are being stored, and the refs of those who are told.
     pub(super) persisting: BTreeMap<u32, Option<Ref>>,
     pub(super) replay: Option<ReplayRequest>,
@@ -90,10 +77,7 @@ impl Private {
             read: Read::default(),
             reading: None,
             read_again: false,
-            broadcast: Write::default(),
-            presence: Write::default(),
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            sending: Sending::default(),
             persisting: BTreeMap::new(),
             replay,
             replaying: Replaying::default(),
@@ -133,7 +117,7 @@ impl Private {
     }
 
     /// There was no answer: the next question comes sooner.
-    fn retry_recheck(&mut self, wire: &Wire<'_>) {
+    pub(super) fn retry_recheck(&mut self, wire: &Wire<'_>) {
         let soon = self.later(wire, wire.limits.recheck_interval.min(RETRY));
         self.recheck_at = self.recheck_at.min(soon);
     }
@@ -152,25 +136,6 @@ impl Private {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(4);
         let early = self.jitter.checked_rem(millis / 4).unwrap_or_default();
         wire.now.instant + Duration::from_millis(millis.saturating_sub(early))
-    }
-
-    fn write(&mut self, extension: Extension) -> &mut Write {
-        match extension {
-            Extension::Broadcast => &mut self.broadcast,
-            Extension::Presence => &mut self.presence,
-        }
-    }
-
-    /// Whether this may be sent, if that is known and nothing waits that was sent before.
-    pub(super) fn may_send(&self, extension: Extension) -> Option<bool> {
-        let write = match extension {
-            Extension::Broadcast => &self.broadcast,
-            Extension::Presence => &self.presence,
-        };
-        let mut waiting = self.waiting.iter();
-        write
-            .known
-            .filter(|_| waiting.all(|waiting| waiting.extension() != extension))
     }
 }
 
@@ -252,27 +217,12 @@ impl Channel {
         }
     }
 
-    /// Asks whether this may be sent, unless that is asked already.
-    pub(super) fn ask_write(&mut self, wire: &mut Wire<'_>, extension: Extension) {
-        let asked = |private: &mut Box<Private>| private.write(extension).asked.is_some();
-        if self.private.as_mut().is_none_or(asked) {
-            return;
-        }
-        let ticket = self.ask(wire, Ask::Write(extension));
-        if let Some(private) = &mut self.private {
-            private.write(extension).asked = Some(ticket);
-        }
-    }
-
     /// The token is another one: all that was allowed is asked anew.
     pub(super) fn permissions_changed(&mut self, wire: &mut Wire<'_>) {
         let Some(private) = &mut self.private else {
             return;
         };
-        for extension in [Extension::Broadcast, Extension::Presence] {
-            *private.write(extension) = Write::default();
-        }
-        let waiting: Vec<Extension> = private.waiting.iter().map(Waiting::extension).collect();
+        let waiting = private.sending.forget();
         self.ask_read(wire, Cause::Token);
         for extension in waiting {
             self.ask_write(wire, extension);
@@ -285,8 +235,9 @@ impl Channel {
             .is_some_and(|private| private.recheck_at <= now)
     }
 
-    /// Who may read may have changed.
+    /// Who may read and send may have changed.
     pub(super) fn recheck_soon(&mut self, wire: &mut Wire<'_>, within: Duration) {
+        self.doubt_sending();
         let Some(private) = &mut self.private else {
             return;
         };
@@ -296,24 +247,13 @@ impl Channel {
         }
     }
 
-    /// Asks again. Until the answers are there, what was allowed stays so.
+    /// Asks again. Until the answers are there, what was allowed and is not in doubt stays so.
     pub(super) fn recheck(&mut self, wire: &mut Wire<'_>) {
         let Some(private) = &mut self.private else {
             return;
         };
         private.plan_recheck(wire);
-        let mut allowed = Vec::new();
-        for extension in [Extension::Broadcast, Extension::Presence] {
-            let write = private.write(extension);
-            if write.asked.is_some() {
-                write.ask_again = true;
-            } else if write.known == Some(true) {
-                allowed.push(extension);
-            } else {
-                // Who was denied asks when it sends again.
-                write.known = None;
-            }
-        }
+        let allowed = private.sending.recheck();
         self.ask_read(wire, Cause::Recheck);
         for extension in allowed {
             self.ask_write(wire, extension);
@@ -336,12 +276,8 @@ impl Channel {
             private.reading = None;
             return self.read_answered(wire, reading, answer);
         }
-        for extension in [Extension::Broadcast, Extension::Presence] {
-            let write = private.write(extension);
-            if write.asked == Some(ticket) {
-                write.asked = None;
-                return self.write_answered(wire, extension, answer);
-            }
+        if let Some(asked) = private.sending.take_asked(ticket) {
+            return self.write_answered(wire, asked, answer);
         }
         if let Some(reference) = private.persisting.remove(&ticket) {
             self.persisted(wire, reference.as_ref(), answer);
@@ -452,70 +388,5 @@ impl Channel {
             Some(ReplayRequest::Since { since, limit }) => self.ask_replay(wire, since, limit),
             Some(ReplayRequest::Invalid | ReplayRequest::Null) | None => self.bind(wire),
         }
-    }
-
-    fn write_answered(
-        &mut self,
-        wire: &mut Wire<'_>,
-        extension: Extension,
-        answer: Result<Answer, AskError>,
-    ) -> Fate {
-        let Some(private) = &mut self.private else {
-            return Fate::Lives;
-        };
-        let write = private.write(extension);
-        let is_old = std::mem::take(&mut write.ask_again);
-        let verdict = match answer {
-            Ok(Answer::Write(allowed)) => {
-                // Who was denied asks when it sends again.
-                write.known = Some(allowed).filter(|allowed| *allowed || !is_old);
-                Ok(allowed)
-            }
-            Err(error) => {
-                if matches!(error, AskError::Policy(_)) {
-                    write.known = None;
-                } else if write.known == Some(true) {
-                    private.retry_recheck(wire);
-                }
-                Err(error)
-            }
-            // An answer to another question.
-            Ok(_) => Err(AskError::Unreachable),
-        };
-        let (ready, rest): (Vec<Waiting>, VecDeque<Waiting>) = {
-            let (mut ready, mut rest) = (Vec::new(), VecDeque::new());
-            for waiting in std::mem::take(&mut private.waiting) {
-                if waiting.extension() == extension {
-                    ready.push(waiting);
-                } else {
-                    rest.push_back(waiting);
-                }
-            }
-            (ready, rest)
-        };
-        private.waiting_bytes = rest.iter().map(Waiting::size).sum();
-        private.waiting = rest;
-        let asks_again = is_old && private.write(extension).known == Some(true);
-        for waiting in ready {
-            match waiting {
-                Waiting::Broadcast { reference, said } => match &verdict {
-                    Ok(true) => self.say(wire, &reference, said),
-                    Ok(false) => self.unsent(
-                        wire,
-                        &reference,
-                        crate::realtime::code::AckError::Unauthorized,
-                    ),
-                    Err(error) => self.unsent(wire, &reference, error.into()),
-                },
-                Waiting::Call { reference, call } => match &verdict {
-                    Ok(true) => self.call(wire, &reference, call),
-                    Ok(false) | Err(_) => self.uncalled(wire, &reference),
-                },
-            }
-        }
-        if asks_again {
-            self.ask_write(wire, extension);
-        }
-        Fate::Lives
     }
 }

@@ -145,10 +145,9 @@ impl Channel {
         let may_send = match &self.private {
             None => Some(true),
             Some(private) => {
-                let calls = |waiting: &Waiting| waiting.extension() == Extension::Presence;
-                let goes = untrack && !private.waiting.iter().any(calls);
+                let goes = untrack && !private.sending.waits(Extension::Presence);
                 goes.then_some(true)
-                    .or_else(|| private.may_send(Extension::Presence))
+                    .or_else(|| private.sending.may(Extension::Presence))
             }
         };
         match may_send {

@@ -39,7 +39,7 @@ pub use self::exercise::exercise;
 use self::permission::Sender;
 use self::rate::{Rate, TooMany};
 use self::single::{Kind, SingleErrors, Wishes};
-use super::{Server, bearer, record};
+use super::{Server, bearer, headers, record};
 use crate::auth::Claims;
 use crate::clock;
 use crate::realtime::{self, Ask, Broadcast, Extension, StoredData, Storing};
@@ -182,7 +182,7 @@ async fn send_batch(
     let sender = Sender {
         messages: &server.services.messages,
         claims,
-        headers: permission::headers_json(&parts.headers),
+        headers: headers::all(&parts.headers),
     };
     let rooms = stream::iter(private.into_values())
         .for_each_concurrent(QUESTIONS_MAX, |messages| {
@@ -212,8 +212,14 @@ async fn say_if_allowed(server: &Server, sender: &Sender<'_>, messages: Vec<Mess
 fn say(server: &Server, message: Message) {
     let room = message.room.clone();
     let broadcast = Arc::new(message.broadcast());
-    server.metrics.channel_events.inc();
+    count(server, &broadcast);
     server.services.rooms.say(&room, &broadcast);
+}
+
+fn count(server: &Server, broadcast: &Broadcast) {
+    let metrics = &server.metrics;
+    metrics.channel_events.inc();
+    metrics.broadcast_sizes.observe(broadcast.payload_bytes());
 }
 
 /// A message that may be sent, if its sender may.
@@ -250,7 +256,7 @@ async fn send_single(
     let sender = Sender {
         messages: &server.services.messages,
         claims,
-        headers: permission::headers_json(&parts.headers),
+        headers: headers::all(&parts.headers),
     };
     if single.room.private {
         let room = Arc::clone(&single.room);
@@ -263,7 +269,7 @@ async fn send_single(
     }
     let content = single::content(&single.event, single.data.clone());
     let broadcast = Broadcast::new(single.room.topic.clone(), content, None);
-    server.metrics.channel_events.inc();
+    count(server, &broadcast);
     let rooms = &server.services.rooms;
     match single.ttl_seconds {
         None => rooms.say(&single.room, &Arc::new(broadcast)),

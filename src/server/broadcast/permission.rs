@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderMap;
-use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -36,30 +34,5 @@ impl Sender<'_> {
             reply: Reply::Once(reply),
         });
         timeout(TIMEOUT, answer).await.ok()?.ok()
-    }
-}
-
-/// All headers as a JSON object with lower-case names; of several by one name the last counts.
-pub(super) fn headers_json(headers: &HeaderMap) -> Arc<str> {
-    let pairs = headers.iter().map(|(name, value)| {
-        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        (name.as_str().to_owned(), Value::String(value))
-    });
-    Value::Object(pairs.collect::<Map<_, _>>())
-        .to_string()
-        .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_become_one_object() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [("x-a", "1"), ("x-b", "\"q\""), ("x-a", "2")] {
-            headers.append(name, value.parse().unwrap());
-        }
-        assert_eq!(&*headers_json(&headers), r#"{"x-a":"2","x-b":"\"q\""}"#);
     }
 }

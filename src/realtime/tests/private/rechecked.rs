@@ -124,7 +124,8 @@ fn the_permission_to_send_is_asked_again_as_well() {
                 "ask 1.4 as anon: write broadcast",
             ],
         )
-        .text(push, &[say])
+        // What is said meanwhile waits for the answer.
+        .text(push, &[])
         .answer(4, Ok(Answer::Write(false)), &[])
         .text(push, &[])
         .answer(3, read(true, false), &[])
@@ -194,8 +195,7 @@ fn an_answer_about_sending_that_is_older_than_a_doubt_is_asked_for_again() {
         .recheck(0, &["ask 1.3 as anon: reread"])
         .answer(2, Ok(Answer::Write(true)), &[say, &ask(4)])
         .answer(3, read(true, false), &[])
-        // Until it is answered what was allowed stays so.
-        .text(push, &[say])
+        .text(push, &[])
         .recheck(1, &["ask 1.5 as anon: reread"])
         .answer(5, read(true, false), &[])
         .answer(4, Ok(Answer::Write(false)), &[])
@@ -205,9 +205,56 @@ fn an_answer_about_sending_that_is_older_than_a_doubt_is_asked_for_again() {
         .recheck(10, &["ask 1.7 as anon: reread", &ask(8)])
         .answer(7, read(true, false), &[])
         .answer(8, Err(AskError::Cancelled), &[])
-        .text(push, &[say])
         .at(17)
-        .timeout(&["ask 1.9 as anon: reread", &ask(10)]);
+        .timeout(&["ask 1.9 as anon: reread", &ask(10)])
+        .answer(9, read(true, false), &[])
+        .answer(10, Err(AskError::Cancelled), &[])
+        .text(push, &[&ask(11)])
+        .answer(11, Ok(Answer::Write(true)), &[say])
+        .text(push, &[say]);
+}
+
+#[test]
+fn what_is_sent_after_a_doubt_about_sending_waits_for_its_answer_and_nobody_else_asks() {
+    let push = |reference: &str| kind_3(reference, "e", "", true, reference.as_bytes());
+    let say =
+        |number: &str| format!(r"private room of 1: say \x04\n\x01\x00\x01realtime:ae{number}");
+    let ok = |number: &str| reply(number, "ok", "{}");
+    let denied = |number: &str| reply(number, "error", r#"{"error":"unauthorized"}"#);
+    let ask = |ticket: u32| format!("ask 1.{ticket} as anon: write broadcast");
+    let mut conversation = joined(r#"{"ack":true}"#);
+    conversation
+        .check(Input::DoubtSending, &[])
+        .check(Input::Binary(&push("3")), &[&ask(2)])
+        .answer(2, Ok(Answer::Write(true)), &[&say("3"), &ok("3")])
+        .check(Input::Binary(&push("4")), &[&say("4"), &ok("4")])
+        // Only who sends asks.
+        .check(Input::DoubtSending, &[])
+        .check(Input::DoubtSending, &[])
+        .check(Input::Binary(&push("5")), &[&ask(3)])
+        .check(Input::DoubtSending, &[])
+        .check(Input::Binary(&push("6")), &[])
+        // The answer is as old as its question: it settles what was sent before the doubt.
+        .answer(3, Ok(Answer::Write(true)), &[&say("5"), &ok("5"), &ask(4)])
+        .check(Input::DoubtSending, &[])
+        .check(Input::Binary(&push("7")), &[])
+        .answer(4, Ok(Answer::Write(false)), &[&denied("6"), &ask(5)])
+        .answer(5, Ok(Answer::Write(false)), &[&denied("7")])
+        .check(Input::Binary(&push("8")), &[&denied("8")])
+        // Who was denied may be allowed now.
+        .check(Input::DoubtSending, &[])
+        .check(Input::Binary(&push("9")), &[&ask(6)])
+        .answer(
+            6,
+            Err(AskError::Unreachable),
+            &[&reply(
+                "9",
+                "error",
+                r#"{"error":"unable_to_connect_to_project"}"#,
+            )],
+        )
+        .check(Input::Binary(&push("9")), &[&ask(7)])
+        .answer(7, Ok(Answer::Write(true)), &[&say("9"), &ok("9")]);
 }
 
 #[test]
