@@ -343,7 +343,7 @@ pub(super) struct Conductor {
     learn_at: Option<Instant>,
     /// When plans that nobody needs are looked for.
     sweep_at: Option<Instant>,
-    history: History,
+    history: Box<History>,
     /// Those who go through the past, in turn.
     replaying: VecDeque<SubscriberId>,
     /// Those who have, and are not done with it.
@@ -431,7 +431,7 @@ impl Conductor {
             snapshots,
             learn_at: None,
             sweep_at: None,
-            history: History::new(history),
+            history: Box::new(History::new(history)),
             replaying: VecDeque::new(),
             rejoining: VecDeque::new(),
             replay_at: None,
