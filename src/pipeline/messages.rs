@@ -371,6 +371,18 @@ mod tests {
     }
 
     #[test]
+    fn a_row_tells_when_it_was_inserted() {
+        let at = |values: &[(&str, &str)]| {
+            let row = change(&[("id", 2950), ("inserted_at", 1114)], values);
+            inserted_at(&row).map(PgTime::unix_micros)
+        };
+        let time = "2026-11-21 12:00:00.5";
+        assert_eq!(at(&[("inserted_at", time)]), Some(1_795_262_400_500_000));
+        assert_eq!(at(&[("inserted_at", "infinity")]), None);
+        assert_eq!(at(&[("id", "c2f1")]), None);
+    }
+
+    #[test]
     fn a_row_that_lacks_something_says_nothing() {
         for column in ["topic", "event", "private", "payload"] {
             assert_eq!(said(&without(column)), Ok(None), "{column}");

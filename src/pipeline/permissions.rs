@@ -432,6 +432,11 @@ mod tests {
             found("(EXISTS ( SELECT FROM public.view))"),
             [2, 7, 8, 10, 11]
         );
+        // Who may send is decided by other conditions than who may read.
+        let messages = table(9, "messages", &["public.may()"]);
+        let checks = ["(EXISTS ( SELECT FROM public.messages))", "is_fine()"];
+        let sending = mentioned(&schema, &messages, checks.into_iter());
+        assert!(sending.into_iter().eq([4]));
         let read = BTreeSet::from([6, 8]);
         assert!(with_sources(&schema, &read).into_iter().eq([6, 8, 10, 11]));
     }
