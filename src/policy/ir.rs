@@ -207,7 +207,14 @@ pub(crate) struct Select {
     /// Parts of conditions that depend on no row of this query. Postgres may evaluate them whether or not a row gets that
     /// far: if one raises, it must be asked.
     pub(crate) invariants: Vec<Expr>,
-    /// Conditions on the rows, cheapest first, behind those that read no row of this query.
+    /// The same of queries that the planner may merge with this one: evaluated even before the conditions that read no
+    /// row.
+    pub(crate) merged: Vec<Expr>,
+    /// Tables whose rows may raise, and which Postgres may read before those that stand further left: by their items.
+    pub(crate) ahead: BTreeSet<usize>,
+    /// Other rows than those that are needed may raise: all are looked at.
+    pub(crate) exhaustive: bool,
+    /// Conditions on the rows, cheapest first, behind those that read no row of this query, in their own order.
     pub(crate) filter: Vec<Expr>,
     /// How many of the conditions read no row of this query: Postgres evaluates them before it looks at any.
     pub(crate) gates: usize,
@@ -279,9 +286,9 @@ pub(crate) struct TableSource {
     pub(crate) table: Oid,
     /// Column = expression over what is known before; only rows that pass can matter.
     pub(crate) keys: Vec<(usize, Expr)>,
-    /// Conditions on this table alone that may raise: Postgres may evaluate them on every row.
+    /// What reads no other table of the query and may raise: Postgres may evaluate it on every row that the keys leave.
     pub(crate) risky: Vec<Expr>,
-    /// There are such conditions, or the policy may raise. There are no keys then.
+    /// There are such parts of conditions, or the policy may raise. Keys are then only what is compared before.
     pub(crate) is_risky: bool,
     /// Parts of the policy that depend on no row.
     pub(crate) invariants: Vec<Expr>,
@@ -299,6 +306,12 @@ pub(crate) struct Reserved {
     pub(crate) of_policy: Vec<Expr>,
     /// Conditions with such parts, and the parts.
     pub(crate) of_conditions: Vec<(Expr, Vec<Expr>)>,
+}
+
+impl Reserved {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.of_policy.is_empty() && self.of_conditions.is_empty()
+    }
 }
 
 /// A call that returns rows.

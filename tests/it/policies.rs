@@ -8,6 +8,7 @@ use walcast::testing::Cluster;
 
 mod audiences;
 mod refusals;
+mod risks;
 
 /// The schema, then policies behind `-- policy: name` lines.
 const POLICIES: &str = include_str!("policies.sql");

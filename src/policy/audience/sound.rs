@@ -140,6 +140,7 @@ impl<'a, 'o> Sound<'a, 'o> {
         });
         grouping
             && self.all(&select.invariants)
+            && self.all(&select.merged)
             && self.all(&select.filter)
             && self.all(&select.targets)
             && select.sets.iter().all(|set| self.set(set))

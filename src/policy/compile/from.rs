@@ -146,7 +146,7 @@ impl Compiler<'_> {
             is_risky: false,
             invariants: policy
                 .iter()
-                .flat_map(|policy| risk::invariants(policy))
+                .flat_map(|policy| risk::invariants(self.schema, policy))
                 .collect(),
             reserved: Reserved {
                 of_policy: policy
@@ -371,8 +371,9 @@ impl Compiler<'_> {
                 on
             }
         };
-        let mut on = on;
-        self.order_by_cost(&mut on);
+        let (mut on, mut others): (Vec<_>, Vec<_>) = on.into_iter().partition(risk::is_gate);
+        self.order_by_cost(&mut others);
+        on.append(&mut others);
         let (kind, left, right) = match kind {
             JoinKind::Inner => (Join::Inner, left, right),
             JoinKind::Left => (Join::Left, left, right),

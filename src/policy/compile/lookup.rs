@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::ahead::Risk;
 use super::{Compiler, risk};
 use crate::policy::ir::{Body, Expr, Join, Node, Probe, Query, Source, TableSource};
 use crate::policy::schema::Schema;
@@ -13,7 +14,7 @@ impl Compiler<'_> {
         conditions.sort_by(|a, b| self.cost(a).total_cmp(&self.cost(b)));
     }
 
-    fn cost(&self, expr: &Expr) -> f64 {
+    pub(super) fn cost(&self, expr: &Expr) -> f64 {
         let of = |function: Oid| {
             self.schema
                 .functions
@@ -64,6 +65,7 @@ impl Compiler<'_> {
             || select.grouping.is_some()
             || !select.sets.is_empty()
             || select.distinct_on > 0
+            || select.exhaustive
             || select.filter.iter().any(may_raise)
         {
             return Vec::new();
@@ -180,36 +182,24 @@ fn inner<'a>(source: &'a Source, tables: &mut Vec<&'a TableSource>) -> bool {
     }
 }
 
-/// Finds the columns of each table that are compared with what is known before it is read.
-pub(super) fn assign_keys(compiler: &mut Compiler<'_>, source: &mut Source, conditions: &[Expr]) {
+/// Finds the columns of each table that are compared with what is known before it is read. `all`: every condition of the
+/// query, those of joins too; `risks`: what of them may raise.
+pub(super) fn assign_keys(
+    compiler: &mut Compiler<'_>,
+    source: &mut Source,
+    conditions: &[Expr],
+    all: &[Expr],
+    risks: &[Risk],
+) {
     match source {
         Source::Table(table) => {
-            let alone = |condition: &&Expr| risk::concerns_only(condition, table.item);
-            let raises = |condition: &&Expr| risk::may_raise(compiler.schema, condition);
-            table.risky = conditions
-                .iter()
-                .filter(alone)
-                .filter(raises)
-                .cloned()
-                .collect();
-            table.reserved.of_conditions = conditions
-                .iter()
-                .filter(alone)
-                .map(|condition| {
-                    let parts = risk::reserved(compiler.schema, condition);
-                    (condition.clone(), parts)
-                })
-                .filter(|(_, parts)| !parts.is_empty())
-                .collect();
-            let policy = table.policy.as_deref();
-            table.is_risky = !table.risky.is_empty()
-                || policy.is_some_and(|policy| risk::may_raise(compiler.schema, policy));
-            if table.is_risky {
-                return;
-            }
+            let least = assess(compiler, table, all, risks);
             for condition in conditions {
                 if let Some((column, value)) = key_of(compiler, table.item, condition)
                     && !table.keys.iter().any(|(known, _)| *known == column)
+                    && least.is_none_or(|least| {
+                        risk::is_from_outside(&value) && compiler.cost(condition) < least
+                    })
                 {
                     table.keys.push((column, value));
                 }
@@ -229,9 +219,9 @@ pub(super) fn assign_keys(compiler: &mut Compiler<'_>, source: &mut Source, cond
             right,
             on,
         } => {
-            let all: Vec<Expr> = conditions.iter().chain(&*on).cloned().collect();
-            assign_keys(compiler, left, &all);
-            assign_keys(compiler, right, &all);
+            let inner: Vec<Expr> = conditions.iter().chain(&*on).cloned().collect();
+            assign_keys(compiler, left, &inner, all, risks);
+            assign_keys(compiler, right, &inner, all, risks);
         }
         Source::Join {
             kind: Join::Left,
@@ -239,15 +229,45 @@ pub(super) fn assign_keys(compiler: &mut Compiler<'_>, source: &mut Source, cond
             right,
             on,
         } => {
-            assign_keys(compiler, left, conditions);
-            assign_keys(compiler, right, on);
+            assign_keys(compiler, left, conditions, all, risks);
+            assign_keys(compiler, right, on, all, risks);
         }
         Source::Query { .. } | Source::With { .. } | Source::Set { .. } => {}
     }
 }
 
+/// What of a table's rows may raise. Gives what a comparison must cost less than to be made before; `None`: nothing
+/// raises.
+fn assess(
+    compiler: &Compiler<'_>,
+    table: &mut TableSource,
+    all: &[Expr],
+    risks: &[Risk],
+) -> Option<f64> {
+    let schema = compiler.schema;
+    let own = |condition: &&Expr| risk::concerns(condition, table.item);
+    table.reserved.of_conditions = all
+        .iter()
+        .filter(own)
+        .map(|condition| (condition.clone(), risk::reserved(schema, condition)))
+        .filter(|(_, parts)| !parts.is_empty())
+        .collect();
+    let own = risks.iter().filter(|risk| risk.item == table.item);
+    table.risky = own.clone().map(|risk| risk.expr.clone()).collect();
+    let policy = table.policy.as_deref();
+    let of_policy = policy.filter(|policy| risk::may_raise(schema, policy));
+    let costs = own.map(|risk| risk.before).chain(of_policy.map(|_| 0.0));
+    let least = costs.min_by(f64::total_cmp);
+    table.is_risky = least.is_some();
+    least
+}
+
 /// `column = value` with the default equality of the column's type, where the value needs no later table.
-fn key_of(compiler: &Compiler<'_>, item: usize, condition: &Expr) -> Option<(usize, Expr)> {
+pub(super) fn key_of(
+    compiler: &Compiler<'_>,
+    item: usize,
+    condition: &Expr,
+) -> Option<(usize, Expr)> {
     for (found, column, other) in equated(compiler.schema, condition) {
         let known = !other.any(&mut |expr, depth| match expr.node {
             Node::Column {

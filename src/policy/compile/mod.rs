@@ -3,6 +3,7 @@
 //! All of a table's policies for the role are compiled, with the row security of the tables that they look into and
 //! the functions that they call, or nothing is. Follows rls-semantics.md.
 
+mod ahead;
 mod call;
 mod coerce;
 mod eager;

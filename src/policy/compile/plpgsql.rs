@@ -1,5 +1,6 @@
 //! PL/pgSQL to steps.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::overload::{Context, Path};
@@ -615,6 +616,9 @@ fn plain(value: Expr) -> Statement {
         from: Vec::new(),
         items: 0,
         gates: 0,
+        merged: Vec::new(),
+        ahead: BTreeSet::new(),
+        exhaustive: false,
         invariants: Vec::new(),
         filter: Vec::new(),
         grouping: None,

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::ahead::{conditions_of_joins, take_gates};
 use super::from::column;
-use super::lookup::assign_keys;
+use super::lookup::{assign_keys, key_of};
 use super::overload::Context;
 use super::scope::{Level, WithName};
 use super::{Compiler, Stop, both, risk};
@@ -348,26 +349,47 @@ impl Compiler<'_> {
             })
         };
         let items = self.level()?.items.len();
-        self.order_by_cost(&mut conditions);
-        conditions.sort_by_key(|condition| !risk::is_gate(condition));
+        // Postgres keeps those that read no row in the order in which they are written, those of joins first.
+        let mut filter = Vec::new();
         let mut gates = 0;
-        let mut invariants = Vec::new();
         if !from.is_empty() {
-            gates = conditions.partition_point(risk::is_gate);
-            let behind = conditions.iter().skip(gates);
-            invariants.extend(behind.flat_map(risk::invariants));
+            for source in &mut from {
+                take_gates(source, &mut filter);
+            }
+            let (first, others): (Vec<_>, Vec<_>) = conditions.into_iter().partition(risk::is_gate);
+            filter.extend(first);
+            gates = filter.len();
+            conditions = others;
         }
+        self.order_by_cost(&mut conditions);
+        let mut all = if from.is_empty() {
+            Vec::new()
+        } else {
+            conditions.clone()
+        };
+        filter.append(&mut conditions);
+        let conditions = filter;
+        for source in &from {
+            conditions_of_joins(source, &mut all);
+        }
+        let (invariants, merged) = self.invariants(&from, &all, gates > 0)?;
+        let risks = self.risks(&all)?;
         let mut single = from.is_empty() && sets.is_empty();
         single |= grouping
             .as_ref()
             .is_some_and(|grouping| grouping.keys.is_empty());
         for source in &mut from {
-            assign_keys(self, source, &conditions);
+            assign_keys(self, source, &conditions, &all, &risks);
         }
+        let (ahead, exhaustive) = self.ahead(&from, &risks)?;
         let only = self.level()?.items.first().map_or(0, |item| item.table);
         if let [Source::Table(table)] = from.as_slice() {
             let found = self.schema.tables.get(&only);
-            let fixed: BTreeSet<usize> = table.keys.iter().map(|(column, _)| *column).collect();
+            let fixed: BTreeSet<usize> = conditions
+                .iter()
+                .filter_map(|condition| key_of(self, table.item, condition))
+                .map(|(column, _)| column)
+                .collect();
             single |= sets.is_empty()
                 && found.is_some_and(|found| {
                     found.keys.iter().any(|key| key.columns.is_subset(&fixed))
@@ -378,6 +400,9 @@ impl Compiler<'_> {
                 from,
                 items,
                 invariants,
+                merged,
+                ahead,
+                exhaustive,
                 filter: conditions,
                 gates,
                 grouping,

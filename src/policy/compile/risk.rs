@@ -3,6 +3,8 @@
 //! Postgres chooses an order of its own: a condition on one table may be evaluated on each of its rows, what depends on
 //! no row at any time. Where some order raises, Postgres must be asked.
 
+use std::collections::BTreeSet;
+
 use crate::policy::ir::{BuiltinCall, Expr, Node};
 use crate::policy::schema::Schema;
 use crate::policy::value::{Oid, oid};
@@ -57,18 +59,82 @@ pub(super) fn may_raise(schema: &Schema, expr: &Expr) -> bool {
         if depth > 0 {
             return;
         }
-        raises |= match &expr.node {
-            Node::Call(call) => {
-                !call.arguments.iter().all(depends_on_nothing) && !is_total(schema, call)
-            }
-            Node::TextForm(inner) => {
-                !depends_on_nothing(inner)
-                    && !matches!(expr.type_oid, oid::TEXT | oid::VARCHAR | oid::BPCHAR)
-            }
-            _ => false,
-        };
+        raises |= raises_itself(schema, expr) && !depends_on_nothing(expr);
     });
     raises
+}
+
+/// Whether the topmost part of an expression may raise, given values for what is below.
+pub(super) fn raises_itself(schema: &Schema, expr: &Expr) -> bool {
+    let inside = |test: &Expr| test.any(&mut |expr, _| raises_itself(schema, expr));
+    match &expr.node {
+        Node::Call(call) => !is_total(schema, call),
+        Node::TextForm(_) => !matches!(expr.type_oid, oid::TEXT | oid::VARCHAR | oid::BPCHAR),
+        Node::AnyArray { test, .. } | Node::AnyQuery { test, .. } => inside(test),
+        Node::Elements(_, each) => inside(each),
+        _ => false,
+    }
+}
+
+/// Whether evaluation on some row of its own query may raise.
+pub(super) fn may_raise_on_own(schema: &Schema, expr: &Expr) -> bool {
+    expr.any(&mut |expr, depth| {
+        raises_itself(schema, expr)
+            && expr.any(&mut |expr, further| reads_own(expr, depth.saturating_add(further)))
+    })
+}
+
+/// Parts of a condition that may raise on rows of its own query, by table.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// Of one table: evaluated by Postgres as early as it likes.
+    pub(super) of_tables: Vec<(usize, Expr)>,
+    /// Something needs rows of several tables.
+    pub(super) is_across: bool,
+}
+
+impl Parts {
+    pub(super) fn add(&mut self, schema: &Schema, expr: &Expr) {
+        if !may_raise_on_own(schema, expr) {
+            return;
+        }
+        let own = own_items(expr);
+        if let (Some(item), 1) = (own.first(), own.len()) {
+            self.of_tables.push((*item, expr.clone()));
+            return;
+        }
+        let is_whole = is_in_order(expr) || expr.subquery().is_some();
+        self.is_across |= is_whole || raises_itself(schema, expr);
+        if !is_whole {
+            let children = expr.children().into_iter();
+            children.for_each(|child| self.add(schema, child));
+        }
+    }
+}
+
+/// The tables of its own query that an expression reads.
+pub(super) fn own_items(expr: &Expr) -> BTreeSet<usize> {
+    let mut items = BTreeSet::new();
+    expr.visit(0, &mut |expr, depth| match expr.node {
+        Node::Column { level, item, .. } | Node::WholeRow { level, item } if level == depth => {
+            items.insert(item);
+        }
+        _ => {}
+    });
+    items
+}
+
+/// Whether this is a row of the query that is `depth` queries further out.
+fn reads_own(expr: &Expr, depth: usize) -> bool {
+    match expr.node {
+        Node::Column { level, .. } | Node::WholeRow { level, .. } => level == depth,
+        _ => false,
+    }
+}
+
+/// Whether an expression reads no row of its own query.
+pub(super) fn is_from_outside(expr: &Expr) -> bool {
+    !expr.any(&mut |expr, depth| reads_own(expr, depth))
 }
 
 /// Whether the call itself raises on no value of its types.
@@ -95,7 +161,7 @@ pub(in crate::policy) fn is_pattern(schema: &Schema, call: &BuiltinCall) -> bool
         .is_none_or(|function| LIKE.contains(&&*function.name))
 }
 
-fn depends_on_nothing(expr: &Expr) -> bool {
+pub(super) fn depends_on_nothing(expr: &Expr) -> bool {
     !expr.any(&mut |expr, depth| match expr.node {
         Node::Column { level, .. } | Node::WholeRow { level, .. } | Node::Grouped { level, .. } => {
             level >= depth
@@ -105,7 +171,13 @@ fn depends_on_nothing(expr: &Expr) -> bool {
     })
 }
 
-/// Whether a condition reads this table and no other.
+/// Whether a condition reads this table and no other of its query.
+pub(super) fn concerns(condition: &Expr, table: usize) -> bool {
+    let items = own_items(condition);
+    items.len() == 1 && items.contains(&table)
+}
+
+/// Whether a condition reads this table and no other, of queries around either.
 pub(super) fn concerns_only(condition: &Expr, table: usize) -> bool {
     let mut own = false;
     let other = condition.any(&mut |expr, depth| match expr.node {
@@ -129,25 +201,27 @@ pub(super) fn is_gate(condition: &Expr) -> bool {
     })
 }
 
-/// The largest parts that depend on no row and are more than a constant.
-pub(super) fn invariants(condition: &Expr) -> Vec<Expr> {
+/// The largest parts that read no row of their query and are more than a constant; those that depend on rows further
+/// out only if they may raise.
+pub(super) fn invariants(schema: &Schema, condition: &Expr) -> Vec<Expr> {
     let mut found = Vec::new();
-    collect(condition, &mut found);
+    collect(schema, condition, &mut found);
     found
 }
 
-fn collect(expr: &Expr, found: &mut Vec<Expr>) {
-    if depends_on_nothing(expr) {
-        if !is_trivial(expr) {
+fn collect(schema: &Schema, expr: &Expr, found: &mut Vec<Expr>) {
+    let is_alone = depends_on_nothing(expr);
+    if is_alone || is_gate(expr) {
+        if !is_trivial(expr) && (is_alone || is_fallible(schema, expr)) {
             found.push(expr.clone());
         }
     } else if !is_in_order(expr) {
         let children = expr.children().into_iter();
-        children.for_each(|child| collect(child, found));
+        children.for_each(|child| collect(schema, child, found));
     }
 }
 
-/// Parts that depend on no row and may raise, but stand where only some rows have them evaluated. A row that is not
+/// Parts that read no row of their query and may raise, but stand where only some rows have them evaluated. A row that is not
 /// looked at might be one of these.
 pub(super) fn reserved(schema: &Schema, condition: &Expr) -> Vec<Expr> {
     let mut found = Vec::new();
@@ -156,7 +230,7 @@ pub(super) fn reserved(schema: &Schema, condition: &Expr) -> Vec<Expr> {
 }
 
 fn collect_reserved(schema: &Schema, expr: &Expr, is_inside: bool, found: &mut Vec<Expr>) {
-    if depends_on_nothing(expr) {
+    if depends_on_nothing(expr) || is_gate(expr) {
         if is_inside && !is_trivial(expr) && is_fallible(schema, expr) {
             found.push(expr.clone());
         }
@@ -182,11 +256,8 @@ const fn is_in_order(expr: &Expr) -> bool {
     )
 }
 
-fn is_fallible(schema: &Schema, expr: &Expr) -> bool {
-    expr.any(&mut |expr, _| match &expr.node {
-        Node::Call(call) => !is_total(schema, call),
-        Node::TextForm(_) => !matches!(expr.type_oid, oid::TEXT | oid::VARCHAR | oid::BPCHAR),
-        Node::Routine { .. } | Node::Scalar(_) => true,
-        _ => false,
+pub(super) fn is_fallible(schema: &Schema, expr: &Expr) -> bool {
+    expr.any(&mut |expr, _| {
+        raises_itself(schema, expr) || matches!(expr.node, Node::Routine { .. } | Node::Scalar(_))
     })
 }

@@ -168,7 +168,7 @@ impl SetCall {
         }
     }
 
-    fn expressions(&self) -> Vec<&Expr> {
+    pub(super) fn expressions(&self) -> Vec<&Expr> {
         match self {
             Self::Builtin { arguments, .. } | Self::Routine { arguments, .. } => {
                 arguments.iter().collect()
@@ -202,10 +202,14 @@ fn source_parts<'a>(
 
 fn change_source(source: &mut Source, depth: usize, f: &mut dyn FnMut(&mut Expr, usize) -> bool) {
     match source {
-        Source::Table(table) => table
-            .keys
-            .iter_mut()
-            .for_each(|(_, key)| key.change(depth, f)),
+        Source::Table(table) => {
+            let reserved = table.reserved.of_conditions.iter_mut();
+            let reserved =
+                reserved.flat_map(|(condition, parts)| parts.iter_mut().chain([condition]));
+            let keys = table.keys.iter_mut().map(|(_, key)| key);
+            let all = keys.chain(&mut table.risky).chain(reserved);
+            all.for_each(|expr| expr.change(depth, f));
+        }
         Source::Query { query, .. } => Arc::make_mut(query).change(depth.saturating_add(1), f),
         Source::With { .. } => {}
         Source::Set { call, .. } => {
@@ -372,6 +376,8 @@ impl Query {
                 select
                     .filter
                     .iter_mut()
+                    .chain(&mut select.invariants)
+                    .chain(&mut select.merged)
                     .for_each(|expr| expr.change(depth, f));
                 select
                     .targets

@@ -3,6 +3,8 @@
 mod group;
 mod order;
 mod source;
+#[cfg(test)]
+mod tests;
 mod with;
 
 use std::cell::RefCell;
@@ -274,6 +276,9 @@ impl Machine<'_> {
             rows: &rows,
             ..*scope
         };
+        for part in &select.merged {
+            self.eval(part, &around).map_err(may_not_be_met)?;
+        }
         if !self.all_hold(gates, &around).map_err(may_not_be_met)? {
             return Ok(ControlFlow::Continue(()));
         }
@@ -284,14 +289,33 @@ impl Machine<'_> {
             };
             self.eval(invariant, &scope).map_err(may_not_be_met)?;
         }
-        self.sources(&select.from, &mut rows, scope, &mut |rows| {
+        if !select.ahead.is_empty() {
+            self.look_ahead(&select.from, &select.ahead, &mut rows, scope)
+                .map_err(may_not_be_met)?;
+        }
+        let mut is_enough = false;
+        let flow = self.sources(&select.from, &mut rows, scope, &mut |rows| {
             let scope = Scope { rows, ..*scope };
-            if self.all_hold(filter, &scope)? {
-                visit(&scope)
-            } else {
-                Ok(ControlFlow::Continue(()))
+            if !self.all_hold(filter, &scope)? || is_enough {
+                return Ok(ControlFlow::Continue(()));
             }
-        })
+            let flow = visit(&scope)?;
+            is_enough = select.exhaustive && flow.is_break();
+            Ok(if is_enough {
+                ControlFlow::Continue(())
+            } else {
+                flow
+            })
+        });
+        if select.exhaustive {
+            let flow = flow.map_err(may_not_be_met)?;
+            return Ok(if is_enough {
+                ControlFlow::Break(())
+            } else {
+                flow
+            });
+        }
+        flow
     }
 
     fn select(&self, select: &Select, scope: &Scope<'_>, visit: Visit<'_>) -> Flow {

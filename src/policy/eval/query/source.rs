@@ -1,5 +1,6 @@
 //! FROM: tables, functions and joins, one combination of rows at a time.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -25,6 +26,46 @@ impl Machine<'_> {
         }
     }
 
+    /// Reads what Postgres may read before the tables that stand further left: it may raise whatever those hold.
+    pub(super) fn look_ahead(
+        &self,
+        sources: &[Source],
+        ahead: &BTreeSet<usize>,
+        rows: &mut Rows,
+        scope: &Scope<'_>,
+    ) -> Result<(), SqlError> {
+        for source in sources {
+            match source {
+                Source::Join { left, right, .. } => {
+                    for side in [left, right] {
+                        self.look_ahead(std::slice::from_ref(side), ahead, rows, scope)?;
+                    }
+                    continue;
+                }
+                Source::Table(TableSource { item, .. })
+                | Source::Query { item, .. }
+                | Source::With { item, .. }
+                | Source::Set { item, .. } => {
+                    if !ahead.contains(item) {
+                        continue;
+                    }
+                }
+            }
+            let _flow = match source {
+                Source::Table(table)
+                    if !table.is_risky && self.is_reserved_fine(table, rows, scope) =>
+                {
+                    continue;
+                }
+                source => {
+                    self.source(source, rows, scope, &mut |_| Ok(ControlFlow::Continue(())))?
+                }
+            };
+            clear(source, rows);
+        }
+        Ok(())
+    }
+
     fn source(
         &self,
         source: &Source,
@@ -41,7 +82,8 @@ impl Machine<'_> {
         match source {
             Source::Table(table) => self.table(table, rows, scope, next),
             Source::Query { item, query } => {
-                let found = self.rows_of(query, &Scope { rows, ..*scope })?;
+                let found = self.rows_of(query, &Scope { rows, ..*scope });
+                let found = found.map_err(may_not_be_met)?;
                 for row in found {
                     if place(rows, *item, row.into())?.is_break() {
                         return Ok(ControlFlow::Break(()));
@@ -50,7 +92,7 @@ impl Machine<'_> {
                 Ok(ControlFlow::Continue(()))
             }
             Source::With { item, index, .. } => {
-                let found = self.with(*index, scope)?;
+                let found = self.with(*index, scope).map_err(may_not_be_met)?;
                 for row in found.iter() {
                     if place(rows, *item, Tuple::from(&**row))?.is_break() {
                         return Ok(ControlFlow::Break(()));
@@ -117,14 +159,9 @@ impl Machine<'_> {
         if table.is_risky || !self.is_reserved_fine(table, rows, scope) {
             return self.every_row(table, rows, scope, next);
         }
-        let mut keys = Vec::with_capacity(table.keys.len());
-        for (column, value) in &table.keys {
-            match self.eval(value, &Scope { rows, ..*scope })? {
-                // Nothing equals NULL.
-                Value::Null => return Ok(ControlFlow::Continue(())),
-                value => keys.push((*column, value)),
-            }
-        }
+        let Some(mut keys) = self.keys(table, rows, scope)? else {
+            return Ok(ControlFlow::Continue(()));
+        };
         let probes = scope.probes.iter();
         let own = probes.filter(|(item, ..)| *item == table.item);
         keys.extend(own.map(|(_, column, value)| (*column, value.clone())));
@@ -139,6 +176,23 @@ impl Machine<'_> {
         outcome
     }
 
+    /// What the columns must equal; none if that is NULL, which nothing equals.
+    fn keys(
+        &self,
+        table: &TableSource,
+        rows: &Rows,
+        scope: &Scope<'_>,
+    ) -> Result<Option<Vec<(usize, Value)>>, SqlError> {
+        let mut keys = Vec::with_capacity(table.keys.len());
+        for (column, value) in &table.keys {
+            match self.eval(value, &Scope { rows, ..*scope })? {
+                Value::Null => return Ok(None),
+                value => keys.push((*column, value)),
+            }
+        }
+        Ok(Some(keys))
+    }
+
     /// Whether what a row might come to has a value.
     fn is_reserved_fine(&self, table: &TableSource, rows: &Rows, scope: &Scope<'_>) -> bool {
         let of_conditions = table.reserved.of_conditions.iter();
@@ -148,7 +202,8 @@ impl Machine<'_> {
             && of_conditions.all(|part| self.eval(part, &Scope { rows, ..*scope }).is_ok())
     }
 
-    /// Looks at all rows, because some may raise: then Postgres must be asked whether it meets one of those.
+    /// Looks at all rows that Postgres may look at, because some may raise: then it must be asked whether it meets one of
+    /// those.
     fn every_row(
         &self,
         table: &TableSource,
@@ -164,7 +219,16 @@ impl Machine<'_> {
         };
         let mut is_enough = false;
         let mut raised = None;
-        self.world.tables.scan(table.table, &[], &mut |tuple| {
+        let keys = if table.is_risky {
+            let keys = self.keys(table, rows, scope).map_err(may_not_be_met)?;
+            let Some(keys) = keys else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            keys
+        } else {
+            Vec::new()
+        };
+        self.world.tables.scan(table.table, &keys, &mut |tuple| {
             let visited = self.table_row(&all, tuple, rows, scope, &mut |rows| {
                 is_enough = is_enough || next(rows)?.is_break();
                 Ok(ControlFlow::Continue(()))

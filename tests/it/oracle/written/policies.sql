@@ -522,3 +522,77 @@ grant select on app.child_%n to public;
 create policy p on %t using (owner = auth.uid());
 -- entry: raise: a condition before any row
 create policy p on %t using (not exists (select 1 from app.orgs o where o.id = %t.org and o.name = 'none' and %t.rank in (select app.my_orgs_set())));
+-- entry: raise: a join's condition on claims
+create policy p on %t using (not exists (select 1 from app.folders f join app.rooms r on r.id = f.id and (auth.jwt() ->> 'level')::int between 0 and 9 where f.id = 999));
+-- entry: raise: a join's condition on the row
+create policy p on %t using (not exists (select 1 from app.folders f join app.rooms r on %t.state::int > 0 and r.id = f.id where f.id = 999));
+-- entry: raise: a join's condition, from both
+create policy p on %t using (not exists (select 1 from app.folders f join app.rooms r on r.id = f.id and abs((auth.jwt() ->> 'level')::int) > 0 and app.role_rank(%t.state) > 0 where f.id = 999) or open);
+-- entry: raise: a left join's condition on claims
+create policy p on %t using (not exists (select 1 from app.folders f left join app.rooms r on r.id = f.id and abs((auth.jwt() ->> 'level')::int) > 0 where f.id = 999 and r.org is null));
+-- entry: raise: a left join that is none
+create policy p on %t using (not exists (select 1 from app.folders f left join app.rooms r on r.id = f.id and abs(%t.state::int) > 0 where f.id = 999 and r.org = 1));
+-- entry: raise: a left join that is removed
+create policy p on %t using (exists (select 1 from app.folders f left join app.rooms r on r.id = f.id and abs(%t.state::int) > 0 where f.id = %t.folder));
+-- entry: raise: joins inside of a left join
+create policy p on %t using (not exists (select 1 from app.folders f left join (app.rooms r join app.seats s on s.room = r.id and abs((auth.jwt() ->> 'level')::int) > 0) on r.id = f.id where f.id = 999 and s.who is null));
+-- entry: raise: joins inside of joins
+create policy p on %t using (not exists (select 1 from app.folders f join (app.rooms r join app.seats s on s.room = r.id and abs(%t.state::int) > 0) on r.id = f.id where f.id = 999));
+-- entry: raise: a left join inside of a join
+create policy p on %t using (not exists (select 1 from app.folders f join (app.rooms r left join app.seats s on s.room = r.id and abs(%t.state::int) > 0) on r.id = f.id where f.id = 999 and s.who is null));
+-- entry: raise: a query in from that reads no row
+create policy p on %t using (not exists (select 1 from app.folders f join (select r.id from app.rooms r where abs(%t.state::int) > 0) v on v.id = f.id where f.id = 999));
+-- entry: raise: a query in from, of claims
+create policy p on %t using (not exists (select 1 from app.folders f join (select r.id from app.rooms r where abs((auth.jwt() ->> 'level')::int) >= 0) v on v.id = f.id where f.id = 999));
+-- entry: raise: a query in from, on its rows
+create policy p on %t using (not exists (select 1 from app.folders f join (select o.id, (o.settings ->> 'limit')::int as most from app.orgs o) v on v.id = f.id where f.id = 999 and v.most > 1));
+-- entry: raise: a query in from, with a limit
+create policy p on %t using (not exists (select 1 from app.folders f join (select o.id, (o.settings ->> 'limit')::int as most from app.orgs o order by o.id limit 9) v on v.id = f.id where f.id = 999));
+-- entry: raise: a with query
+create policy p on %t using (not exists (with v as (select o.id, (o.settings ->> 'limit')::int as most from app.orgs o) select 1 from app.folders f join v on v.id = f.id where f.id = 999 and v.most > 1));
+-- entry: raise: the second table of a join
+create policy p on %t using (not exists (select 1 from app.folders f join app.orgs o on o.id = f.id where f.id = 999 and (o.settings ->> 'limit')::int > 0));
+-- entry: raise: the second table of a join, with the row
+create policy p on %t using (not exists (select 1 from app.folders f join app.orgs o on o.parent = f.id where f.id = 999 and 100 / (o.id - %t.rank) > 0));
+-- entry: raise: a side of a join's equality
+create policy p on %t using (not exists (select 1 from app.folders f join app.orgs o on (o.settings ->> 'limit')::int = f.id where f.id = 999));
+-- entry: raise: a side of a join's equality, the other way
+create policy p on %t using (not exists (select 1 from app.orgs o join app.folders f on (o.settings ->> 'limit')::int = f.id where f.id = 999));
+-- entry: raise: a side of a join's equality, guarded
+create policy p on %t using (exists (select 1 from app.orgs o join app.folders f on (case when o.settings ->> 'limit' ~ '^[0-9]+$' then (o.settings ->> 'limit')::int end) >= f.id where o.id = %t.org));
+-- entry: raise: over two tables
+create policy p on %t using (exists (select 1 from app.orgs o join app.folders f on 100 / (o.id - f.id) > 0 where o.id = %t.org));
+-- entry: raise: a key that is read first or never
+create policy p on %t using (not exists (select 1 from app.folders f join app.rooms r on r.org = f.parent where f.id = 999 and r.id = %t.state::int));
+-- entry: raise: with the row, behind a key
+create policy p on %t using (exists (select 1 from app.orgs o where o.id = %t.org and 100 / (o.id - %t.rank) > 0));
+-- entry: raise: with the row, before a dear key
+create policy p on %t using (not exists (select 1 from app.members m where 100 / (m.org - %t.rank) > 0 and m.who = auth.uid()));
+-- entry: raise: with the row, before a dear key, together
+create policy p on %t using (not exists (select 1 from app.members m where m.org = %t.org and 100 / (m.org - %t.rank) > 0 and m.who = auth.uid()));
+-- entry: raise: a pattern of the row
+create policy p on %t using (not exists (select 1 from app.orgs o where o.name like %t.title || '\' and o.id = %t.org));
+-- entry: raise: a function in from that reads the row
+create policy p on %t using (not exists (select 1 from app.folders f, jsonb_array_elements_text(%t.data -> 'people') e where f.id = 999));
+-- entry: raise: a function in from that reads the tables
+create policy p on %t using (exists (select 1 from app.orgs o, jsonb_array_elements_text(o.settings -> 'limit') e where o.id >= %t.org));
+-- entry: raise: rows of a query in from
+create policy p on %t using (exists (select 1 from (select o.id, o.settings from app.orgs o order by o.id) v where v.id >= %t.org and (v.settings ->> 'limit')::int > 1));
+-- entry: raise: a query inside of a query, on claims
+create policy p on %t using (not exists (select 1 from app.folders f where f.id = 999 and exists (select 1 from app.orgs o where o.id = f.id and o.id > abs((auth.jwt() ->> 'level')::int))));
+-- entry: raise: a query inside of a query, on rows
+create policy p on %t using (not exists (select 1 from app.folders f where f.id = 999 and f.id in (select (o.settings ->> 'limit')::int from app.orgs o)));
+-- entry: raise: a case with the row
+create policy p on %t using (not exists (select 1 from app.folders f join app.orgs o on o.id = f.id where f.id = 999 and case when o.active then %t.state::int > 0 else false end));
+-- entry: raise: caught
+create function app.caught_%n(word text, the_org int) returns boolean language plpgsql stable security definer set search_path = '' as $$
+begin
+  return exists (select 1 from app.folders f join app.rooms r on r.id = f.id and abs(word::int) > 0 where f.id = 999);
+exception when others then
+  return true;
+end $$;
+create policy p on %t using (app.caught_%n(state, org));
+-- entry: raise: conditions on no row, the dear one first
+create policy p on %t using (not exists (select 1 from app.folders f where abs((auth.jwt() ->> 'level')::int) > 0 and %t.open and f.id = 999));
+-- entry: raise: conditions on no row, guarded
+create policy p on %t using (not exists (select 1 from app.folders f where %t.state ~ '^[0-9]+$' and %t.state::int > 0 and f.id = 999));
