@@ -28,6 +28,7 @@ mod messages;
 mod old_tuples;
 mod operations;
 mod oracle;
+mod past;
 mod policies;
 mod policy_commands;
 mod policy_values;

@@ -226,7 +226,7 @@ impl Conductor {
                 .and_then(|saying| self.say(saying, &mut says));
             if release.rest.is_some() || release.saying.is_some() {
                 self.release = Some(release);
-                return self.ask_what_is_ready();
+                return self.ask_what_is_ready(now);
             }
             // Part by part: what one snapshot releases of a large transaction may be many times the log's memory.
             self.log.settle();
@@ -268,7 +268,7 @@ impl Conductor {
             }
             if release.rest.is_some() {
                 self.release = Some(release);
-                return self.ask_what_is_ready();
+                return self.ask_what_is_ready(now);
             }
         }
         self.end_release(now, &release);
