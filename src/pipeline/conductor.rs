@@ -11,6 +11,7 @@ mod aside;
 mod hearing;
 mod lanes;
 mod membership;
+mod past;
 mod permissions;
 mod questions;
 mod release;
@@ -605,7 +606,7 @@ impl Conductor {
     fn advance(&mut self, now: Instant) {
         // Not everybody has been routed yet what counts as routed below.
         if self.release.is_some() {
-            return self.ask_what_is_ready();
+            return self.ask_what_is_ready(now);
         }
         while self.resolving.len() < RESOLVING_MAX && self.has_catalog {
             let Some(resolve) = self.resolve_queue.pop_front() else {
@@ -636,7 +637,7 @@ impl Conductor {
         self.request_snapshots(now);
         let (in_memory, _) = self.log.bytes();
         self.history.bound(now, in_memory);
-        self.ask_what_is_ready();
+        self.ask_what_is_ready(now);
         self.confirm();
     }
 

@@ -368,6 +368,54 @@ impl Lane {
                 .any(|item| item.rows.iter().any(|row| row.state == RowState::Unasked))
     }
 
+    /// Hides unasked rows that `is_hidden` says so of, as if Postgres had, up to as many others as make a question. Not where
+    /// several versions of a row are open: only Postgres says what becomes of all. Whether there were any.
+    pub(super) fn hide_unasked(
+        &mut self,
+        keys: &RowKeys,
+        upto: Lsn,
+        mut is_hidden: impl FnMut(&mut Sitting, &Identity, (&Part, u64), u32) -> bool,
+    ) -> bool {
+        let mut others = 0;
+        let mut any = false;
+        for item in &mut self.queue {
+            for row in &mut item.rows {
+                if row.state != RowState::Unasked || row.must_exist {
+                    continue;
+                }
+                let (before, after) = item.part.row_keys(keys, row.change);
+                let count = |key: Option<RowKey>| {
+                    let open = key.and_then(|key| self.open.get(&key));
+                    open.copied().unwrap_or(0)
+                };
+                let waits =
+                    |key: Option<RowKey>| key.is_some_and(|key| self.pending.contains_key(&key));
+                let is_alone = count(after) <= 1
+                    && (before == after || count(before) == 0)
+                    && !waits(before)
+                    && !waits(after);
+                let hides = is_alone
+                    && is_hidden(
+                        &mut self.sitting,
+                        &self.key.identity,
+                        (&item.part, item.number),
+                        row.change,
+                    );
+                if hides {
+                    row.state = RowState::Answered(Found::Hidden, upto);
+                    item.undecided = item.undecided.saturating_sub(1);
+                    any = true;
+                } else {
+                    others += 1;
+                    if others > self.rows_max {
+                        return any;
+                    }
+                }
+            }
+        }
+        any
+    }
+
     /// The next question: unasked rows of one table, oldest first. `columns` gives the columns of the table that are
     /// about to be sent.
     pub(super) fn question(&mut self, columns: impl Fn(&View) -> Arc<[usize]>) -> Option<Question> {

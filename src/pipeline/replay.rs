@@ -35,6 +35,8 @@ pub(super) struct Replay {
     pub(super) restoring: Option<Restoring>,
     /// Up to here the changes are of the past; what comes later is live.
     pub(super) until: Option<Position>,
+    /// It waits no longer for the tables that its policies look into; `None`: it has not waited.
+    pub(super) patient_until: Option<Instant>,
     /// Rows under row security that it was shown on the way.
     shown: HashSet<RowKey>,
 }

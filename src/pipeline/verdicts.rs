@@ -4,6 +4,8 @@
 //! committed, and every table that the plan reads is exact as of it. Whatever is not certain is left to Postgres; nothing
 //! is allowed in doubt.
 
+mod present;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;

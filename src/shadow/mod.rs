@@ -325,6 +325,30 @@ impl Shadow {
                 .is_some_and(|last| self.is_trusted(tables, last.commit))
     }
 
+    /// Whether these tables are exact as of a moment when everything that commits before `upto` was consumed, and nothing
+    /// in part.
+    #[must_use]
+    pub fn is_exact(&self, tables: &[Oid], upto: Lsn) -> bool {
+        tables.is_empty()
+            || self.last.is_none_or(|last| last.is_whole)
+                && tables.iter().all(|oid| {
+                    let followed = self.followed(*oid);
+                    followed.is_some_and(|followed| followed.from <= upto)
+                })
+    }
+
+    /// Whether these tables, if they are not exact, soon are.
+    #[must_use]
+    pub fn is_coming(&self, tables: &[Oid]) -> bool {
+        tables.iter().all(|oid| {
+            let stage = self.tables.get(oid).map(|table| &table.stage);
+            matches!(
+                stage,
+                Some(Stage::Wanted(_) | Stage::Loading { .. } | Stage::Trusted(_))
+            )
+        })
+    }
+
     /// The table that a relation's changes are of: its root, for a partition that is known as one.
     #[must_use]
     pub fn root_of(&self, relation: Oid) -> Oid {

@@ -482,15 +482,24 @@ fn judge(
     sum
 }
 
-/// Acknowledgements, by the numbers of their events, that may have been lost with a kill.
+/// Acknowledgements, by the numbers of their events, that may have been lost with a kill. What a connection brought that was
+/// made before the kill was said before it, however late it was noticed.
 fn undone(events: &[Event], times: &[Millis], kills: &[Millis]) -> BTreeSet<usize> {
-    let lost =
-        |time: Millis| (kills.iter()).any(|kill| (time..time + WRITTEN_WITHIN).contains(kill));
-    let acknowledged = events.iter().zip(times).enumerate();
-    acknowledged
-        .filter(|(_, (event, time))| matches!(event, Event::Acknowledged(_)) && lost(**time))
-        .map(|(number, _)| number)
-        .collect()
+    let mut connected = 0;
+    let mut undone = BTreeSet::new();
+    for (number, (event, time)) in events.iter().zip(times).enumerate() {
+        match event {
+            Event::Connected => connected = *time,
+            Event::Acknowledged(_) => {
+                let span = connected..*time + WRITTEN_WITHIN;
+                if kills.iter().any(|kill| span.contains(kill)) {
+                    undone.insert(number);
+                }
+            }
+            Event::Began { .. } | Event::Change { .. } | Event::Resync => {}
+        }
+    }
+    undone
 }
 
 fn number_of(variable: &str, default: u64) -> u64 {

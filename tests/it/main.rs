@@ -30,6 +30,7 @@ mod metrics;
 mod old_tuples;
 mod operations;
 mod oracle;
+mod past;
 mod policies;
 mod policy_commands;
 mod policy_values;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Conductor {
-    pub(super) fn ask_what_is_ready(&mut self) {
+    pub(super) fn ask_what_is_ready(&mut self, now: Instant) {
         // Questions name columns of the catalog at hand.
         if self.catalog_loading || !self.resolving_again.is_empty() {
             return;
@@ -33,6 +33,14 @@ impl Conductor {
                 if lane.asking.is_some() {
                     continue;
                 }
+                // Much may have become known since the rows came: after a start most are none of anybody's business.
+                if self.hide_unasked(id) {
+                    self.check_lane(now, id);
+                    continue;
+                }
+                let Some(lane) = self.lanes.get_mut(&id) else {
+                    continue;
+                };
                 let subscribers = &self.subscribers;
                 let members = lane.subscribers.clone();
                 let role: Box<str> = lane.key.identity.role().into();

@@ -1,6 +1,7 @@
 //! Snapshots and catalogs: what they release, what they begin, and to which lanes it goes.
 
 use super::aside::put_aside;
+use super::past::ask_allowed;
 use super::replay::restrict;
 use super::rows::{
     Nature, Visit, doubt_grants, is_among, is_denied_unseen, judge_rows, routed_rows,
@@ -228,7 +229,7 @@ impl Conductor {
                 .and_then(|saying| self.say(saying, &mut says));
             if release.rest.is_some() || release.saying.is_some() {
                 self.release = Some(release);
-                return self.ask_what_is_ready();
+                return self.ask_what_is_ready(now);
             }
             // Part by part: what one snapshot releases of a large transaction may be many times the log's memory.
             self.log.settle();
@@ -270,7 +271,7 @@ impl Conductor {
             }
             if release.rest.is_some() {
                 self.release = Some(release);
-                return self.ask_what_is_ready();
+                return self.ask_what_is_ready(now);
             }
         }
         self.end_release(now, &release);
@@ -576,10 +577,11 @@ impl Conductor {
                 }
             }
             // Released after the history was gone through, but older than the join: of the past all the same.
-            if let Some(subscriber) = lane.key.alone.and_then(|id| self.subscribers.get(&id))
-                && subscriber.replay.is_some()
-                && !subscriber.is_after_join(&part.commit)
-            {
+            let alone = lane.key.alone.and_then(|id| self.subscribers.get(&id));
+            let of_the_past = alone.filter(|subscriber| {
+                subscriber.replay.is_some() && !subscriber.is_after_join(&part.commit)
+            });
+            if let Some(subscriber) = of_the_past {
                 let was_subscribed = subscriber.was_subscribed();
                 let role = lane.key.identity.role();
                 for row in &mut rows {
@@ -605,6 +607,9 @@ impl Conductor {
                 *number,
                 &mut rows,
             );
+            if of_the_past.is_some() {
+                ask_allowed(&mut rows, part, lane.key.identity.role());
+            }
             let undecided = rows.iter().filter(|row| row.state.is_open()).count();
             lane.push(
                 &self.keys,

@@ -7,12 +7,12 @@
 //!
 //! Bounded by what waits in the lane and in the outbox; goes on when the time comes, a little at a time.
 
-use super::rows::{judge_rows, routed_row};
+use super::rows::routed_row;
 use super::{Conductor, LANE_BYTES_MAX};
 use crate::catalog::Access;
 use crate::change::{Change, ChangeKind, Cursor};
 use crate::pipeline::history::{Found, Kept, Position};
-use crate::pipeline::lane::{Item, ItemRow, LaneId, RowState};
+use crate::pipeline::lane::{Item, ItemRow, RowState};
 use crate::pipeline::old::OldRow;
 use crate::pipeline::part::Part;
 use crate::pipeline::replay::{Replay, Start};
@@ -197,6 +197,7 @@ impl Conductor {
             let (Phase::Replaying, Some(replay)) = (subscriber.phase, &subscriber.replay) else {
                 return Turn::Done;
             };
+            let (number, from) = (replay.next, replay.change);
             // A token that may follow says who is to be judged.
             let waits = subscriber.grace.is_some()
                 || subscriber.next_claims.is_some()
@@ -205,15 +206,15 @@ impl Conductor {
             let has_room = lane.is_some_and(|lane| {
                 lane.queued_rows < QUEUED_MAX && lane.queued_bytes < LANE_BYTES_MAX / 2
             });
-            if waits || !has_room {
+            if waits || !has_room || self.waits_for_tables(now, id) {
                 return Turn::Waits;
             }
-            let (number, from) = (replay.next, replay.change);
             match self.history.find(now, number) {
                 Err(_too_old) => {
                     self.resync(id, ResyncReason::PositionGone);
                     return Turn::Done;
                 }
+                Ok(None) if self.is_before_join(id) => return Turn::Waits,
                 Ok(None) => {
                     self.go_live(now, id);
                     self.rejoining.push_back(id);
@@ -307,6 +308,9 @@ impl Conductor {
         };
         let number = self.number();
         let told = self.judge_replayed(lane_id, &part, number, &mut rows);
+        if rows.is_empty() && !(ends && is_open) {
+            return;
+        }
         let (Some(lane), Some(subscriber)) =
             (self.lanes.get_mut(&lane_id), self.subscribers.get_mut(&id))
         else {
@@ -371,40 +375,6 @@ impl Conductor {
         indexes.iter().filter_map(row).collect()
     }
 
-    /// Decides without asking what can be decided for both moments at once.
-    fn judge_replayed(
-        &mut self,
-        lane_id: LaneId,
-        part: &Part,
-        number: u64,
-        rows: &mut [ItemRow],
-    ) -> Vec<(u32, Option<Box<str>>)> {
-        let Some(lane) = self.lanes.get_mut(&lane_id) else {
-            return Vec::new();
-        };
-        let mut told = Vec::new();
-        for row in rows {
-            let Some((_, view)) = part.change(row.change) else {
-                continue;
-            };
-            let role = lane.key.identity.role();
-            if row.must_exist || !self.verdicts.is_timeless(view.table.oid, role) {
-                continue;
-            }
-            let row = std::slice::from_mut(row);
-            told.extend(judge_rows(
-                &mut self.verdicts,
-                &mut self.ledger,
-                lane,
-                part,
-                number,
-                row,
-            ));
-        }
-        told.dedup();
-        told
-    }
-
     /// Whether the grants at hand were those of the part's commit.
     pub(super) fn knows_grants_of(&self, part: &Part) -> bool {
         self.catalog_from
@@ -422,6 +392,14 @@ impl Conductor {
         let part = self.view_part(kept);
         self.history.see(number, &part);
         part
+    }
+
+    /// Whether much is still to come that is older than the subscriber's join, as after a start. It is gone through at the
+    /// subscriber's pace, or the stream would wait for it.
+    fn is_before_join(&self, id: SubscriberId) -> bool {
+        let subscriber = self.subscribers.get(&id);
+        let joined = subscriber.and_then(|subscriber| subscriber.joined.as_ref());
+        joined.is_some_and(|(_, until)| self.is_behind(*until))
     }
 
     /// There is nothing more to go through: what is released from now on comes by itself.

@@ -148,6 +148,43 @@ fn postgres_says_what_of_the_past_may_still_be_seen() {
 }
 
 #[test]
+fn who_joins_long_before_the_stream_comes_there_does_not_hold_it_up() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(OPEN, insert(1, "mark"));
+    bench.see_all();
+    bench.ask(2, &[&cursor(1, 100, 0)]);
+    // What is read again after a start was written long before the join.
+    bench.wants_horizon = false;
+    let horizon = Horizon {
+        snapshot: "200:200:".parse().unwrap(),
+        insert_lsn: Lsn::new(1 << 20),
+        fingerprint: bench.fingerprint.into(),
+    };
+    bench.conductor.handle_horizon(bench.now, Some(horizon));
+    bench.turn();
+    bench.go_through();
+    bench.conductor.handle_command(
+        bench.now,
+        Command::Unsubscribe {
+            connection: 1,
+            membership: 1,
+        },
+    );
+    for _ in 0..12 {
+        let xid = bench.next_xid;
+        bench.next_xid += 1;
+        let rows = (0..1000).map(|id| insert(id, "x")).collect();
+        bench.part(xid, MESSAGES, rows, true);
+        bench.see_all();
+        bench.go_through();
+    }
+    assert!(bench.conductor.wants_stream());
+    bench.stream(StreamEvent::Position(Lsn::new(1 << 20)));
+    assert_eq!(bench.read(2), ["subscribed"]);
+}
+
+#[test]
 fn a_transaction_that_goes_on_is_ended_where_it_ends() {
     let mut bench = Bench::new();
     bench.join(1);

@@ -246,6 +246,22 @@ impl Bench {
             .judge(&mut sitting, &identity, part, self.routed, 0)
     }
 
+    /// Whether the memo is hidden now that everything before `upto` was applied.
+    fn hides(&mut self, part: &Part, upto: u64) -> bool {
+        self.routed += 1;
+        let claims = Arc::new(Claims {
+            json: "{}".into(),
+            role: "reader".into(),
+            subject: None,
+            expires_at: None,
+        });
+        let identity = Identity::new(claims);
+        let mut sitting = Sitting::default();
+        let (routed, upto) = (self.routed, Lsn::new(upto));
+        let verdicts = &mut self.verdicts;
+        verdicts.hides_now(&mut sitting, &identity, part, (routed, 0), upto)
+    }
+
     /// The verdict on an open memo at this position, after everything before it.
     fn at(&mut self, lsn: u64) -> Option<Judgement> {
         let part = memo(&self.catalog, lsn, Some("t"), true);
@@ -323,6 +339,40 @@ fn a_table_that_is_looked_into_must_be_exact_as_of_the_commit() {
     assert_eq!(bench.at(103), Some(Judgement::Allowed));
     let earlier = memo(&bench.catalog, 101, Some("t"), true);
     assert_eq!(bench.judge(&earlier), None, "the table has moved on");
+}
+
+#[test]
+fn what_is_hidden_now_is_known_whenever_it_was_written() {
+    let mut bench = Bench::new(LOOKS);
+    // Before the schema was read, and before the table was.
+    let early = memo(&bench.catalog, 50, Some("t"), true);
+    let soon = |bench: &Bench, upto| bench.verdicts.will_tell(MEMO, "reader", Lsn::new(upto));
+    assert!(soon(&bench, 200), "the table is to be loaded");
+    assert!(!bench.hides(&early, 200));
+    assert!(bench.load(&[], "1"));
+    assert!(soon(&bench, 99), "the stream has not come to where it was");
+    assert!(!bench.hides(&early, 99));
+    assert!(!soon(&bench, 100));
+    assert!(bench.hides(&early, 100));
+    assert_eq!(bench.judge(&early), None, "nor is it more than hidden");
+    let in_parts = memo(&bench.catalog, 50, Some("t"), false);
+    assert!(bench.hides(&in_parts, 100));
+    for unknown in [None, Some("maybe")] {
+        let part = memo(&bench.catalog, 50, unknown, true);
+        assert!(!bench.hides(&part, 100), "{unknown:?}");
+    }
+    // A transaction that was applied in part is nobody's state.
+    let mut part = insertion(102, 102, 1);
+    part.last = false;
+    bench.verdicts.apply(&part);
+    assert!(!bench.hides(&early, 102));
+    part.last = true;
+    bench.verdicts.apply(&part);
+    assert!(!bench.hides(&early, 103), "it may be seen now");
+    let closed = memo(&bench.catalog, 50, Some("f"), true);
+    assert!(bench.hides(&closed, 103));
+    let other = memo(&catalog("b"), 50, Some("f"), true);
+    assert!(!bench.hides(&other, 103), "seen under another catalog");
 }
 
 #[test]

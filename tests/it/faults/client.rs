@@ -361,7 +361,8 @@ impl Client {
             }
             "phx_error" => {
                 self.note("told: phx_error");
-                if self.began {
+                // The state was taken already where it was told why.
+                if self.began && !std::mem::take(&mut self.told) {
                     self.surprises
                         .push(format!("{} without a reason", frame.raw));
                 }
