@@ -329,6 +329,8 @@ pub(super) struct Conductor {
     received: Lsn,
     confirmed: Lsn,
     poke_not_before: Option<Instant>,
+    /// The same for those whose way through the past waits for the stream.
+    poke_early_not_before: Option<Instant>,
     next_number: u64,
     views: HashMap<Oid, Arc<View>>,
     outputs: VecDeque<Output>,
@@ -421,6 +423,7 @@ impl Conductor {
             received: Lsn::ZERO,
             confirmed: Lsn::ZERO,
             poke_not_before: None,
+            poke_early_not_before: None,
             next_number: 1,
             views: HashMap::new(),
             outputs: VecDeque::new(),

@@ -6,6 +6,7 @@ use walcast::testing::{
     join_payload, user,
 };
 
+use crate::resume::handle_all;
 use crate::world::{ALICE, BOB, LONG_TRAIL, SCHEMA, TALK, all, contents, say, subscribe};
 
 const ID: &str = "6d0f4d5c-2f4b-4f0e-8a51-0c1f7a0d2b9e";
@@ -90,13 +91,7 @@ async fn it_comes_back_whole_with_what_was_before_it() {
     for verdicts in ["postgres", "compiled"] {
         let app = start(&[("WALCAST_VERDICTS", verdicts)]).await;
         let mut alice = come_back(&app).await;
-        for _ in 0..2 {
-            let beat = alice
-                .socket
-                .ask(None, "phoenix", "heartbeat", &json!({}))
-                .await;
-            assert_eq!(beat["status"], "ok");
-        }
+        handle_all(&app, &mut alice).await;
         drop(alice);
         let from = commit_all(&app).await;
         eventually("parts in the file", async || {

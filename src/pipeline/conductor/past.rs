@@ -4,8 +4,8 @@
 //! into has changed since. A single no is enough: most of the past is none of anybody's business, and to ask Postgres about
 //! all of it, for each that comes back, would take longer than it took to happen.
 
-use super::Conductor;
 use super::rows::judge_rows;
+use super::{Conductor, Output, POKE_PAUSE};
 use crate::change::{Lsn, Oid};
 use crate::pipeline::lane::{ItemRow, Lane, LaneId, RowState, policies_ask};
 use crate::pipeline::part::Part;
@@ -127,7 +127,7 @@ impl Conductor {
         let upto = self.routed();
         // They are exact only once the stream has come to where they were loaded.
         let is_behind = self.is_behind(self.wal_end);
-        let Some(subscriber) = self.subscribers.get_mut(&id) else {
+        let Some(subscriber) = self.subscribers.get(&id) else {
             return false;
         };
         let lane = subscriber.lane.and_then(|lane| self.lanes.get(&lane));
@@ -137,10 +137,19 @@ impl Conductor {
         let verdicts = &self.verdicts;
         let mut tables = (subscriber.subscriptions.iter())
             .flat_map(|subscription| subscription.tables.keys().copied());
-        if !tables.any(|table| verdicts.will_tell(table, role, upto)) {
+        let is_early = lane.is_some_and(|lane| !knows_now(lane, &self.subscribers, upto));
+        let may_tell = |table| {
+            (is_early && verdicts.is_timeless(table, role)) || verdicts.will_tell(table, role, upto)
+        };
+        if !tables.any(may_tell) {
             return false;
         }
-        let Some(replay) = &mut subscriber.replay else {
+        // Nothing may come by itself that says that the stream has got there.
+        if is_early && self.poke_early_not_before.is_none_or(|time| time <= now) {
+            self.poke_early_not_before = now.checked_add(POKE_PAUSE);
+            self.outputs.push_back(Output::Poke);
+        }
+        let Some(replay) = self.replay_of(id) else {
             return false;
         };
         if is_behind {
