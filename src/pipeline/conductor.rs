@@ -103,8 +103,9 @@ const BREAKER_TIMEOUT: Duration = Duration::from_millis(20);
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// Resolutions under way at once.
 const RESOLVING_MAX: usize = 16;
-/// Pauses between snapshots while a transaction is not visible yet.
-const UNSEEN_RETRIES: u32 = 3;
+/// Snapshots without a pause, and pauses between them, while a transaction is not visible yet. The committing backend needs a
+/// processor, and the shortest pause takes longer than several looks.
+const UNSEEN_RETRIES: u32 = 8;
 const UNSEEN_PAUSE_MIN: Duration = Duration::from_millis(1);
 const UNSEEN_PAUSE_MAX: Duration = Duration::from_millis(50);
 /// Pause between looks at the catalog while nothing happens: changes without an event trigger are noticed so late.

@@ -7,7 +7,7 @@
 //! the first world, `WALCAST_ORACLE_IDENTITIES` says how many listen, `WALCAST_ORACLE_TIMES` how many times the usual
 //! statements a transaction has (more verdicts in the same time), `WALCAST_ORACLE_DIFFERENCES` how many differences
 //! end the search, `WALCAST_ORACLE_SAMPLES=1` shows verdicts that were stricter than Postgres', and
-//! `WALCAST_ORACLE_HISTORY` names a file for the statements that led to a difference.
+//! `WALCAST_ORACLE_HISTORY` names a file for the statements that led to a difference, beside which the server's log comes.
 
 mod claims;
 mod conditions;

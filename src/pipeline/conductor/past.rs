@@ -95,13 +95,13 @@ impl Conductor {
         told
     }
 
-    /// Hides rows that wait for a question, where the policies of now do. Whether there were any.
+    /// Hides rows of somebody's past that wait for a question, where the policies of now do. Whether there were any.
     pub(super) fn hide_unasked(&mut self, id: LaneId) -> bool {
         let upto = self.routed();
         let Some(lane) = self.lanes.get_mut(&id) else {
             return false;
         };
-        if !knows_now(lane, &self.subscribers, upto) {
+        if lane.key.alone.is_none() || !knows_now(lane, &self.subscribers, upto) {
             return false;
         }
         lane.hide_unasked(

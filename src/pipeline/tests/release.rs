@@ -8,7 +8,7 @@ fn a_transaction_that_the_snapshot_does_not_show_waits() {
     bench.join(1);
     bench.commit(OPEN, insert(1, "hi"));
     // A few looks at once, then after a pause.
-    for _ in 0..4 {
+    for _ in 0..9 {
         bench.horizon(100);
     }
     assert!(!bench.wants_horizon);

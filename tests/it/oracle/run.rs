@@ -683,6 +683,7 @@ impl World {
             }
         }
         if let Ok(path) = std::env::var("WALCAST_ORACLE_HISTORY") {
+            std::fs::write(format!("{path}.log"), self.app.server.log()).unwrap();
             std::fs::write(path, self.history.join(";\n")).unwrap();
         }
         text
