@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 use walcast::testing::{
-    App, AppOptions, Change, PUBLISHABLE_KEY, Socket, Subscriber, Version, eventually,
-    join_payload, user,
+    App, AppOptions, Change, PUBLISHABLE_KEY, Socket, Subscriber, eventually, user,
 };
 
 use crate::resume::handle_all;
+use crate::since::refused;
 use crate::world::{ALICE, BOB, LONG_TRAIL, SCHEMA, TALK, all, contents, say, subscribe};
 
 const ID: &str = "6d0f4d5c-2f4b-4f0e-8a51-0c1f7a0d2b9e";
@@ -120,19 +120,6 @@ async fn without_a_file_it_drives_out_all_that_was_before_it() {
     assert_eq!(in_file(&app).await, 0);
     let mut binding = all("messages");
     binding["since"] = from.as_str().into();
-    let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;
-    let reference = socket.next_reference();
-    let payload = join_payload(&binding, Some(&user(ALICE)));
-    socket
-        .send(
-            Some(&reference),
-            &reference,
-            "realtime:room",
-            "phx_join",
-            &payload,
-        )
-        .await;
-    let reply = socket.reply(&reference).await.payload;
-    let reason = reply["response"]["reason"].as_str().unwrap();
-    assert!(reason.starts_with("PositionTooOld"), "{reply}");
+    let reason = refused(&app, ALICE, &binding).await;
+    assert!(reason.starts_with("PositionTooOld"), "{reason}");
 }

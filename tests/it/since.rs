@@ -24,7 +24,7 @@ async fn start(verdicts: &str) -> App {
 }
 
 /// The reason with which a join is refused.
-async fn refused(app: &App, subject: &str, binding: &Value) -> String {
+pub(crate) async fn refused(app: &App, subject: &str, binding: &Value) -> String {
     let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;
     let reference = socket.next_reference();
     let payload = join_payload(binding, Some(&user(subject)));

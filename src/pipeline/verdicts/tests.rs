@@ -205,6 +205,15 @@ struct Bench {
     routed: u64,
 }
 
+fn reader() -> Identity {
+    Identity::new(Arc::new(Claims {
+        json: "{}".into(),
+        role: "reader".into(),
+        subject: None,
+        expires_at: None,
+    }))
+}
+
 impl Bench {
     fn new(qual: &str) -> Self {
         let mut bench = Self {
@@ -234,14 +243,7 @@ impl Bench {
 
     fn judge(&mut self, part: &Part) -> Option<Judgement> {
         self.routed += 1;
-        let claims = Arc::new(Claims {
-            json: "{}".into(),
-            role: "reader".into(),
-            subject: None,
-            expires_at: None,
-        });
-        let identity = Identity::new(claims);
-        let mut sitting = Sitting::default();
+        let (identity, mut sitting) = (reader(), Sitting::default());
         self.verdicts
             .judge(&mut sitting, &identity, part, self.routed, 0)
     }
@@ -249,14 +251,7 @@ impl Bench {
     /// Whether the memo is hidden now that everything before `upto` was applied.
     fn hides(&mut self, part: &Part, upto: u64) -> bool {
         self.routed += 1;
-        let claims = Arc::new(Claims {
-            json: "{}".into(),
-            role: "reader".into(),
-            subject: None,
-            expires_at: None,
-        });
-        let identity = Identity::new(claims);
-        let mut sitting = Sitting::default();
+        let (identity, mut sitting) = (reader(), Sitting::default());
         let (routed, upto) = (self.routed, Lsn::new(upto));
         let verdicts = &mut self.verdicts;
         verdicts.hides_now(&mut sitting, &identity, part, (routed, 0), upto)
