@@ -150,10 +150,14 @@ impl World {
         for _ in 0..BURST_MAX {
             backward.push(database.connect(&tracker, "oracle").await.unwrap());
         }
-        // By the key's index: otherwise it depends on the plan whether other rows are looked at, which may raise.
+        // By the key's index: otherwise it depends on the plan whether other rows are looked at, which may raise. And as
+        // in a session that asks for the first time: making a plan may raise as well, a cached one is not made again.
         for client in backward.iter().chain([&asker]) {
             client
-                .batch_execute("set enable_seqscan = off; set statement_timeout = '60s'")
+                .batch_execute(
+                    "set enable_seqscan = off; set plan_cache_mode = force_custom_plan;
+                     set statement_timeout = '60s'",
+                )
                 .await
                 .unwrap();
         }

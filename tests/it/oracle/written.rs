@@ -111,7 +111,7 @@ impl World {
         let writer = database.connect(&tracker, "oracle").await.unwrap();
         let asker = database.connect(&tracker, "oracle").await.unwrap();
         asker
-            .batch_execute("set enable_seqscan = off; set statement_timeout = '60s'")
+            .batch_execute("set enable_seqscan = off; set plan_cache_mode = force_custom_plan; set statement_timeout = '60s'")
             .await
             .unwrap();
         writer
