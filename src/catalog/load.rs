@@ -102,6 +102,7 @@ async fn read(
         tables: assemble(&tables, columns, &keys, access).map_err(at("tables"))?,
         types,
         roles: BTreeMap::new(),
+        access_marks: access_marks(&tables).map_err(at("tables"))?,
         messages: column::<Oid>(&messages, 0)
             .map_err(at("broadcast messages"))?
             .into_iter()
@@ -338,6 +339,11 @@ async fn load_access(
         }
     }
     Ok(grants)
+}
+
+fn access_marks(rows: &[Row]) -> Result<HashMap<Oid, i64>, tokio_postgres::Error> {
+    let mark = |row: &Row| Ok((row.try_get(0)?, row.try_get(9)?));
+    rows.iter().map(mark).collect()
 }
 
 fn assemble(

@@ -28,6 +28,9 @@ pub struct Catalog {
     pub types: HashMap<Oid, Arc<Type>>,
     /// Names of all roles that the login role may become.
     pub roles: BTreeMap<Box<str>, Role>,
+    /// A hash of all that grants and row security of a published table come from, by `pg_class.oid`. What was changed there
+    /// and changed back has another one, though the tables look the same.
+    pub access_marks: HashMap<Oid, i64>,
     /// `realtime.messages` and its partitions by `pg_class.oid`; in `tables` only if a configured publication has them.
     pub messages: HashSet<Oid>,
 }

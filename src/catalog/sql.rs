@@ -247,7 +247,7 @@ pub(super) const MARK: &str = "
     )::pg_catalog.text";
 
 /// `$1` publications. A publication may be in several, and partitions stand for themselves or for their root, as each
-/// publication says.
+/// publication says. The last column is the table's mark of access: `xmin`s, as in [`MARK`], and memberships are everybody's.
 pub(super) const TABLES: &str = "
     with published as (
         select g.relid,
@@ -259,10 +259,17 @@ pub(super) const TABLES: &str = "
         group by g.relid
     )
     select c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relreplident::pg_catalog.text,
-        c.relrowsecurity, p.insert, p.update, p.delete, p.truncate
+        c.relrowsecurity, p.insert, p.update, p.delete, p.truncate,
+        pg_catalog.hash_record_extended(row(c.xmin, n.xmin, members.mark, columns.mark), 1)
     from published p
     join pg_catalog.pg_class c on c.oid = p.relid
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace";
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    cross join (
+        select pg_catalog.hash_array_extended(pg_catalog.array_agg(m.xmin order by m.roleid, m.member), 1)
+        from pg_catalog.pg_auth_members m) members (mark)
+    cross join lateral (
+        select pg_catalog.hash_array_extended(pg_catalog.array_agg(a.xmin order by a.attnum), 1)
+        from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0) columns (mark)";
 
 /// `realtime.messages` and its partitions, whose rows may be published in their own names.
 pub(super) const MESSAGES: &str = "

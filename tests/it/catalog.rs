@@ -82,6 +82,7 @@ pub(crate) async fn check_catalog_against_postgres(client: &Client) {
     }
     assert!(!catalog.roles.contains_key("pg_monitor"));
     check_partitions(client).await;
+    check_access_marks(client, &names).await;
     check_fingerprint(client, &names).await;
     check_ordinary_login(client, &names).await;
 }
@@ -376,6 +377,56 @@ async fn check_fingerprint(client: &Client, names: &[String]) {
             .iter()
             .all(|oid| !catalog.tables.contains_key(oid))
     );
+}
+
+/// What comes and goes between two looks leaves its mark on the table, or on all of them, and nothing else does.
+async fn check_access_marks(client: &Client, names: &[String]) {
+    let twice: [(&str, &[&str]); 6] = [
+        (
+            "alter table walcast_catalog.guarded disable row level security; alter table walcast_catalog.guarded enable row level security",
+            &["guarded"],
+        ),
+        (
+            "grant select on walcast_catalog.forced to walcast_heir; revoke select on walcast_catalog.forced from walcast_heir",
+            &["forced"],
+        ),
+        (
+            "grant select (secret) on walcast_catalog.forced to walcast_heir;
+             revoke select (secret) on walcast_catalog.forced from walcast_heir",
+            &["forced"],
+        ),
+        (
+            "grant usage on schema walcast_catalog_hidden to walcast_heir;
+             revoke usage on schema walcast_catalog_hidden from walcast_heir",
+            &["hidden"],
+        ),
+        (
+            "grant walcast_owner to walcast_reader; revoke walcast_owner from walcast_reader",
+            &[],
+        ),
+        (
+            "revoke walcast_owner from walcast_heir; grant walcast_owner to walcast_heir",
+            &[
+                "forced", "guarded", "hidden", "keyless", "parted_1", "plain",
+            ],
+        ),
+    ];
+    for (statements, marked) in twice {
+        let before = load(client, names, true).await.unwrap();
+        // One transaction each, or several writes would be one.
+        for statement in statements.split(';') {
+            client.batch_execute(statement).await.unwrap();
+        }
+        let after = load(client, names, true).await.unwrap();
+        let is_marked = |table: &&Table| {
+            assert_eq!(*before.tables[&table.oid], **table, "{statements}");
+            before.access_marks[&table.oid] != after.access_marks[&table.oid]
+        };
+        let tables = after.tables.values().map(|table| &**table);
+        let mut found: Vec<&str> = tables.filter(is_marked).map(|table| &*table.name).collect();
+        found.sort_unstable();
+        assert_eq!(found, marked, "{statements}");
+    }
 }
 
 /// A login role without rights of its own sees the same tables, and only the roles that it may become.

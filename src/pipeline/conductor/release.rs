@@ -172,16 +172,21 @@ impl Conductor {
         self.advance(now);
     }
 
-    /// Notes who may read other tables or columns than under the catalog before. What committed between the two is judged by
-    /// the new one where both agree; and not where the stream was away, for then much may have come and gone.
+    /// Notes of which tables others may read rows or columns than under the catalog before, or might have meanwhile. What
+    /// committed between the two is judged by the new one where both agree; and not where the stream was away, for then much
+    /// may have come and gone.
     fn note_grants(&mut self, before: &Catalog) {
-        let differs = |(oid, table): (&Oid, &Arc<Table>)| {
-            let same = before.tables.get(oid).is_some_and(|before| {
+        let now = &self.catalog;
+        let is_same = |oid: &Oid, table: &Table| {
+            let same = |before: &Arc<Table>| {
                 (before.row_security, &before.access) == (table.row_security, &table.access)
-            });
-            (!same).then_some(*oid)
+            };
+            before.tables.get(oid).is_some_and(same)
+                && before.access_marks.get(oid) == now.access_marks.get(oid)
         };
-        let differing = self.catalog.tables.iter().filter_map(differs);
+        let differing = (now.tables.iter())
+            .filter(|(oid, table)| !is_same(oid, table))
+            .map(|(oid, _)| *oid);
         let is_first = self.catalog_from.take().is_some();
         if self.was_away {
             self.regranted = None;

@@ -1,6 +1,7 @@
 //! Who may see a row, where Postgres is asked: the test is the Postgres that answers.
 
 use super::*;
+use crate::catalog::Catalog;
 
 #[test]
 fn a_change_reaches_who_postgres_says_may_see_it() {
@@ -62,15 +63,11 @@ fn of_a_row_that_came_and_went_before_it_was_judged_the_end_is_told() {
     );
 }
 
-#[test]
-fn what_committed_under_other_grants_is_asked_about() {
+/// One change commits under another catalog than the one at hand, and one under the new one.
+fn around_a_catalog(after: Catalog) -> Bench {
     let mut bench = Bench::new();
     bench.join(1);
-    let mut regranted = Arc::into_inner(catalog("b")).unwrap();
-    let mut open = Arc::into_inner(table(OPEN, false)).unwrap();
-    open.access.remove("anon");
-    regranted.tables.insert(OPEN, Arc::new(open));
-    let regranted = Arc::new(regranted);
+    let after = Arc::new(after);
     let horizon = |bench: &mut Bench| {
         assert!(std::mem::take(&mut bench.wants_horizon));
         let horizon = Horizon {
@@ -86,19 +83,46 @@ fn what_committed_under_other_grants_is_asked_about() {
         match output {
             Output::LoadCatalog => bench
                 .conductor
-                .handle_catalog(bench.now, Some(Arc::clone(&regranted))),
+                .handle_catalog(bench.now, Some(Arc::clone(&after))),
             Output::TakeHorizon => bench.wants_horizon = true,
             _ => {}
         }
     }
     horizon(&mut bench);
     bench.turn();
-    let ask = bench.question();
-    bench.answer(&ask, &[Found::Missing]);
+    for ask in std::mem::take(&mut bench.asked) {
+        bench.answer(&ask, &[Found::Missing]);
+    }
     bench.commit(OPEN, insert(2, "now"));
     horizon(&mut bench);
     bench.turn();
-    assert_eq!(bench.read(1), ["INSERT 2 now."]);
+    bench
+}
+
+#[test]
+fn what_committed_under_other_grants_is_asked_about() {
+    let mut after = Arc::into_inner(catalog("b")).unwrap();
+    let mut open = Arc::into_inner(table(OPEN, false)).unwrap();
+    open.access.remove("anon");
+    after.tables.insert(OPEN, Arc::new(open));
+    assert_eq!(around_a_catalog(after).read(1), ["INSERT 2 now."]);
+}
+
+#[test]
+fn what_committed_while_grants_came_and_went_is_asked_about() {
+    let mut after = Arc::into_inner(catalog("b")).unwrap();
+    after.access_marks.insert(OPEN, 1);
+    assert_eq!(around_a_catalog(after).read(1), ["INSERT 2 now."]);
+}
+
+#[test]
+fn what_committed_while_others_were_granted_is_not() {
+    let mut after = Arc::into_inner(catalog("b")).unwrap();
+    after.access_marks.insert(MESSAGES, 1);
+    assert_eq!(
+        around_a_catalog(after).read(1),
+        ["INSERT 1 then.", "INSERT 2 now."]
+    );
 }
 
 #[test]

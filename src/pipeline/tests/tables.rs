@@ -70,6 +70,7 @@ pub(super) fn catalog(fingerprint: &str) -> Arc<Catalog> {
             (UNBOUND, table(UNBOUND, false)),
         ]),
         types: HashMap::from([of_type(20, "int8"), of_type(25, "text")]),
+        access_marks: HashMap::new(),
         messages: HashSet::from([ROOT, PARTITION]),
         roles: ["anon", "authenticated"]
             .into_iter()

@@ -620,6 +620,8 @@ impl World {
             open.name = "open".into();
         }
         now.tables.insert(OPEN, open);
+        now.access_marks
+            .insert(OPEN, i64::from(self.database.fingerprint));
         now.messages.clear();
         Arc::new(now)
     }
