@@ -525,8 +525,9 @@ impl Sessions {
     }
 
     /// It is told to start over. What it has got so far counts for nothing any more, and that it was told may be lost with
-    /// its connection: who comes back over another one is told again.
-    pub(super) fn reset(&mut self, id: SubscriberId) {
+    /// its connection: who comes back over another one is told again, and so is, over any, whose join was refused instead
+    /// (`is_told`).
+    pub(super) fn reset(&mut self, id: SubscriberId, is_told: bool) {
         let Some((place, holder)) = self.owners.remove(&id) else {
             return;
         };
@@ -535,7 +536,7 @@ impl Sessions {
         };
         note(id, "starts over", session);
         session.owner = None;
-        session.told = Some(id.connection);
+        session.told = is_told.then_some(id.connection);
         session.received = NOWHERE;
         session.processed = NOWHERE;
         let touched = session.touched;
@@ -739,6 +740,23 @@ mod tests {
         assert_eq!(sessions.claim(now, PLACE, BOB, id(2)), Claim::Differs);
         let claim = sessions.claim(now, PLACE, ALICE, id(3));
         assert_eq!(claim, Claim::Position(cursor(100)), "it was not consumed");
+    }
+
+    #[test]
+    fn who_was_told_to_start_over_does_and_who_was_refused_instead_is_still_to_be_told() {
+        let now = crate::clock::instant();
+        for (is_told, connection, starts_over) in
+            [(true, 1, true), (true, 2, false), (false, 1, false)]
+        {
+            let mut sessions = begun(now);
+            sessions.reset(id(1), is_told);
+            let again = SubscriberId {
+                membership: 2,
+                ..id(connection)
+            };
+            let claim = sessions.claim(now, PLACE, ALICE, again);
+            assert_eq!(claim == Claim::New, starts_over, "{claim:?}");
+        }
     }
 
     #[test]

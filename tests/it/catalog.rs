@@ -406,9 +406,7 @@ async fn check_access_marks(client: &Client, names: &[String]) {
         ),
         (
             "revoke walcast_owner from walcast_heir; grant walcast_owner to walcast_heir",
-            &[
-                "forced", "guarded", "hidden", "keyless", "parted_1", "plain",
-            ],
+            &["forced", "guarded", "hidden", "keyless", "parted", "plain"],
         ),
     ];
     for (statements, marked) in twice {

@@ -315,10 +315,13 @@ impl Conductor {
     }
 
     pub(super) fn resync(&mut self, id: SubscriberId, reason: ResyncReason) {
+        let mut is_told = true;
         if let Some(subscriber) = self.subscribers.get_mut(&id) {
+            // Before its join is answered the answer is that it should try again.
+            is_told = !subscriber.is_unannounced();
             subscriber.tell(Notice::Resync(reason));
         }
-        self.sessions.reset(id);
+        self.sessions.reset(id, is_told);
         self.remove(id);
     }
 
