@@ -191,8 +191,10 @@ impl Conductor {
         let replay = replay.filter(|replay| subscriber.phase == Phase::Replaying && replay.is_open);
         let under_way = replay.and_then(|replay| self.history.commit(replay.next));
         let under_way = under_way.map(|commit| commit.lsn);
-        // It was told the end of what it holds back where it comes from, and may not have heard.
+        // It was told the end of what it holds back where it comes from, and may not have heard. What is still kept may be
+        // of the same transaction.
         if let Some(held) = subscriber.held_commit()
+            && !subscriber.keeps()
             && ![self.unfinished, under_way].contains(&Some(held))
             && rows.iter().all(|change| change.part.commit.lsn != held)
         {
