@@ -72,6 +72,47 @@ fn what_one_is_given_ends_nobody_elses_transaction() {
 }
 
 #[test]
+fn a_transaction_of_which_something_is_kept_has_not_ended() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.subscribe(2, claims("anon", "-"), true);
+    bench.see_all();
+    assert_eq!(bench.read(2), ["subscribed"]);
+    let xid = bench.next_xid;
+    bench.next_xid += 1;
+    bench.part(xid, OPEN, vec![insert(5, "five")], false);
+    bench.part(xid, MESSAGES, vec![insert(1, "hi")], true);
+    bench.see_all();
+    for ask in std::mem::take(&mut bench.asked) {
+        bench.answer(&ask, &[Found::Hidden]);
+    }
+    // Its binding stands for other tables from now on, so that it changes lanes without a token.
+    let mut after = Arc::into_inner(catalog("b")).unwrap();
+    after.tables.remove(&UNBOUND);
+    bench.fingerprint = "b";
+    bench
+        .conductor
+        .handle_catalog(bench.now, Some(Arc::new(after)));
+    bench.turn();
+    assert_eq!(bench.read(2), [""; 0]);
+    bench.conductor.handle_command(
+        bench.now,
+        Command::Identify {
+            connection: 2,
+            membership: 1,
+            claims: claims("authenticated", "2"),
+        },
+    );
+    bench.turn();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Same]);
+    assert_eq!(
+        bench.read(2),
+        ["subscribed", "INSERT 5 five", "INSERT 1 hi."]
+    );
+}
+
+#[test]
 fn a_token_right_after_the_join_is_given_what_came_before_it() {
     let mut bench = Bench::new();
     bench.join(1);
