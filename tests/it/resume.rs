@@ -292,6 +292,7 @@ async fn a_large_transaction_gets_through_to_a_client_that_comes_and_goes() {
     let app = start(&[]).await;
     let notes = all("notes");
     let mut alice = come_as(&app, ALICE, &notes).await;
+    handle_all(&app, &mut alice).await;
     app.sql(&format!(
         "insert into notes select n, repeat('x', 100), n from generate_series(1, {ROWS}) as n"
     ))
