@@ -70,6 +70,16 @@ impl Conductor {
         self.hearing.listeners.remove(&id);
     }
 
+    /// The channel was left, or its join refused: then it comes again for what it has not heard of.
+    pub(super) fn leave_hearing(&mut self, now: Instant, id: SubscriberId) {
+        let listener = self.hearing.listeners.get(&id);
+        if listener.is_some_and(|listener| listener.joined_at.is_none()) {
+            self.park_hearing(now, id, Farewell::Silent);
+        } else {
+            self.end_hearing(id);
+        }
+    }
+
     /// Its socket ended, or it joins again.
     pub(super) fn park_hearing(&mut self, now: Instant, id: SubscriberId, farewell: Farewell) {
         let listener = self.hearing.listeners.get(&id);

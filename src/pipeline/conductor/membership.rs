@@ -8,6 +8,7 @@ use crate::pipeline::Command;
 use crate::pipeline::hearing::Listener;
 use crate::pipeline::lane::LaneId;
 use crate::pipeline::replay::Replay;
+use crate::pipeline::sessions::Farewell;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
 use crate::realtime::{Notice, PositionRefused, ResyncReason, SnapshotRefusal};
 use crate::routing::{Binding, BindingError, RequestedBinding, Since, Subscription};
@@ -177,8 +178,14 @@ impl Conductor {
                     connection,
                     membership,
                 };
-                self.remove(id);
-                self.end_hearing(id);
+                // A join that was refused took a session whose peer has not heard of it, and comes again for it.
+                match self.subscribers.get(&id) {
+                    Some(subscriber) if subscriber.is_unannounced() => {
+                        self.park(now, id, Farewell::Silent);
+                    }
+                    _ => self.remove(id),
+                }
+                self.leave_hearing(now, id);
             }
         }
         self.advance(now);

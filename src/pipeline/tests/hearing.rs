@@ -202,6 +202,29 @@ fn who_comes_back_hears_what_it_missed_and_then_the_room() {
 }
 
 #[test]
+fn a_join_that_was_refused_takes_nothing_from_the_next_one() {
+    for was_answered in [false, true] {
+        let mut bench = away();
+        bench.speak(2..=2);
+        bench.listen(2, alice());
+        if was_answered {
+            bench.joined(2);
+        }
+        bench.command(Command::Unsubscribe {
+            connection: 2,
+            membership: 1,
+        });
+        bench.come_for(3, alice());
+        let told: &[&str] = if was_answered {
+            &["listening false", "caught up"]
+        } else {
+            &["listening true", "missed 2", "caught up"]
+        };
+        assert_eq!(bench.told_of(3), told);
+    }
+}
+
+#[test]
 fn a_mark_is_behind_all_that_was_said() {
     let mut bench = away();
     bench.speak(2..=2);

@@ -181,6 +181,31 @@ fn the_end_of_a_transaction_is_told_whatever_it_holds() {
 }
 
 #[test]
+fn a_join_that_was_refused_takes_nothing_from_the_next_one() {
+    for was_answered in [false, true] {
+        let mut bench = away();
+        if was_answered {
+            bench.come(2, alice(), false);
+        } else {
+            bench.resume_as(2, alice(), false);
+        }
+        bench.conductor.handle_command(
+            bench.now,
+            Command::Unsubscribe {
+                connection: 2,
+                membership: 1,
+            },
+        );
+        bench.turn();
+        bench.come(3, alice(), false);
+        let read = bench.read(3);
+        // Who has left has nothing to come back for.
+        assert_eq!(read[1..] == MISSED, !was_answered, "{read:?}");
+        assert_eq!(read.len(), if was_answered { 1 } else { 4 }, "{read:?}");
+    }
+}
+
+#[test]
 fn what_was_sent_and_not_acknowledged_comes_again() {
     let mut bench = away();
     bench.come(2, alice(), false);
