@@ -330,7 +330,9 @@ impl Conductor {
         let subscriber = self.subscribers.get(&id)?;
         let lane = self.lanes.get(&subscriber.lane?)?;
         let is_quiet = lane.queue.is_empty() && lane.pending.is_empty() && !subscriber.holds();
-        if !is_quiet || subscriber.grace.is_some() || self.release.is_some() {
+        // A mark must not pass what is still to be said with the news that it is subscribed.
+        let has_heard = !subscriber.is_unannounced() && subscriber.grace.is_none();
+        if !is_quiet || !has_heard || self.release.is_some() {
             return None;
         }
         match (subscriber.phase, &subscriber.replay) {

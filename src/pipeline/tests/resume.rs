@@ -432,6 +432,37 @@ fn nobody_is_told_that_it_is_subscribed_before_its_session_is_stored() {
 }
 
 #[test]
+fn no_mark_passes_the_news_that_something_was_missed() {
+    let mut bench = Bench::new();
+    let now = bench.now;
+    // A session that is not known may have been.
+    let until = now.checked_add(Duration::from_secs(60));
+    bench.conductor.sessions().load(now, [], until, true);
+    bench.join(9);
+    bench.come(1, alice(), false);
+    bench.commit(OPEN, insert(1, "x"));
+    bench.see_all();
+    let mark = |bench: &mut Bench| {
+        let command = Command::Mark {
+            connection: 1,
+            memberships: vec![1],
+        };
+        bench.conductor.handle_command(bench.now, command);
+        bench.turn();
+        bench.read(1)
+    };
+    assert_eq!(mark(&mut bench), [""; 0]);
+    let batch = bench.conductor.sessions().take_changed();
+    bench.conductor.handle_written(now, batch.number);
+    bench.wait(Duration::from_millis(100));
+    let read = bench.read(1);
+    assert_eq!(read[..2], ["subscribed", &told(ResyncReason::PositionGone)]);
+    assert!(read[2].starts_with("Mark("), "{read:?}");
+    assert_eq!(read[3..], ["INSERT 1 x."]);
+    assert!(mark(&mut bench)[0].starts_with("Mark("));
+}
+
+#[test]
 fn nor_before_the_session_that_it_waits_for_is() {
     let mut bench = Bench::new();
     let now = bench.now;
