@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use walcast::testing::{Durations, PUBLISHABLE_KEY, Session, Socket, Version, mint};
+use walcast::testing::{
+    App, AppOptions, Durations, PUBLISHABLE_KEY, Session, Socket, Version, mint,
+};
 
-use crate::world::{ALICE, TALK, all, say, start};
+use crate::world::{ALICE, SCHEMA, TALK, all, say};
 
 /// Who races at the same time, each with a socket and a session of its own.
 const RACERS: usize = 8;
@@ -80,7 +82,13 @@ async fn race(socket: &mut Socket, session: &Session, number: usize) -> Duration
 #[tokio::test]
 async fn what_is_written_when_a_join_is_answered_arrives() {
     let races = std::env::var("WALCAST_RACES").map_or(300, |text| text.parse().unwrap());
-    let app = start().await;
+    let options = AppOptions {
+        schema: SCHEMA,
+        // A racer joins as fast as it can.
+        environment: &[("WALCAST_JOINS_PER_SECOND_PER_SOCKET_MAX", "0")],
+        private: None,
+    };
+    let app = App::start_with(env!("CARGO_BIN_EXE_walcast"), &options).await;
     let next = Arc::new(AtomicUsize::new(0));
     let mut racers = tokio::task::JoinSet::new();
     for racer in 0..RACERS {

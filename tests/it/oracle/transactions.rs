@@ -255,6 +255,12 @@ pub(super) fn rows(
         .collect();
     let mut known = rids.clone();
     let mut made = Vec::new();
+    // What was seen before the transaction is not what is seen after it, though the rows do not say so.
+    if dice.chance(35) {
+        let turned: Vec<&&Table> = tables.iter().filter(|table| table.is_base()).collect();
+        let table = **dice.pick(&turned);
+        made.extend(upheaval(dice, table));
+    }
     let count = (3 + dice.below(6)) * numbers.times;
     for number in 0..count {
         let is_base = dice.chance(30);
