@@ -12,13 +12,16 @@ use crate::policy::value::Value;
 pub(super) struct Found {
     /// Evaluated in any case.
     pub(super) certain: Vec<Expr>,
-    /// Evaluated if there is an index for it, if a join is not left out, if a condition on groups is moved.
+    /// Evaluated if there is an index for it, if a join is not left out, if a condition on groups is moved, if parameters
+    /// are known.
     pub(super) perhaps: Vec<Expr>,
 }
 
 impl Found {
     fn push(&mut self, place: Place, expr: Expr) {
-        if place.perhaps {
+        // A plan that is used again knows no parameters.
+        let is_of_call = expr.any(&mut |expr, _| matches!(expr.node, Node::Parameter(_)));
+        if place.perhaps || is_of_call {
             self.perhaps.push(expr);
         } else {
             self.certain.push(expr);

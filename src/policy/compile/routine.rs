@@ -244,7 +244,10 @@ impl Compiler<'_> {
         let compiled = self.subquery(query);
         match compiled {
             Ok(query) => {
-                let found = eager::of_query(&query, self.frame.plpgsql);
+                let mut found = eager::of_query(&query, self.frame.plpgsql);
+                if self.frame.plpgsql {
+                    self.fold_parameters(&query, &mut found.perhaps);
+                }
                 Ok(Statement {
                     query: Arc::new(query),
                     eager: found.certain,
@@ -253,6 +256,28 @@ impl Compiler<'_> {
             }
             Err(stop) => Err(stop),
         }
+    }
+
+    /// Parts over constants and parameters that may raise: the planner evaluates them, wherever they stand, unless the plan is
+    /// used again or there is no more than an expression.
+    fn fold_parameters(&self, query: &Query, found: &mut Vec<Expr>) {
+        let is_query = |expr: &Expr, _: usize| expr.subquery().is_some();
+        if query
+            .only_value()
+            .is_some_and(|only| !only.any(&mut { is_query }))
+        {
+            return;
+        }
+        let library = self.library();
+        query.walk(0, &mut |expr, _| {
+            let is_constant = !expr.any(&mut |expr, _| {
+                !library.is_constant(expr) && !matches!(expr.node, Node::Parameter(_))
+            });
+            if is_constant && library.is_fallible(expr) {
+                found.push(expr.clone());
+            }
+            is_constant
+        });
     }
 }
 

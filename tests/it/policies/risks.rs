@@ -24,6 +24,10 @@ const SCHEMA: &str = "
     create function fixed(word text) returns integer language plpgsql immutable as $$ begin return word::integer; end $$;
     create function is_above(n integer) returns boolean language sql stable security definer set search_path = public as
       $$ select claim('level')::integer > n $$;
+    create function is_any(given text) returns boolean language plpgsql stable as
+      $$ begin return exists (select from org o where o.id > 0 or given::integer > 0); end $$;
+    create function is_any_number(given text) returns boolean language plpgsql stable as
+      $$ begin return exists (select from org o where o.id > 0 or case when given ~ '^[0-9]+$' then given::integer > 0 end); end $$;
     create function words() returns table (id integer, n integer) language sql stable as
       $$ select o.id, o.word::integer from org o $$;
     grant select on all tables in schema public to reader;";
@@ -183,6 +187,10 @@ const CASES: &[(&str, Said)] = &[
         "not exists (select from words() w where w.id = 9)",
         Said::Nothing,
     ),
+    // Parameters are constants to the planner, or not.
+    ("is_any(note.word)", Said::Nothing),
+    ("is_any_number(note.word)", Said::Yes),
+    ("is_any(note.rank::text)", Said::Yes),
     // Those over constants are evaluated by the planner, wherever they stand.
     ("note.id = 1 or fixed('x') > 0", Said::Nothing),
     (
