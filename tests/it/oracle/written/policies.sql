@@ -638,6 +638,3 @@ create policy p on %t using (open or (select count(*) from app.folders f group b
 create policy p on %t using (open or exists (select 1 from app.folders f left join app.orgs o on f.id = o.id and o.parent > (auth.jwt() ->> 'level')::int));
 -- entry: order: a time zone of rows
 create policy p on %t using (exists (select 1 from app.profiles p where p.tz = 'none' or (%t.at at time zone coalesce(p.name, p.tz)) > '2020-01-01'));
--- entry: order: a parameter that the planner knows
-create function app.any_%n(word text) returns boolean language plpgsql stable as $$ begin return exists (select 1 from app.orgs o where o.id > 0 or word::int > o.id); end $$;
-create policy p on %t using (app.any_%n(state));
