@@ -339,10 +339,35 @@ pub(crate) struct Routine {
     pub(crate) oid: Oid,
     pub(crate) strict: bool,
     pub(crate) volatile: bool,
+    /// Postgres evaluates a call over constants while planning.
+    pub(crate) immutable: bool,
     pub(crate) returns_set: bool,
     /// It returns an array in no certain order.
     pub(crate) unordered: bool,
+    /// What of it may raise.
+    pub(crate) hazard: Hazard,
     pub(crate) code: Code,
+}
+
+/// What may raise in a function.
+#[derive(Clone, Debug)]
+pub(crate) struct Hazard {
+    /// Something raises for some arguments, or on some row.
+    pub(crate) on_values: bool,
+    /// Parts over claims alone that may raise.
+    pub(crate) of_claims: Vec<Expr>,
+}
+
+impl Hazard {
+    /// Of a function that is still being compiled: it calls itself.
+    pub(crate) const UNKNOWN: Self = Self {
+        on_values: true,
+        of_claims: Vec::new(),
+    };
+
+    pub(crate) const fn is_none(&self) -> bool {
+        !self.on_values && self.of_claims.is_empty()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -373,6 +398,8 @@ pub(crate) enum SqlResult {
 pub(crate) struct Statement {
     pub(crate) query: Arc<Query>,
     pub(crate) eager: Vec<Expr>,
+    /// The same, if the planner comes to it.
+    pub(crate) perhaps: Vec<Expr>,
 }
 
 /// A PL/pgSQL function.
@@ -473,6 +500,8 @@ pub struct Plan {
     pub(crate) qual: Expr,
     /// What the planner evaluates: an error is one for the whole table.
     pub(crate) eager: Vec<Expr>,
+    /// The same, if the planner comes to it: calls over constants, and operands.
+    pub(crate) folded: Vec<Expr>,
     pub(crate) routines: Vec<Routine>,
     /// Whom a row may concern.
     pub(crate) audience: Audience,

@@ -7,6 +7,7 @@ use serde_json::json;
 use walcast::testing::Cluster;
 
 mod audiences;
+mod planning;
 mod refusals;
 mod risks;
 

@@ -19,7 +19,7 @@ use crate::policy::{ClaimKey, Plan, Verdict, Weights, World};
 /// Sessions that are compared for each plan.
 const SESSIONS: usize = 18;
 
-/// Differences that are shown; all are counted.
+/// Policies whose differences are shown, one of each; all are counted.
 const SHOWN_MAX: usize = 20;
 
 /// Counts over all entries.
@@ -31,12 +31,15 @@ pub(super) struct Tally {
     undecided: u64,
     /// Denied by an error where Postgres happened not to evaluate what raises.
     stricter: u64,
+    /// The policies of these.
+    is_strict: BTreeSet<String>,
     /// Queries that Postgres did not finish in time.
     skipped: u64,
     /// Rows that need not be judged for everybody, and identities that they leave out.
     bounded: u64,
     outside: u64,
-    differences: Vec<String>,
+    /// By policy: how many, and the first.
+    differences: BTreeMap<String, (u64, String)>,
     notes: BTreeSet<String>,
 }
 
@@ -159,23 +162,27 @@ impl Tally {
             let context =
                 || format!("{entry} as {role}, row {place} {tuple:?}, settings {settings:?}");
             let seen = seen.get(place).unwrap_or(&Seen::Hidden);
-            self.count(seen, &verdict, context);
+            self.count(entry, seen, &verdict, context);
             if is_outside {
                 self.outside = self.outside.saturating_add(1);
                 if matches!(seen, Seen::Visible)
                     || matches!(verdict, Verdict::Allow | Verdict::Raised(_))
                 {
-                    self.differences.push(format!(
-                        "outside of the audience: {verdict:?}: {}",
-                        context()
-                    ));
+                    let what = format!("outside of the audience: {verdict:?}: {}", context());
+                    self.differs(entry, what);
                 }
             }
         }
         Ok(())
     }
 
-    fn count(&mut self, seen: &Seen, verdict: &Verdict, context: impl Fn() -> String) {
+    fn differs(&mut self, entry: &str, what: String) {
+        let entry = self.differences.entry(entry.to_owned());
+        let (times, _) = entry.or_insert((0, what));
+        *times = times.saturating_add(1);
+    }
+
+    fn count(&mut self, entry: &str, seen: &Seen, verdict: &Verdict, context: impl Fn() -> String) {
         if matches!(seen, Seen::Unknown) {
             self.skipped = self.skipped.saturating_add(1);
             return;
@@ -190,21 +197,19 @@ impl Tally {
             (Seen::Raised(_), Verdict::Raised(_)) => self.raised = self.raised.saturating_add(1),
             (Seen::Visible, Verdict::Raised(error)) => {
                 self.stricter = self.stricter.saturating_add(1);
-                if self.notes.len() < 30 {
+                if self.is_strict.insert(entry.to_owned()) && self.notes.len() < 30 {
                     self.notes
                         .insert(format!("stricter: {error}: {}", context()));
                 }
             }
             (Seen::Hidden | Seen::Raised(_), Verdict::Deny | Verdict::Raised(_)) => {}
-            (Seen::Visible, verdict) => self
-                .differences
-                .push(format!("missed: {verdict:?}: {}", context())),
-            (Seen::Hidden, _) => self
-                .differences
-                .push(format!("LEAKED (hidden): {}", context())),
-            (Seen::Raised(message), _) => self
-                .differences
-                .push(format!("LEAKED ({message}): {}", context())),
+            (Seen::Visible, verdict) => {
+                self.differs(entry, format!("missed: {verdict:?}: {}", context()));
+            }
+            (Seen::Hidden, _) => self.differs(entry, format!("LEAKED (hidden): {}", context())),
+            (Seen::Raised(message), _) => {
+                self.differs(entry, format!("LEAKED ({message}): {}", context()));
+            }
             (Seen::Unknown, _) => {}
         }
     }
@@ -309,7 +314,10 @@ impl fmt::Display for Tally {
             f,
             "{} comparisons, {} differences ({} allowed by both, {} raised by both, {} stricter, {} undecided, {} skipped)",
             self.comparisons,
-            self.differences.len(),
+            self.differences
+                .values()
+                .map(|(times, _)| times)
+                .sum::<u64>(),
             self.allowed,
             self.raised,
             self.stricter,
@@ -321,8 +329,8 @@ impl fmt::Display for Tally {
             "{} of them by audience, which left {} out",
             self.bounded, self.outside
         )?;
-        for difference in self.differences.iter().take(SHOWN_MAX) {
-            writeln!(f, "{difference}")?;
+        for (times, first) in self.differences.values().take(SHOWN_MAX) {
+            writeln!(f, "{times} times {first}")?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;

@@ -7,19 +7,13 @@
 use std::collections::HashMap;
 
 use super::traits::Observer;
-use crate::policy::builtin;
-use crate::policy::compile::{is_pattern, is_total};
+use crate::policy::compile::{is_pattern, is_total, is_total_aggregate, is_total_set, returns};
 use crate::policy::ir::{
-    AggregateCall, Body, Code, Expr, IntoTarget, Node, Program, Query, Routine, Select, SetCall,
-    Source, SqlResult, Statement, Step,
+    Body, Code, Expr, IntoTarget, Node, Program, Query, Routine, Select, SetCall, Source,
+    SqlResult, Statement, Step,
 };
 use crate::policy::schema::Schema;
 use crate::policy::value::oid;
-
-/// Aggregates that raise on no value: counts, and whether all or any.
-const TOTAL_AGGREGATES: &[u32] = &[2147, 2803, 2517, 2518, 2519, 2335];
-/// `unnest(anyarray)`
-const UNNEST: u32 = 2331;
 
 /// What must be tried.
 pub(super) struct Sound<'a, 'o> {
@@ -170,7 +164,7 @@ impl<'a, 'o> Sound<'a, 'o> {
                 function,
                 arguments,
                 ..
-            } => *function == UNNEST && self.all(arguments),
+            } => is_total_set(*function) && self.all(arguments),
             SetCall::Routine { routine, arguments } => {
                 self.routine(*routine) && self.all(arguments)
             }
@@ -252,25 +246,6 @@ impl<'a, 'o> Sound<'a, 'o> {
     fn value(&mut self, statement: &Statement) -> bool {
         statement.query.single && self.statement(statement)
     }
-}
-
-/// Whether no way leads to the end.
-fn returns(steps: &[Step]) -> bool {
-    steps.iter().any(|step| match step {
-        Step::Return(_) => true,
-        Step::If(branches, otherwise) => {
-            branches.iter().all(|(_, body)| returns(body)) && returns(otherwise)
-        }
-        Step::Block { body, .. } => returns(body),
-        _ => false,
-    })
-}
-
-fn is_total_aggregate(call: &AggregateCall) -> bool {
-    TOTAL_AGGREGATES
-        .iter()
-        .filter_map(|function| builtin::aggregate(*function))
-        .any(|total| std::ptr::eq(total, call.aggregate))
 }
 
 fn keep(list: &mut Vec<Expr>, expr: &Expr) {

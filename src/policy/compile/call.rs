@@ -424,6 +424,7 @@ impl Compiler<'_> {
         let given: Vec<Oid> = arguments.iter().map(|argument| argument.type_oid).collect();
         let routine = self.routine(function, &given)?;
         if let Some(inlined) = self.inlined(function, routine, &arguments) {
+            self.fold(&inlined);
             return Ok(self.known_by_claims(Expr {
                 type_oid: result,
                 ..inlined
@@ -442,7 +443,22 @@ impl Compiler<'_> {
             -1,
         );
         call.unordered = unordered;
+        self.fold(&call);
         Ok(self.known_by_claims(call))
+    }
+
+    /// Notes what of a call the planner may evaluate: it raises then, whether or not a row comes to it.
+    fn fold(&mut self, call: &Expr) {
+        let mut found = Vec::new();
+        let library = self.library();
+        call.walk(0, &mut |expr, _| {
+            let is_constant = !expr.any(&mut |expr, _| !library.is_constant(expr));
+            if is_constant && library.is_fallible(expr) {
+                found.push(expr.clone());
+            }
+            is_constant
+        });
+        self.folded.append(&mut found);
     }
 
     /// Notes that a call needs to be evaluated once only, if it reads nothing but claims.

@@ -4,12 +4,36 @@
 
 use std::collections::BTreeSet;
 
-use crate::policy::ir::{Body, Expr, Node, Query, Source};
+use crate::policy::ir::{Body, Expr, Join, Node, Query, Source};
 use crate::policy::value::Value;
+
+/// What is found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Evaluated in any case.
+    pub(super) certain: Vec<Expr>,
+    /// Evaluated if there is an index for it, if a join is not left out, if a condition on groups is moved, if parameters
+    /// are known.
+    pub(super) perhaps: Vec<Expr>,
+}
+
+impl Found {
+    fn push(&mut self, place: Place, expr: Expr) {
+        // A plan that is used again knows no parameters.
+        let is_of_call = expr.any(&mut |expr, _| matches!(expr.node, Node::Parameter(_)));
+        if place.perhaps || is_of_call {
+            self.perhaps.push(expr);
+        } else {
+            self.certain.push(expr);
+        }
+    }
+}
 
 /// Where a condition stands.
 #[derive(Clone, Copy)]
 struct Place {
+    /// It may be that the planner does not come to it.
+    perhaps: bool,
     /// The values of parameters are known to the planner (PL/pgSQL).
     parameters: bool,
     /// How many queries further out the row is that a policy is about; `None`: there is none. Subqueries of policies are
@@ -18,6 +42,13 @@ struct Place {
 }
 
 impl Place {
+    fn in_doubt(self) -> Self {
+        Self {
+            perhaps: true,
+            ..self
+        }
+    }
+
     fn inside(self) -> Self {
         Self {
             row: self.row.map(|row| row.saturating_add(1)),
@@ -27,20 +58,30 @@ impl Place {
 }
 
 /// What is evaluated ahead of a policy's expression.
-pub(super) fn of_expression(qual: &Expr, parameters: bool) -> Vec<Expr> {
-    let mut found = Vec::new();
-    let row = Some(0);
-    condition(qual, Place { parameters, row }, &mut found);
+pub(super) fn of_expression(qual: &Expr, parameters: bool) -> Found {
+    let mut found = Found::default();
+    let place = Place {
+        perhaps: false,
+        parameters,
+        row: Some(0),
+    };
+    condition(qual, place, &mut found);
     found
 }
 
 /// What is evaluated ahead of a query of a function. `parameters`: their values are known to the planner (PL/pgSQL).
-pub(super) fn of_query(query: &Query, parameters: bool, found: &mut Vec<Expr>) {
-    let row = None;
-    of_inner(query, Place { parameters, row }, found);
+pub(super) fn of_query(query: &Query, parameters: bool) -> Found {
+    let mut found = Found::default();
+    let place = Place {
+        perhaps: false,
+        parameters,
+        row: None,
+    };
+    of_inner(query, place, &mut found);
+    found
 }
 
-fn of_inner(query: &Query, place: Place, found: &mut Vec<Expr>) {
+fn of_inner(query: &Query, place: Place, found: &mut Found) {
     for with in &query.with {
         of_inner(&with.query, place.inside(), found);
         if let Some((step, _)) = &with.recursive {
@@ -68,7 +109,7 @@ fn of_inner(query: &Query, place: Place, found: &mut Vec<Expr>) {
                 grouping
                     .having
                     .iter()
-                    .for_each(|part| condition(part, place, found));
+                    .for_each(|part| condition(part, place.in_doubt(), found));
                 for aggregate in &grouping.aggregates {
                     let inside = aggregate.arguments.iter().chain(&aggregate.filter);
                     inside.for_each(|part| inner_queries(part, place, found));
@@ -86,28 +127,40 @@ fn of_inner(query: &Query, place: Place, found: &mut Vec<Expr>) {
     }
 }
 
-fn of_source(source: &Source, place: Place, found: &mut Vec<Expr>) {
+fn of_source(source: &Source, place: Place, found: &mut Found) {
     match source {
         Source::Table(table) => {
             if let Some(policy) = &table.policy {
-                let (parameters, row) = (false, Some(0));
-                condition(policy, Place { parameters, row }, found);
+                let place = Place {
+                    perhaps: place.perhaps,
+                    parameters: false,
+                    row: Some(0),
+                };
+                condition(policy, place, found);
             }
         }
         Source::Query { query, .. } => of_inner(query, place.inside(), found),
         Source::With { .. } | Source::Set { .. } => {}
         Source::Join {
-            left, right, on, ..
+            kind,
+            left,
+            right,
+            on,
         } => {
-            on.iter().for_each(|part| condition(part, place, found));
             of_source(left, place, found);
+            // The planner leaves out a left join that makes no difference.
+            let place = match kind {
+                Join::Inner => place,
+                Join::Left => place.in_doubt(),
+            };
+            on.iter().for_each(|part| condition(part, place, found));
             of_source(right, place, found);
         }
     }
 }
 
 /// Queries inside of an expression that is itself not estimated.
-fn inner_queries(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
+fn inner_queries(expr: &Expr, place: Place, found: &mut Found) {
     if let Some(query) = expr.subquery() {
         of_inner(query, place.inside(), found);
     }
@@ -116,7 +169,7 @@ fn inner_queries(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
     }
 }
 
-fn condition(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
+fn condition(expr: &Expr, place: Place, found: &mut Found) {
     match &expr.node {
         Node::And(parts) | Node::Or(parts) => {
             parts.iter().for_each(|part| condition(part, place, found))
@@ -133,7 +186,12 @@ fn condition(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
                 match (reads_rows(left, place), reads_rows(right, place)) {
                     (true, false) if !spans_tables(left) => estimate(right, place, found),
                     (false, true) if !spans_tables(right) => estimate(left, place, found),
-                    _ => {}
+                    (false, false) => {}
+                    // A side is estimated if the other one is looked up by an index.
+                    _ => {
+                        estimate(left, place.in_doubt(), found);
+                        estimate(right, place.in_doubt(), found);
+                    }
                 }
             }
             inner_queries(expr, place, found);
@@ -161,6 +219,7 @@ fn reads_rows(expr: &Expr, place: Place) -> bool {
         Node::Column { level, .. } | Node::WholeRow { level, .. } => {
             level >= depth && Some(level.saturating_sub(depth)) != row
         }
+        Node::Grouped { .. } => depth == 0,
         _ => false,
     })
 }
@@ -178,11 +237,11 @@ fn spans_tables(expr: &Expr) -> bool {
 }
 
 /// The largest parts that depend on nothing but claims and settings.
-fn estimate(expr: &Expr, place: Place, found: &mut Vec<Expr>) {
+fn estimate(expr: &Expr, place: Place, found: &mut Found) {
     if !depends(expr, place) {
         let trivial = matches!(expr.node, Node::Const(_) | Node::Parameter(_));
         if !trivial {
-            found.push(expr.clone());
+            found.push(place, expr.clone());
         }
         return;
     }
@@ -211,7 +270,7 @@ fn depends(expr: &Expr, place: Place) -> bool {
 }
 
 /// The planner goes past arguments that it does not know, up to the first one that it finds a value for.
-fn of_coalesce(expr: &Expr, list: &[Expr], place: Place, found: &mut Vec<Expr>) {
+fn of_coalesce(expr: &Expr, list: &[Expr], place: Place, found: &mut Found) {
     let mut known = Vec::new();
     for argument in list {
         if depends(argument, place) {
@@ -222,10 +281,11 @@ fn of_coalesce(expr: &Expr, list: &[Expr], place: Place, found: &mut Vec<Expr>) 
     }
     if !known.is_empty() {
         let node = Node::Coalesce(known);
-        found.push(Expr {
+        let known = Expr {
             node,
             ..expr.clone()
-        });
+        };
+        found.push(place, known);
     }
 }
 
@@ -235,7 +295,7 @@ fn of_case(
     branches: &[(Expr, Expr)],
     otherwise: Option<&Expr>,
     place: Place,
-    found: &mut Vec<Expr>,
+    found: &mut Found,
 ) {
     let results = branches.iter().map(|(_, result)| result).chain(otherwise);
     if branches
@@ -262,8 +322,9 @@ fn of_case(
         .map(|(condition, result)| (condition.clone(), known(result)))
         .collect();
     let otherwise = otherwise.map(|result| Box::new(known(result)));
-    found.push(Expr {
+    let known = Expr {
         node: Node::Case(branches, otherwise),
         ..expr.clone()
-    });
+    };
+    found.push(place, known);
 }

@@ -146,12 +146,12 @@ impl Compiler<'_> {
             is_risky: false,
             invariants: policy
                 .iter()
-                .flat_map(|policy| risk::invariants(self.schema, policy))
+                .flat_map(|policy| risk::invariants(self.library(), policy))
                 .collect(),
             reserved: Reserved {
                 of_policy: policy
                     .iter()
-                    .flat_map(|policy| risk::reserved(self.schema, policy))
+                    .flat_map(|policy| risk::reserved(self.library(), policy))
                     .collect(),
                 of_conditions: Vec::new(),
             },

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::ahead::Risk;
 use super::{Compiler, risk};
 use crate::policy::ir::{Body, Expr, Join, Node, Probe, Query, Source, TableSource};
-use crate::policy::schema::Schema;
+use crate::policy::schema::{Function, Schema};
 use crate::policy::value::{Oid, oid};
 
 impl Compiler<'_> {
@@ -30,7 +30,7 @@ impl Compiler<'_> {
                 Node::Call(call) | Node::Distinct(call, _) | Node::NullIf(call) => {
                     of(call.function)
                 }
-                Node::Routine { .. } => 100.0,
+                Node::Routine { routine, .. } => self.cost_of_routine(*routine),
                 Node::TextForm(_) => 2.0,
                 Node::AnyArray { right, .. } => match &right.node {
                     #[expect(
@@ -49,6 +49,21 @@ impl Compiler<'_> {
         });
         cost
     }
+
+    fn cost_of_routine(&self, routine: usize) -> f64 {
+        match self.routine_function(routine) {
+            // Postgres may put its body in place of the call: whatever that costs.
+            Some(found) if may_be_inlined(&found) && found.strict => 1.0,
+            Some(found) => f64::from(found.cost),
+            None => 1.0,
+        }
+    }
+}
+
+/// Whether Postgres may put the body of a function in place of a call: one in SQL that runs as whoever calls it, with
+/// nothing set.
+pub(super) fn may_be_inlined(function: &Function) -> bool {
+    &*function.language == "sql" && !function.definer && function.config.is_empty()
 }
 
 impl Compiler<'_> {
@@ -59,7 +74,7 @@ impl Compiler<'_> {
         let Body::Select(select) = &query.body else {
             return Vec::new();
         };
-        let may_raise = |condition: &Expr| risk::may_raise(self.schema, condition);
+        let may_raise = |condition: &Expr| risk::may_raise(self.library(), condition);
         if !plain
             || !left.iter().all(is_plain)
             || select.grouping.is_some()
@@ -244,18 +259,18 @@ fn assess(
     all: &[Expr],
     risks: &[Risk],
 ) -> Option<f64> {
-    let schema = compiler.schema;
+    let library = compiler.library();
     let own = |condition: &&Expr| risk::concerns(condition, table.item);
     table.reserved.of_conditions = all
         .iter()
         .filter(own)
-        .map(|condition| (condition.clone(), risk::reserved(schema, condition)))
+        .map(|condition| (condition.clone(), risk::reserved(library, condition)))
         .filter(|(_, parts)| !parts.is_empty())
         .collect();
     let own = risks.iter().filter(|risk| risk.item == table.item);
     table.risky = own.clone().map(|risk| risk.expr.clone()).collect();
     let policy = table.policy.as_deref();
-    let of_policy = policy.filter(|policy| risk::may_raise(schema, policy));
+    let of_policy = policy.filter(|policy| risk::may_raise(library, policy));
     let costs = own.map(|risk| risk.before).chain(of_policy.map(|_| 0.0));
     let least = costs.min_by(f64::total_cmp);
     table.is_risky = least.is_some();

@@ -14,6 +14,7 @@ mod lookup;
 mod overload;
 mod plpgsql;
 mod query;
+mod raise;
 mod reads;
 mod risk;
 mod routine;
@@ -30,6 +31,8 @@ use super::syntax::{self, SyntaxError};
 use super::value::{Oid, SqlError, Value, oid, supported};
 pub(super) use call::{is_moment, is_setting};
 pub(super) use lookup::equated;
+use raise::Library;
+pub(super) use raise::{is_total_aggregate, is_total_set, returns};
 pub(super) use reads::names as claim_names;
 pub(super) use risk::{is_pattern, is_total};
 use scope::{Frame, Item, Level};
@@ -108,6 +111,8 @@ struct Compiler<'a> {
     depth: usize,
     /// What was found to be over claims alone.
     of_claims: Vec<String>,
+    /// Calls of functions of the user's over constants, which the planner evaluates.
+    folded: Vec<Expr>,
 }
 
 /// Compiles what `role` may read of a table.
@@ -175,6 +180,7 @@ fn plan(
         withs: 0,
         depth: 0,
         of_claims: Vec::new(),
+        folded: Vec::new(),
     };
     let qual = match compiler.asked(table) {
         Ok(()) => qual(&mut compiler, table),
@@ -205,6 +211,9 @@ fn plan(
     reads.columns = columns;
     reads.claims = reads::claims(&qual, &compiler.routines);
     let eager = eager::of_expression(&qual, false);
+    let mut folded = compiler.folded;
+    folded.extend(eager.perhaps);
+    let eager = eager.certain;
     let audience = derive(
         schema,
         &qual,
@@ -215,6 +224,7 @@ fn plan(
     Ok(Plan {
         audience,
         eager,
+        folded,
         qual,
         routines: compiler.routines,
         reads,
@@ -222,6 +232,14 @@ fn plan(
 }
 
 impl Compiler<'_> {
+    /// The functions that are known so far.
+    fn library(&self) -> Library<'_> {
+        Library {
+            schema: self.schema,
+            routines: &self.routines,
+        }
+    }
+
     /// Raises unless the current role may name the table in a query and SELECT from it.
     fn asked(&self, table: &Table) -> Result<(), Stop> {
         if !self.schema.may_use(self.role, &table.schema) {

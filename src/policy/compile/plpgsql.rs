@@ -636,6 +636,7 @@ fn plain(value: Expr) -> Statement {
     Statement {
         query: Arc::new(query),
         eager: Vec::new(),
+        perhaps: Vec::new(),
     }
 }
 

@@ -207,10 +207,13 @@ impl Compiler<'_> {
             })
             .collect();
         let types = query.types.clone();
+        let query = Arc::new(query);
         self.frame.withs.push(WithName {
             name: cte.name.as_str().into(),
             index,
             columns,
+            query: second.is_none().then(|| Arc::clone(&query)),
+            depth: self.frame.levels.len(),
         });
         let mut step = None;
         if let Some(second) = second {
@@ -223,7 +226,7 @@ impl Compiler<'_> {
         }
         Ok(With {
             index,
-            query: Arc::new(query),
+            query,
             recursive: step,
         })
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::raise::Library;
 use crate::policy::ir::{BuiltinCall, Expr, Node};
 use crate::policy::schema::Schema;
 use crate::policy::value::{Oid, oid};
@@ -51,35 +52,15 @@ const LIKE: &[&str] = &["textlike", "textnlike", "texticlike", "texticnlike"];
 /// Casts between numbers that lose nothing.
 const WIDENING: &[Oid] = &[235, 313, 316, 481, 482, 754, 1740, 1781, 1782];
 
-/// Whether evaluation on some row may raise. Functions of the user's count as safe: what they raise they mostly raise
-/// for the claims, which [`invariants`] covers.
-pub(super) fn may_raise(schema: &Schema, expr: &Expr) -> bool {
-    let mut raises = false;
-    expr.visit(0, &mut |expr, depth| {
-        if depth > 0 {
-            return;
-        }
-        raises |= raises_itself(schema, expr) && !depends_on_nothing(expr);
-    });
-    raises
-}
-
-/// Whether the topmost part of an expression may raise, given values for what is below.
-pub(super) fn raises_itself(schema: &Schema, expr: &Expr) -> bool {
-    let inside = |test: &Expr| test.any(&mut |expr, _| raises_itself(schema, expr));
-    match &expr.node {
-        Node::Call(call) => !is_total(schema, call),
-        Node::TextForm(_) => !matches!(expr.type_oid, oid::TEXT | oid::VARCHAR | oid::BPCHAR),
-        Node::AnyArray { test, .. } | Node::AnyQuery { test, .. } => inside(test),
-        Node::Elements(_, each) => inside(each),
-        _ => false,
-    }
+/// Whether evaluation on some row may raise. What depends on no row is left to [`invariants`] and [`reserved`].
+pub(super) fn may_raise(library: Library<'_>, expr: &Expr) -> bool {
+    expr.any(&mut |expr, _| library.raises_itself(expr) && !depends_on_nothing(expr))
 }
 
 /// Whether evaluation on some row of its own query may raise.
-pub(super) fn may_raise_on_own(schema: &Schema, expr: &Expr) -> bool {
+pub(super) fn may_raise_on_own(library: Library<'_>, expr: &Expr) -> bool {
     expr.any(&mut |expr, depth| {
-        raises_itself(schema, expr)
+        library.raises_itself(expr)
             && expr.any(&mut |expr, further| reads_own(expr, depth.saturating_add(further)))
     })
 }
@@ -94,8 +75,8 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn add(&mut self, schema: &Schema, expr: &Expr) {
-        if !may_raise_on_own(schema, expr) {
+    pub(super) fn add(&mut self, library: Library<'_>, expr: &Expr) {
+        if !may_raise_on_own(library, expr) {
             return;
         }
         let own = own_items(expr);
@@ -104,10 +85,10 @@ impl Parts {
             return;
         }
         let is_whole = is_in_order(expr) || expr.subquery().is_some();
-        self.is_across |= is_whole || raises_itself(schema, expr);
+        self.is_across |= is_whole || library.raises_itself(expr);
         if !is_whole {
             let children = expr.children().into_iter();
-            children.for_each(|child| self.add(schema, child));
+            children.for_each(|child| self.add(library, child));
         }
     }
 }
@@ -144,9 +125,12 @@ pub(in crate::policy) fn is_total(schema: &Schema, call: &BuiltinCall) -> bool {
         .get(&call.function)
         .is_some_and(|function| {
             let name = &*function.name;
-            let comparison = ["eq", "ne", "lt", "le", "gt", "ge"]
-                .iter()
-                .any(|end| name.ends_with(end));
+            // `timezone` ends like one, but is none; regular expressions may be none.
+            let comparison = call.result == oid::BOOL
+                && !name.contains("regex")
+                && ["eq", "ne", "lt", "le", "gt", "ge"]
+                    .iter()
+                    .any(|end| name.ends_with(end));
             let like =
                 LIKE.contains(&name) && call.arguments.last().is_some_and(depends_on_nothing);
             comparison || like || SAFE.contains(&name) || WIDENING.contains(&call.function)
@@ -203,42 +187,86 @@ pub(super) fn is_gate(condition: &Expr) -> bool {
 
 /// The largest parts that read no row of their query and are more than a constant; those that depend on rows further
 /// out only if they may raise.
-pub(super) fn invariants(schema: &Schema, condition: &Expr) -> Vec<Expr> {
+pub(super) fn invariants(library: Library<'_>, condition: &Expr) -> Vec<Expr> {
     let mut found = Vec::new();
-    collect(schema, condition, &mut found);
+    collect(library, condition, &mut found);
     found
 }
 
-fn collect(schema: &Schema, expr: &Expr, found: &mut Vec<Expr>) {
+fn collect(library: Library<'_>, expr: &Expr, found: &mut Vec<Expr>) {
     let is_alone = depends_on_nothing(expr);
     if is_alone || is_gate(expr) {
-        if !is_trivial(expr) && (is_alone || is_fallible(schema, expr)) {
+        if !is_trivial(expr) && (is_alone || library.is_fallible(expr)) {
             found.push(expr.clone());
         }
     } else if !is_in_order(expr) {
         let children = expr.children().into_iter();
-        children.for_each(|child| collect(schema, child, found));
+        children.for_each(|child| collect(library, child, found));
     }
 }
 
-/// Parts that read no row of their query and may raise, but stand where only some rows have them evaluated. A row that is not
-/// looked at might be one of these.
-pub(super) fn reserved(schema: &Schema, condition: &Expr) -> Vec<Expr> {
+/// Parts that read no row of their query and may raise, but stand where only some rows have them evaluated, queries and
+/// functions included. A row that is not looked at might be one of these.
+pub(super) fn reserved(library: Library<'_>, condition: &Expr) -> Vec<Expr> {
     let mut found = Vec::new();
-    collect_reserved(schema, condition, false, &mut found);
+    collect_reserved(library, condition, false, &mut found);
     found
 }
 
-fn collect_reserved(schema: &Schema, expr: &Expr, is_inside: bool, found: &mut Vec<Expr>) {
+fn collect_reserved(library: Library<'_>, expr: &Expr, is_inside: bool, found: &mut Vec<Expr>) {
     if depends_on_nothing(expr) || is_gate(expr) {
-        if is_inside && !is_trivial(expr) && is_fallible(schema, expr) {
+        if is_inside && !is_trivial(expr) && library.is_fallible(expr) {
             found.push(expr.clone());
         }
         return;
     }
+    if let Node::Routine { routine, .. } = expr.node {
+        found.extend(library.of_claims(routine).iter().cloned());
+    }
+    if let Some(query) = expr.subquery() {
+        query.walk(1, &mut |expr, depth| {
+            if is_beyond(expr, depth) {
+                if !is_trivial(expr) && library.is_fallible(expr) {
+                    found.push(lifted(expr, depth));
+                }
+                return true;
+            }
+            if let Node::Routine { routine, .. } = expr.node {
+                found.extend(library.of_claims(routine).iter().cloned());
+            }
+            false
+        });
+    }
     let is_inside = is_inside || is_in_order(expr);
     let children = expr.children().into_iter();
-    children.for_each(|child| collect_reserved(schema, child, is_inside, found));
+    children.for_each(|child| collect_reserved(library, child, is_inside, found));
+}
+
+/// Whether an expression that stands `depth` queries further in reads no row of the query out there, nor of those between.
+pub(super) fn is_beyond(expr: &Expr, depth: usize) -> bool {
+    !expr.any(&mut |expr, further| match &expr.node {
+        Node::Column { level, .. } | Node::WholeRow { level, .. } => {
+            *level >= further && *level <= further.saturating_add(depth)
+        }
+        Node::Grouped { .. } | Node::Slot(_) => further == 0,
+        Node::Call(call) => call.volatile,
+        Node::Routine { volatile, .. } => *volatile,
+        _ => false,
+    })
+}
+
+/// Such an expression as it would stand in the query out there.
+pub(super) fn lifted(expr: &Expr, depth: usize) -> Expr {
+    let mut lifted = expr.clone();
+    lifted.change(0, &mut |expr, further| {
+        if let Node::Column { level, .. } | Node::WholeRow { level, .. } = &mut expr.node
+            && *level > further
+        {
+            *level = level.saturating_sub(depth);
+        }
+        false
+    });
+    lifted
 }
 
 fn is_trivial(expr: &Expr) -> bool {
@@ -254,10 +282,4 @@ const fn is_in_order(expr: &Expr) -> bool {
         expr.node,
         Node::Case(..) | Node::Coalesce(_) | Node::NullIf(_)
     )
-}
-
-pub(super) fn is_fallible(schema: &Schema, expr: &Expr) -> bool {
-    expr.any(&mut |expr, _| {
-        raises_itself(schema, expr) || matches!(expr.node, Node::Routine { .. } | Node::Scalar(_))
-    })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::overload::{Context, is_polymorphic};
 use super::scope::Variable;
 use super::{Compiler, Stop, eager};
-use crate::policy::ir::{Code, Collated, Expr, Node, Query, Routine, SqlResult, Statement};
+use crate::policy::ir::{Code, Collated, Expr, Hazard, Node, Query, Routine, SqlResult, Statement};
 use crate::policy::schema::Function;
 use crate::policy::syntax::{self, plpgsql, tree};
 use crate::policy::value::{Oid, oid};
@@ -63,8 +63,10 @@ impl Compiler<'_> {
             oid: function.oid,
             strict: function.strict,
             volatile: function.volatility == b'v',
+            immutable: function.volatility == b'i',
             returns_set: function.returns_set,
             unordered: false,
+            hazard: Hazard::UNKNOWN,
             code: Code::Pending,
         });
         let outer = (
@@ -99,7 +101,12 @@ impl Compiler<'_> {
                 );
             }
         };
+        let hazard = match self.routines.get(index) {
+            Some(routine) => self.library().hazard_of(routine, &code),
+            None => Hazard::UNKNOWN,
+        };
         if let Some(routine) = self.routines.get_mut(index) {
+            routine.hazard = hazard;
             routine.unordered = match &code {
                 Code::Sql { statements, .. } => statements
                     .last()
@@ -172,11 +179,11 @@ impl Compiler<'_> {
         let statements = statements
             .into_iter()
             .map(|query| {
-                let mut eager = Vec::new();
-                eager::of_query(&query, false, &mut eager);
+                let found = eager::of_query(&query, false);
                 Statement {
                     query: Arc::new(query),
-                    eager,
+                    eager: found.certain,
+                    perhaps: found.perhaps,
                 }
             })
             .collect();
@@ -237,15 +244,40 @@ impl Compiler<'_> {
         let compiled = self.subquery(query);
         match compiled {
             Ok(query) => {
-                let mut eager = Vec::new();
-                eager::of_query(&query, self.frame.plpgsql, &mut eager);
+                let mut found = eager::of_query(&query, self.frame.plpgsql);
+                if self.frame.plpgsql {
+                    self.fold_parameters(&query, &mut found.perhaps);
+                }
                 Ok(Statement {
                     query: Arc::new(query),
-                    eager,
+                    eager: found.certain,
+                    perhaps: found.perhaps,
                 })
             }
             Err(stop) => Err(stop),
         }
+    }
+
+    /// Parts over constants and parameters that may raise: the planner evaluates them, wherever they stand, unless the plan is
+    /// used again or there is no more than an expression.
+    fn fold_parameters(&self, query: &Query, found: &mut Vec<Expr>) {
+        let is_query = |expr: &Expr, _: usize| expr.subquery().is_some();
+        if query
+            .only_value()
+            .is_some_and(|only| !only.any(&mut { is_query }))
+        {
+            return;
+        }
+        let library = self.library();
+        query.walk(0, &mut |expr, _| {
+            let is_constant = !expr.any(&mut |expr, _| {
+                !library.is_constant(expr) && !matches!(expr.node, Node::Parameter(_))
+            });
+            if is_constant && library.is_fallible(expr) {
+                found.push(expr.clone());
+            }
+            is_constant
+        });
     }
 }
 

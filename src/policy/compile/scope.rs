@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::policy::ir::{AggregateCall, Collated, SetCall};
+use crate::policy::ir::{AggregateCall, Collated, Query, SetCall};
 use crate::policy::schema::{Column, Table};
 use crate::policy::value::{Field, Oid};
 
@@ -41,6 +41,10 @@ pub(super) struct WithName {
     pub(super) name: Box<str>,
     pub(super) index: usize,
     pub(super) columns: Vec<Column>,
+    /// `None` of a recursive one, which is never merged with the query around.
+    pub(super) query: Option<Arc<Query>>,
+    /// How many queries were around, with the one that it belongs to.
+    pub(super) depth: usize,
 }
 
 /// A query.

@@ -128,12 +128,22 @@ impl Expr {
 
     /// Visits this and everything below, queries included; `depth` tells how many queries further in.
     pub(crate) fn visit(&self, depth: usize, f: &mut dyn FnMut(&Self, usize)) {
-        f(self, depth);
+        self.walk(depth, &mut |expr, depth| {
+            f(expr, depth);
+            false
+        });
+    }
+
+    /// The same from the top; what `f` answers `true` to is not descended into.
+    pub(crate) fn walk(&self, depth: usize, f: &mut dyn FnMut(&Self, usize) -> bool) {
+        if f(self, depth) {
+            return;
+        }
         for child in self.children() {
-            child.visit(depth, f);
+            child.walk(depth, f);
         }
         if let Some(query) = self.subquery() {
-            query.visit(depth.saturating_add(1), f);
+            query.walk(depth.saturating_add(1), f);
         }
     }
 
@@ -308,10 +318,18 @@ impl Query {
     }
 
     pub(crate) fn visit(&self, depth: usize, f: &mut dyn FnMut(&Expr, usize)) {
+        self.walk(depth, &mut |expr, depth| {
+            f(expr, depth);
+            false
+        });
+    }
+
+    /// The same; what `f` answers `true` to is not descended into.
+    pub(crate) fn walk(&self, depth: usize, f: &mut dyn FnMut(&Expr, usize) -> bool) {
         for with in &self.with {
-            with.query.visit(depth.saturating_add(1), f);
+            with.query.walk(depth.saturating_add(1), f);
             if let Some((query, _)) = &with.recursive {
-                query.visit(depth.saturating_add(1), f);
+                query.walk(depth.saturating_add(1), f);
             }
         }
         match &self.body {
@@ -335,29 +353,27 @@ impl Query {
                         expressions.extend(aggregate.order_by.iter().map(|key| &key.value));
                     }
                 }
-                expressions
-                    .into_iter()
-                    .for_each(|expr| expr.visit(depth, f));
+                expressions.into_iter().for_each(|expr| expr.walk(depth, f));
                 queries
                     .into_iter()
-                    .for_each(|query| query.visit(depth.saturating_add(1), f));
+                    .for_each(|query| query.walk(depth.saturating_add(1), f));
                 // No column in a table's policy can mean one out here: the depth is beyond all levels.
                 for policy in select.from.iter().flat_map(Source::policies) {
-                    policy.visit(usize::MAX / 2, f);
+                    policy.walk(usize::MAX / 2, f);
                 }
             }
             Body::Union(left, right, _)
             | Body::Intersect(left, right)
             | Body::Except(left, right) => {
-                left.visit(depth.saturating_add(1), f);
-                right.visit(depth.saturating_add(1), f);
+                left.walk(depth.saturating_add(1), f);
+                right.walk(depth.saturating_add(1), f);
             }
-            Body::Values(rows) => rows.iter().flatten().for_each(|expr| expr.visit(depth, f)),
+            Body::Values(rows) => rows.iter().flatten().for_each(|expr| expr.walk(depth, f)),
         }
         self.limit
             .iter()
             .chain(&self.offset)
-            .for_each(|expr| expr.visit(depth, f));
+            .for_each(|expr| expr.walk(depth, f));
     }
 
     pub(crate) fn change(&mut self, depth: usize, f: &mut dyn FnMut(&mut Expr, usize) -> bool) {

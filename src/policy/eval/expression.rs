@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::query::may_not_be_met;
 use super::{Machine, Scope};
 use crate::policy::builtin::Call;
 use crate::policy::ir::{Body, BuiltinCall, Expr, Node, Probe, Query};
@@ -303,7 +304,8 @@ impl Machine<'_> {
                         None => result = None,
                     }
                     Ok(ControlFlow::Continue(()))
-                })?;
+                })
+                .map_err(may_not_be_met)?;
                 truth(decided.or(result))
             }
             Node::Raise(error) => return Err(error.clone()),

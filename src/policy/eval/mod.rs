@@ -76,6 +76,9 @@ impl Plan {
     pub fn preflight(&self, world: World<'_>) -> Result<(), SqlError> {
         let machine = Machine::new(self, world);
         let scope = Scope::root(&[]);
+        for expr in &self.folded {
+            machine.eval(expr, &scope).map_err(query::may_not_be_met)?;
+        }
         self.eager
             .iter()
             .try_for_each(|expr| machine.eval(expr, &scope).map(drop))

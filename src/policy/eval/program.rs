@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::query::may_not_be_met;
 use super::{DEPTH_MAX, Machine, Scope};
 use crate::policy::builtin::Row;
 use crate::policy::ir::{
@@ -135,6 +136,9 @@ impl Machine<'_> {
 
     /// What the planner evaluates.
     fn before(&self, statement: &Statement, scope: &Scope<'_>) -> Result<(), SqlError> {
+        for expr in &statement.perhaps {
+            self.eval(expr, scope).map_err(may_not_be_met)?;
+        }
         statement
             .eager
             .iter()
@@ -300,7 +304,9 @@ impl Machine<'_> {
             } => {
                 let scope = Scope::root(&run.variables);
                 self.before(query, &scope)?;
-                let rows = self.rows_of(&query.query, &scope)?;
+                let rows = self.rows_of(&query.query, &scope);
+                // The loop may end before it comes to the row that raises.
+                let rows = rows.map_err(may_not_be_met)?;
                 if rows.len() > 1 && query.query.order_by.is_empty() {
                     return Err(SqlError::undecided("the order of a loop's rows"));
                 }

@@ -95,10 +95,13 @@ impl Machine<'_> {
         };
         let (limit, offset) = (bound(&query.limit)?, bound(&query.offset)?.unwrap_or(0));
         let mut rows: Vec<Row> = Vec::new();
-        let _flow = self.body(query, &scope, &mut |row| {
-            rows.push(row.into());
-            Ok(ControlFlow::Continue(()))
-        })?;
+        // Postgres may stop at the limit.
+        let _flow = self
+            .body(query, &scope, &mut |row| {
+                rows.push(row.into());
+                Ok(ControlFlow::Continue(()))
+            })
+            .map_err(may_not_be_met)?;
         self.sort(&query.order_by, &mut rows, &scope)?;
         if let Body::Select(select) = &query.body
             && select.distinct_on > 0
@@ -149,29 +152,32 @@ impl Machine<'_> {
             }
             Body::Select(select) => self.select(select, scope, visit),
             Body::Union(left, right, all) => {
+                // All rows of both sides come before the first one comes out, but for UNION ALL, which may stop before.
                 let mut seen: HashSet<Row> = HashSet::new();
-                let mut stopped = ControlFlow::Continue(());
+                let mut rows = Vec::new();
                 for side in [left, right] {
-                    if stopped.is_break() {
-                        break;
-                    }
-                    self.run(side, scope, &mut |row| {
-                        if *all || seen.insert(self.canonical_row(&query.types, row)?) {
-                            stopped = visit(row)?;
+                    let found = self.rows_of(side, scope).map_err(may_not_be_met)?;
+                    for row in found {
+                        if *all || seen.insert(self.canonical_row(&query.types, &row)?) {
+                            rows.push(row);
                         }
-                        Ok(stopped)
-                    })?;
+                    }
                 }
-                Ok(stopped)
+                for row in rows {
+                    if visit(&row)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
             }
             Body::Intersect(left, right) | Body::Except(left, right) => {
                 let wanted = matches!(query.body, Body::Intersect(..));
                 let mut others: HashSet<Row> = HashSet::new();
-                for row in self.rows_of(right, scope)? {
+                for row in self.rows_of(right, scope).map_err(may_not_be_met)? {
                     others.insert(self.canonical_row(&query.types, &row)?);
                 }
                 let mut seen: HashSet<Row> = HashSet::new();
-                for row in self.rows_of(left, scope)? {
+                for row in self.rows_of(left, scope).map_err(may_not_be_met)? {
                     let key = self.canonical_row(&query.types, &row)?;
                     if others.contains(&key) == wanted
                         && seen.insert(key)
@@ -296,7 +302,7 @@ impl Machine<'_> {
         let mut is_enough = false;
         let flow = self.sources(&select.from, &mut rows, scope, &mut |rows| {
             let scope = Scope { rows, ..*scope };
-            if !self.all_hold(filter, &scope)? || is_enough {
+            if !self.all_hold(filter, &scope).map_err(may_not_be_met)? || is_enough {
                 return Ok(ControlFlow::Continue(()));
             }
             let flow = visit(&scope)?;
@@ -328,7 +334,7 @@ impl Machine<'_> {
             }
             let mut sets = Vec::new();
             for set in &select.sets {
-                sets.push(self.set(set, scope)?);
+                sets.push(self.set(set, scope).map_err(may_not_be_met)?);
             }
             let longest = sets.iter().map(Vec::len).max().unwrap_or(0);
             for index in 0..longest {
@@ -366,7 +372,7 @@ impl Machine<'_> {
 }
 
 /// An error that Postgres raises only if its plan comes to evaluate what raises.
-fn may_not_be_met(error: SqlError) -> SqlError {
+pub(super) fn may_not_be_met(error: SqlError) -> SqlError {
     if error.is_undecided() {
         return error;
     }

@@ -18,6 +18,18 @@ const SCHEMA: &str = "
     alter table note enable row level security;
     create function claim(name text) returns text language sql stable as
       $$ select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> name $$;
+    create function number_of(word text) returns integer language plpgsql stable as $$ begin return word::integer; end $$;
+    create function number_or_none(word text) returns integer language plpgsql stable as
+      $$ begin return word::integer; exception when others then return null; end $$;
+    create function fixed(word text) returns integer language plpgsql immutable as $$ begin return word::integer; end $$;
+    create function is_above(n integer) returns boolean language sql stable security definer set search_path = public as
+      $$ select claim('level')::integer > n $$;
+    create function is_any(given text) returns boolean language plpgsql stable as
+      $$ begin return exists (select from org o where o.id > 0 or given::integer > 0); end $$;
+    create function is_any_number(given text) returns boolean language plpgsql stable as
+      $$ begin return exists (select from org o where o.id > 0 or case when given ~ '^[0-9]+$' then given::integer > 0 end); end $$;
+    create function words() returns table (id integer, n integer) language sql stable as
+      $$ select o.id, o.word::integer from org o $$;
     grant select on all tables in schema public to reader;";
 
 /// A policy, and what it says of the row (1, 'x', 2) where there is no folder, and the organisations are (1, '7') and
@@ -142,6 +154,144 @@ const CASES: &[(&str, Said)] = &[
         "not exists (select from folder f where exists (select from org o where o.id = f.id and o.id > abs(claim('level')::int)))",
         Said::Nothing,
     ),
+    // Functions of the user's, if there is something in them that may raise.
+    (
+        "exists (select from org o where number_of(o.word) > 0)",
+        Said::Nothing,
+    ),
+    (
+        "exists (select from org o where number_or_none(o.word) > 0)",
+        Said::Yes,
+    ),
+    (
+        "exists (select from org o where o.id = note.id and number_of(o.word) > 0)",
+        Said::Nothing,
+    ),
+    (
+        "not exists (select from folder f join org o on o.id = f.id where number_of(o.word) > 0)",
+        Said::Nothing,
+    ),
+    (
+        "not exists (select from folder f join org o on o.id = f.id where number_or_none(o.word) > 0)",
+        Said::Yes,
+    ),
+    (
+        "exists (select from org o where case when o.id = 1 then true else number_of(o.word) > 0 end)",
+        Said::Nothing,
+    ),
+    (
+        "not exists (select from org o where o.id = 9 and is_above(o.id))",
+        Said::Nothing,
+    ),
+    (
+        "not exists (select from words() w where w.id = 9)",
+        Said::Nothing,
+    ),
+    // Parameters are constants to the planner, or not.
+    ("is_any(note.word)", Said::Nothing),
+    ("is_any_number(note.word)", Said::Yes),
+    ("is_any(note.rank::text)", Said::Yes),
+    // Those over constants are evaluated by the planner, wherever they stand.
+    ("note.id = 1 or fixed('x') > 0", Said::Nothing),
+    (
+        "case when note.id = 1 then true else fixed('x') > 0 end",
+        Said::Nothing,
+    ),
+    ("note.id = 1 or fixed('7') > 0", Said::Yes),
+    ("note.id = 1 or number_of('x') > 0", Said::Yes),
+    // A second row of a query for one value.
+    (
+        "exists (select from org o where (select p.word from org p where p.id >= o.id) = '7')",
+        Said::Nothing,
+    ),
+    (
+        "exists (select from org o where (select p.word from org p where p.id = o.id) = '7')",
+        Said::Yes,
+    ),
+    // Parts inside of a query that not every row comes to.
+    (
+        "exists (select from org o where o.id = 1 or exists (select from folder f where f.id = o.id and f.id > abs(claim('level')::int)))",
+        Said::Nothing,
+    ),
+    (
+        "exists (select from org o where o.id = 1 or exists (select from folder f where f.id = o.id and f.id > abs(note.word::int)))",
+        Said::Nothing,
+    ),
+    // All rows of a UNION and all groups may come before the first is seen.
+    (
+        "exists (select o.id from org o union select o.word::int from org o)",
+        Said::Nothing,
+    ),
+    (
+        "exists (select o.id from org o group by o.id, o.word having o.word::int > 0)",
+        Said::Nothing,
+    ),
+    // Names of time zones are not compared, for all that the function is called `timezone`.
+    (
+        "exists (select from org o where o.id = 1 or timestamptz '2020-01-01' at time zone o.word > '2020-01-01')",
+        Said::Nothing,
+    ),
+    // Conditions on no row inside of a query that the planner may merge with the one around.
+    (
+        "not exists (with v as (select f.id from folder f where abs(claim('level')::int) > 0) select from v where note.rank = 0)",
+        Said::Nothing,
+    ),
+    (
+        "not exists (with v as (select f.id from folder f where abs(note.word::int) > 0) select from v where note.rank = 0)",
+        Said::Nothing,
+    ),
+    (
+        "not exists (with v as (select f.id from folder f where abs(note.rank) > 0) select from v where note.rank = 0)",
+        Said::Yes,
+    ),
+    (
+        "not exists (select from folder f join (select o.id from org o where abs(note.word::int) > 0) v on v.id = f.id where note.rank = 0)",
+        Said::Nothing,
+    ),
+    (
+        "not exists (select from (select v.id from (select f.id from folder f where abs(note.word::int) > 0) v where note.id > 0) w where note.rank = 0)",
+        Said::Nothing,
+    ),
+    (
+        "not exists (select from (select f.id from folder f union all select o.id from org o where abs(note.word::int) > 0) v where note.rank = 0)",
+        Said::Nothing,
+    ),
+    // An aggregate gives a row although it has none, unless there is something against that.
+    (
+        "(select count(*) from folder f where f.id = 1) = 0",
+        Said::Yes,
+    ),
+    ("(select max(f.id) from folder f) is null", Said::Yes),
+    (
+        "exists (select max(f.id) from folder f where false)",
+        Said::Yes,
+    ),
+    (
+        "(select count(*) from folder f having count(*) > 0) is null",
+        Said::Yes,
+    ),
+    ("exists (select 1 from folder f having true)", Said::Yes),
+    (
+        "not exists (select count(*) from folder f having false)",
+        Said::Yes,
+    ),
+    ("(select count(*) from folder f limit 0) is null", Said::Yes),
+    (
+        "(select count(*) from folder f offset 1) is null",
+        Said::Yes,
+    ),
+    (
+        "note.id = 1 or (select count(*) from org o where o.word::int > 0) = 0",
+        Said::Yes,
+    ),
+    (
+        "(select count(*) from org o where o.word::int > 0) = 1",
+        Said::Nothing,
+    ),
+    (
+        "(select count(*) from org o where o.id = note.id and o.word::int > 0) = 1",
+        Said::Nothing,
+    ),
     // What raises only for rows that are not there.
     (
         "not exists (select from folder f join org o on o.id = f.id where 10 / (f.id - note.rank) > 0)",
@@ -153,7 +303,9 @@ const CASES: &[(&str, Said)] = &[
 const REFUSED: &[&str] = &[
     "exists (select from org o join folder f on 10 / (o.id - f.id) > 0)",
     "exists (select from folder f where f.id in (select o.word::int from org o))",
-    "exists (select from folder f join (select o.id from org o where abs(note.word::int) > 0) v on v.id = f.id where note.rank = 0)",
+    "exists (select from org o join folder f on number_of(o.word || f.id::text) > 0)",
+    "exists (select from (select o.word from org o where number_of(o.word) > 0) v where v.word::int > 0)",
+    "exists (with v as (select o.word from org o where o.word <> 'x') select from v where v.word::int > 0)",
     "exists (select from folder f cross join lateral (select 10 / f.id as x) v where v.x = 1)",
 ];
 

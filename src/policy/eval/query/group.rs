@@ -5,9 +5,9 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use super::{Flow, Machine, Scope, Visit};
+use super::{Flow, Machine, Scope, Visit, may_not_be_met};
 use crate::policy::builtin::{Call, Row};
-use crate::policy::ir::{AggregateCall, Grouping, Select};
+use crate::policy::ir::{AggregateCall, Expr, Grouping, Select};
 use crate::policy::value::{Oid, SqlError, Value};
 
 impl Machine<'_> {
@@ -50,6 +50,8 @@ impl Machine<'_> {
                 inputs: vec![Vec::new(); grouping.aggregates.len()],
             });
         }
+        let is_one = groups.len() == 1;
+        let mut rows = Vec::new();
         for group in groups {
             let mut aggregates = Vec::new();
             for (aggregate, inputs) in grouping.aggregates.iter().zip(group.inputs) {
@@ -59,16 +61,32 @@ impl Machine<'_> {
                 group: Some((&group.keys, &aggregates)),
                 ..*scope
             };
-            if let Some(having) = &grouping.having
-                && !self.holds(having, &scope)?
-            {
-                continue;
+            let row = self.row_of_group(grouping.having.as_ref(), &select.targets, &scope);
+            // Postgres takes groups in an order of its own, and may stop at one.
+            match row {
+                Ok(row) => rows.extend(row),
+                Err(error) if is_one => return Err(error),
+                Err(error) => return Err(may_not_be_met(error)),
             }
-            if visit(&self.eval_all(&select.targets, &scope)?)?.is_break() {
+        }
+        for row in rows {
+            if visit(&row)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    fn row_of_group(
+        &self,
+        having: Option<&Expr>,
+        targets: &[Expr],
+        scope: &Scope<'_>,
+    ) -> Result<Option<Vec<Value>>, SqlError> {
+        match having {
+            Some(having) if !self.holds(having, scope)? => Ok(None),
+            _ => self.eval_all(targets, scope).map(Some),
+        }
     }
 
     fn take_in(

@@ -106,7 +106,12 @@ impl Machine<'_> {
                 ordinality,
                 single,
             } => {
-                let found = self.set(call, &Scope { rows, ..*scope })?;
+                let found = self.set(call, &Scope { rows, ..*scope });
+                let found = match call {
+                    // The planner may put its query in place of the call.
+                    SetCall::Routine { .. } => found.map_err(may_not_be_met)?,
+                    SetCall::Builtin { .. } | SetCall::Scalar(_) => found?,
+                };
                 debug_assert!(
                     !*single || found.len() == 1,
                     "a plain function returns one row"
@@ -130,7 +135,8 @@ impl Machine<'_> {
             } => self.source(left, rows, scope, &mut |rows| {
                 let mut matched = false;
                 let flow = self.source(right, rows, scope, &mut |rows| {
-                    if !self.all_hold(on, &Scope { rows, ..*scope })? {
+                    let holds = self.all_hold(on, &Scope { rows, ..*scope });
+                    if !holds.map_err(may_not_be_met)? {
                         return Ok(ControlFlow::Continue(()));
                     }
                     matched = true;
@@ -159,7 +165,7 @@ impl Machine<'_> {
         if table.is_risky || !self.is_reserved_fine(table, rows, scope) {
             return self.every_row(table, rows, scope, next);
         }
-        let Some(mut keys) = self.keys(table, rows, scope)? else {
+        let Some(mut keys) = self.keys(table, rows, scope).map_err(may_not_be_met)? else {
             return Ok(ControlFlow::Continue(()));
         };
         let probes = scope.probes.iter();
@@ -259,13 +265,14 @@ impl Machine<'_> {
         self.step()?;
         if let Some(policy) = &table.policy {
             let own = [Some(Arc::clone(tuple))];
-            if !self.holds(
+            let holds = self.holds(
                 policy,
                 &Scope {
                     rows: &own,
                     ..Scope::root(&[])
                 },
-            )? {
+            );
+            if !holds.map_err(may_not_be_met)? {
                 return Ok(ControlFlow::Continue(()));
             }
         }

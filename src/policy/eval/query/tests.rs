@@ -136,6 +136,7 @@ fn judge(select: Select, left: &[(i64, bool)], right: &[(i64, bool)]) -> Verdict
         audience: derive(&Schema::default(), &qual, &[], &[], &mut BTreeSet::new()),
         qual,
         eager: Vec::new(),
+        folded: Vec::new(),
         routines: Vec::new(),
         reads: Reads::default(),
     };

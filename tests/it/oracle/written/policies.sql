@@ -596,3 +596,45 @@ create policy p on %t using (app.caught_%n(state, org));
 create policy p on %t using (not exists (select 1 from app.folders f where abs((auth.jwt() ->> 'level')::int) > 0 and %t.open and f.id = 999));
 -- entry: raise: conditions on no row, guarded
 create policy p on %t using (not exists (select 1 from app.folders f where %t.state ~ '^[0-9]+$' and %t.state::int > 0 and f.id = 999));
+-- entry: order: a function on rows
+create function app.number_%n(word text) returns int language plpgsql stable as $$ begin return word::int; end $$;
+create policy p on %t using (exists (select 1 from app.orgs o where app.number_%n(o.settings ->> 'limit') >= %t.rank));
+-- entry: order: a function on rows of a join
+create function app.number_%n(word text) returns int language plpgsql stable as $$ begin return word::int; end $$;
+create policy p on %t using (not exists (select 1 from app.folders f join app.orgs o on o.id = f.id where f.id = 999 and app.number_%n(o.settings ->> 'limit') > 0));
+-- entry: order: a function of claims on rows
+create function app.over_%n(n int) returns boolean language sql stable security definer set search_path = '' as $$ select (auth.jwt() ->> 'level')::int > n $$;
+create policy p on %t using (not exists (select 1 from app.orgs o where o.id = %t.org and app.over_%n(o.id)));
+-- entry: order: a function over a constant
+create function app.fixed_%n(word text) returns int language plpgsql immutable as $$ begin return word::int; end $$;
+create policy p on %t using (open or app.fixed_%n('x') > 0);
+-- entry: order: a function over a constant, in a case
+create function app.fixed_%n(word text) returns int language sql immutable as $$ select word::int $$;
+create policy p on %t using (case when open then true else app.fixed_%n('x') > rank end);
+-- entry: order: rows of a function in from
+create function app.limits_%n() returns table (id int, most int) language sql stable as $$ select o.id, (o.settings ->> 'limit')::int from app.orgs o $$;
+create policy p on %t using (exists (select 1 from app.limits_%n() l where l.id = %t.org));
+-- entry: order: one value of several rows
+create policy p on %t using (exists (select 1 from app.orgs o where (select r.creator from app.rooms r where r.org = o.id) is not null));
+-- entry: order: a with query that reads no row
+create policy p on %t using (not exists (with v as (select f.id from app.folders f where abs((auth.jwt() ->> 'level')::int) > 0) select 1 from v where %t.open and v.id = 999));
+-- entry: order: a with query that reads the row
+create policy p on %t using (not exists (with v as (select f.id from app.folders f where abs(%t.state::int) > 0) select 1 from v where %t.open and v.id = 999));
+-- entry: order: a query in from that reads the row
+create policy p on %t using (not exists (select 1 from (select f.id from app.folders f where abs(%t.state::int) > 0 limit 5) v where %t.open and v.id = 999));
+-- entry: order: a union of what raises
+create policy p on %t using (exists (select o.id from app.orgs o union select r.id from app.rooms r where %t.state::int > r.id));
+-- entry: order: an aggregate over nothing
+create policy p on %t using ((select count(*) from app.folders f where f.id = 999) = 0 and (select max(f.id) from app.folders f where f.id = 999) is null and (select count(*) from app.folders f having count(*) > 1000) is null);
+-- entry: order: an aggregate over what raises
+create policy p on %t using (open or (select count(*) from app.orgs o where o.id = %t.org and (o.settings ->> 'limit')::int > 1) > 0);
+-- entry: order: an aggregate, limited
+create policy p on %t using (open or (select count(*) from app.orgs o limit 0) is null and (select count(*) from app.orgs o offset 1) is null and exists (select max(o.id) from app.orgs o where false));
+-- entry: order: an operand beside an index
+create policy p on %t using (open or exists (select 1 from app.folders f, app.orgs o where f.id = o.id + (auth.jwt() ->> 'level')::int));
+-- entry: order: an operand of a group
+create policy p on %t using (open or (select count(*) from app.folders f group by f.parent having f.parent = (auth.jwt() ->> 'level')::int limit 1) > 0);
+-- entry: order: a join that is left out
+create policy p on %t using (open or exists (select 1 from app.folders f left join app.orgs o on f.id = o.id and o.parent > (auth.jwt() ->> 'level')::int));
+-- entry: order: a time zone of rows
+create policy p on %t using (exists (select 1 from app.profiles p where p.tz = 'none' or (%t.at at time zone coalesce(p.name, p.tz)) > '2020-01-01'));
