@@ -8,6 +8,7 @@
 //! only after such a snapshot, and gets exactly the transactions that the snapshot did not show.
 
 mod aside;
+mod company;
 mod hearing;
 mod lanes;
 mod membership;
@@ -21,6 +22,7 @@ mod rows;
 mod snapshots;
 mod store;
 mod stream;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -348,8 +350,12 @@ pub(super) struct Conductor {
     /// When plans that nobody needs are looked for.
     sweep_at: Option<Instant>,
     history: Box<History>,
-    /// Those who go through the past, in turn.
+    /// Those who go through the past.
     replaying: VecDeque<SubscriberId>,
+    /// Where the last step of these ended.
+    walked: walk::Whereabouts,
+    /// The rows that their lanes wait for.
+    awaited: company::Awaited,
     /// Those who have, and are not done with it.
     rejoining: VecDeque<SubscriberId>,
     /// The next turn.
@@ -438,6 +444,8 @@ impl Conductor {
             sweep_at: None,
             history: Box::new(History::new(history)),
             replaying: VecDeque::new(),
+            walked: (0, 0),
+            awaited: company::Awaited::default(),
             rejoining: VecDeque::new(),
             replay_at: None,
             sessions: Sessions::default(),

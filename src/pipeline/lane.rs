@@ -85,6 +85,8 @@ pub(super) struct Lane {
     pub(super) sitting: Sitting,
     /// Rows with a verdict outstanding, and how many of their versions.
     open: HashMap<RowKey, u32>,
+    /// Rows that came to be `open`, for who goes through the past; `None`: they are not noted.
+    pub(super) opened: Option<Vec<RowKey>>,
     /// Versions whose successor is to come.
     pub(super) pending: HashMap<RowKey, Pending>,
     /// The subscriber has gone through the past up to this commit; `None` if there is nothing more to go through.
@@ -217,6 +219,7 @@ impl Lane {
             keeping: 0,
             sitting: Sitting::default(),
             open: HashMap::new(),
+            opened: None,
             pending: HashMap::new(),
             replayed: None,
         }
@@ -316,11 +319,41 @@ impl Lane {
         is_open(before) || is_open(after)
     }
 
+    /// Whether a verdict on any row is outstanding, or a successor.
+    pub(super) fn has_open_rows(&self) -> bool {
+        !self.open.is_empty() || !self.pending.is_empty()
+    }
+
+    /// Rows that came to wait for a verdict since the last call; all that wait for one, or for a successor, if they were not
+    /// noted.
+    pub(super) fn take_opened(&mut self) -> Vec<RowKey> {
+        if let Some(opened) = &mut self.opened {
+            return std::mem::take(opened);
+        }
+        self.opened = Some(Vec::new());
+        self.open
+            .keys()
+            .chain(self.pending.keys())
+            .copied()
+            .collect()
+    }
+
+    /// Whether what happens to other rows matters to it as well: it shows that trouble is over, ends what is held back, or is
+    /// kept.
+    pub(super) fn hears_all(&self) -> bool {
+        !self.troubles.is_empty() || !self.holding.is_empty() || self.keeping > 0
+    }
+
     pub(super) fn push(&mut self, keys: &RowKeys, item: Item) {
         for row in item.rows.iter().filter(|row| row.state.is_open()) {
             if let (_, Some(key)) = item.part.row_keys(keys, row.change) {
                 let count = self.open.entry(key).or_default();
                 *count = count.saturating_add(1);
+                if *count == 1
+                    && let Some(opened) = &mut self.opened
+                {
+                    opened.push(key);
+                }
             }
         }
         self.queued_rows = self.queued_rows.saturating_add(item.rows.len());

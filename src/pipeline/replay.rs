@@ -119,6 +119,11 @@ impl Replay {
         }
     }
 
+    /// Whether the row was shown.
+    pub(super) fn was_shown(&self, row: RowKey) -> bool {
+        self.shown.contains(&row)
+    }
+
     /// Whether the row was shown; it is gone now.
     pub(super) fn take_shown(&mut self, row: RowKey) -> bool {
         self.shown.remove(&row)

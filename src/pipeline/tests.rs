@@ -14,6 +14,7 @@ mod resume;
 mod simulation;
 mod snapshots;
 mod tables;
+mod together;
 mod tokens;
 
 use std::collections::{HashMap, HashSet};

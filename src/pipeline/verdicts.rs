@@ -470,20 +470,7 @@ impl Verdicts {
             return None;
         }
         let knowledge = self.knowledge.as_ref()?;
-        group.place(compiled.number, |id| {
-            let lane = lanes.get_mut(&id)?;
-            // Postgres is asked about its filters, and with them about the row.
-            if lane.key.uncertain.is_some() {
-                return None;
-            }
-            lane.sitting.at(&lane.key.identity, &part.commit);
-            let session = lane.sitting.session.as_ref()?;
-            compiled.plan.keys(World {
-                tables: &self.shadow,
-                session,
-                types: &knowledge.schema.types,
-            })
-        });
+        place(group, compiled, knowledge, &self.shadow, lanes, part);
         if std::mem::replace(&mut self.routed, routed) != routed {
             self.rows.clear();
         }
@@ -630,6 +617,31 @@ impl Verdicts {
             evaluate(compiled, knowledge, tables, sitting, row)
         }))
     }
+}
+
+/// Places the lanes of a group by their claims.
+fn place(
+    group: &mut Group,
+    compiled: &Compiled,
+    knowledge: &Knowledge,
+    shadow: &Shadow,
+    lanes: &mut Lanes,
+    part: &Part,
+) {
+    group.place(compiled.number, |id| {
+        let lane = lanes.get_mut(&id)?;
+        // Postgres is asked about its filters, and with them about the row.
+        if lane.key.uncertain.is_some() {
+            return None;
+        }
+        lane.sitting.at(&lane.key.identity, &part.commit);
+        let session = lane.sitting.session.as_ref()?;
+        compiled.plan.keys(World {
+            tables: shadow,
+            session,
+            types: &knowledge.schema.types,
+        })
+    });
 }
 
 /// Whether the stream may carry all that a plan reads of old rows.

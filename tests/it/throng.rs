@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use walcast::testing::{App, AppOptions, Durations, Server, Session, allow_files};
 
-use guest::Guest;
+use guest::{Guest, ReturnBy};
 use ledger::{Ledger, Sum, Writer};
 
 /// Writers; each has the conversations whose numbers leave its own when divided by this.
@@ -162,6 +162,7 @@ async fn run(size: Size) {
         writers.spawn(writer.write(session, witness, until, pause));
     }
     let mut memory = Vec::new();
+    let mut replaced = Vec::new();
     let step = Duration::from_secs_f64(size.seconds as f64 / (size.restarts + 1) as f64);
     for restart in 0..=size.restarts {
         let stretch = began + step.mul_f64((restart + 1) as f64);
@@ -172,6 +173,10 @@ async fn run(size: Size) {
         }
         if restart < size.restarts {
             replace(&mut app.server).await;
+            replaced.push(Instant::now());
+            let fence = replaced.len();
+            app.sql(&format!("insert into fence.line values ({fence})"))
+                .await;
         }
     }
     let mut books = Vec::new();
@@ -182,7 +187,8 @@ async fn run(size: Size) {
     let ledger = Ledger::new(books);
     let mut fence = END;
     let mut left = Vec::new();
-    let given_up = Instant::now() + Duration::from_secs(60);
+    let ended = Instant::now();
+    let given_up = ended + Duration::from_secs(60);
     while !guests.is_empty() && Instant::now() < given_up {
         fence += 1;
         app.sql(&format!("insert into fence.line values ({fence})"))
@@ -200,6 +206,18 @@ async fn run(size: Size) {
         }
     }
     assert!(guests.is_empty(), "{} never saw the end", guests.len());
+    println!("everybody saw the end after {:.1?}", ended.elapsed());
+    for (fence, replaced) in (1..).zip(&replaced) {
+        let came = left.iter().flat_map(|guest| &guest.fences);
+        let came = came.filter(|(number, _)| *number == fence);
+        let mut came: Vec<Duration> = came.map(|(_, at)| *at - *replaced).collect();
+        came.sort_unstable();
+        let last = came.last().copied().unwrap_or_default();
+        println!(
+            "{} had all that came before a replaced server within {last:.1?}",
+            came.len()
+        );
+    }
     judge(&size, &app, &ledger, &left, wrote, memory_before, &memory).await;
 }
 
@@ -224,7 +242,8 @@ async fn judge(
                 guest.number, guest.return_by
             )),
         }
-        if guest.stays.len() == 1 {
+        // Who goes on where it was is behind at first.
+        if guest.stays.len() == 1 || guest.return_by == ReturnBy::Nothing {
             for latency in ledger.latencies(guest) {
                 latencies.push(latency);
             }
@@ -259,9 +278,7 @@ async fn judge(
         ledger.witnessed(),
         guests.len(),
     );
-    if sum.timely > 0 {
-        println!("INSERT sent to change received: {latencies}");
-    }
+    println!("INSERT sent to change received: {latencies}");
     println!(
         "resident MiB: {} before, then {memory:?}",
         memory_before >> 20

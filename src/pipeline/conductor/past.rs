@@ -21,7 +21,11 @@ const BEHIND: u64 = 64 << 10;
 
 /// Whether what the stream has brought, up to `upto`, contains all that was visible when the lane's subscriber joined. Until
 /// then the tables at hand are neither those of the commit nor those of now.
-fn knows_now(lane: &Lane, subscribers: &HashMap<SubscriberId, Subscriber>, upto: Lsn) -> bool {
+pub(super) fn knows_now(
+    lane: &Lane,
+    subscribers: &HashMap<SubscriberId, Subscriber>,
+    upto: Lsn,
+) -> bool {
     let alone = lane.key.alone.and_then(|id| subscribers.get(&id));
     let joined = alone.and_then(|subscriber| subscriber.joined.as_ref());
     joined.is_none_or(|(_, until)| *until <= upto)

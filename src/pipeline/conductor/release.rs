@@ -19,7 +19,7 @@ use crate::pipeline::messages::{broadcast_of, committed, inserted_at, replayable
 use crate::pipeline::old::Past;
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
-use crate::pipeline::view::View;
+use crate::pipeline::view::{RowKeys, View};
 use crate::realtime::{Notice, ResyncReason};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -497,8 +497,13 @@ impl Conductor {
                     continue;
                 };
                 let place = place.unwrap_or_else(|| {
+                    let (lanes, keys) = (&self.lanes, &self.keys);
+                    let is_concerned = |lane: &LaneId| {
+                        group.contains(*lane)
+                            && (lanes.get(lane)).is_some_and(|lane| hears_of(lane, keys, part))
+                    };
                     let busy = self.busy.iter().copied();
-                    let busy = busy.filter(|lane| group.contains(*lane)).collect();
+                    let busy = busy.filter(is_concerned).collect();
                     known.push((oid, role.into(), Some(busy)));
                     known.len().saturating_sub(1)
                 });
@@ -660,4 +665,11 @@ impl Conductor {
         self.views.insert(relation.oid, Arc::clone(&view));
         Some(view)
     }
+}
+
+/// Whether a part matters to a lane in which something waits, whoever may see the part: there may be thousands of these lanes,
+/// after everybody came back at once.
+fn hears_of(lane: &Lane, keys: &RowKeys, part: &Part) -> bool {
+    let count = u32::try_from(part.changes.len()).unwrap_or(u32::MAX);
+    lane.hears_all() || (0..count).any(|index| lane.follows_open_row(keys, part, index))
 }

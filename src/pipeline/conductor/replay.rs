@@ -7,33 +7,28 @@
 //!
 //! Bounded by what waits in the lane and in the outbox; goes on when the time comes, a little at a time.
 
+use super::Conductor;
 use super::rows::routed_row;
-use super::{Conductor, LANE_BYTES_MAX};
 use crate::catalog::Access;
 use crate::change::{Change, ChangeKind, Cursor};
-use crate::pipeline::history::{Found, Kept, Position};
+use crate::clock;
+use crate::pipeline::history::{Kept, Position};
 use crate::pipeline::lane::{Item, ItemRow, RowState};
 use crate::pipeline::old::OldRow;
 use crate::pipeline::part::Part;
 use crate::pipeline::replay::{Replay, Start};
 use crate::pipeline::subscriber::{Phase, SubscriberId};
 use crate::pipeline::view::View;
-use crate::realtime::{Notice, PositionRefused, ResyncReason};
+use crate::realtime::{Notice, PositionRefused};
 use crate::routing::Since;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Changes looked at before others have their turn; well below a millisecond.
-const LOOKS_MAX: usize = 1000;
-/// Changes that might have been looked at while a part is read from the file.
-const READ_LOOKS: usize = 200;
-/// Changes handed on at once.
-const CHUNK_MAX: usize = 250;
 /// Rows that may wait in the lane.
-const QUEUED_MAX: usize = 1000;
+pub(super) const QUEUED_MAX: usize = 1000;
 /// Payloads that may wait in the outbox: the log must hold them until they are read.
-const POSTED_MAX: u64 = 2000;
-/// Subscribers that have their turn at once.
+pub(super) const POSTED_MAX: u64 = 2000;
+/// Subscribers that look for a lane with others at once.
 const TURNS_MAX: usize = 32;
 /// Until the next turn.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -46,8 +41,6 @@ const REJOIN_PAUSE: Duration = Duration::from_millis(50);
 /// What one turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    /// There is more to go through.
-    Goes,
     /// Something must be taken or answered first.
     Waits,
     /// It is live, or gone.
@@ -151,21 +144,8 @@ impl Conductor {
             // Who may see the past is asked of now: a change of the catalog should be noticed soon.
             self.look_closely(now);
         }
-        let mut looks = LOOKS_MAX;
-        let mut waits = true;
-        for _ in 0..self.replaying.len().min(TURNS_MAX) {
-            let Some(id) = self.replaying.pop_front() else {
-                break;
-            };
-            let turn = self.replay_some(now, id, &mut looks);
-            waits &= turn == Turn::Waits;
-            if turn != Turn::Done {
-                self.replaying.push_back(id);
-            }
-            if looks == 0 {
-                break;
-            }
-        }
+        let began = clock::instant();
+        let waits = self.walk(now);
         for _ in 0..self.rejoining.len().min(TURNS_MAX) {
             if let Some(id) = self.rejoining.pop_front()
                 && self.rejoin_lane(now, id) == Turn::Waits
@@ -173,7 +153,10 @@ impl Conductor {
                 self.rejoining.push_back(id);
             }
         }
+        // Whatever comes meanwhile has its turn first, and half as long.
+        let took = clock::instant().saturating_duration_since(began);
         let pause = if waits { BLOCKED_PAUSE } else { PAUSE };
+        let pause = pause.max(took / 2).saturating_add(took);
         self.replay_at = match (self.replaying.is_empty(), self.rejoining.is_empty()) {
             (false, _) => now.checked_add(pause),
             (true, false) => now.checked_add(REJOIN_PAUSE),
@@ -184,114 +167,14 @@ impl Conductor {
         }
     }
 
-    fn replay_some(&mut self, now: Instant, id: SubscriberId, looks: &mut usize) -> Turn {
-        while *looks > 0 {
-            // A session that begins only now must be stored first.
-            let waits = self.restore(now, id);
-            if !self.announce(id) || waits {
-                return Turn::Waits;
-            }
-            let Some(subscriber) = self.subscribers.get(&id) else {
-                return Turn::Done;
-            };
-            let (Phase::Replaying, Some(replay)) = (subscriber.phase, &subscriber.replay) else {
-                return Turn::Done;
-            };
-            let (number, from) = (replay.next, replay.change);
-            // A token that may follow says who is to be judged.
-            let waits = subscriber.grace.is_some()
-                || subscriber.next_claims.is_some()
-                || subscriber.posted() >= POSTED_MAX;
-            let lane = subscriber.lane.and_then(|lane| self.lanes.get(&lane));
-            let has_room = lane.is_some_and(|lane| {
-                lane.queued_rows < QUEUED_MAX && lane.queued_bytes < LANE_BYTES_MAX / 2
-            });
-            if waits || !has_room || self.waits_for_tables(now, id) {
-                return Turn::Waits;
-            }
-            match self.history.find(now, number) {
-                Err(_too_old) => {
-                    self.resync(id, ResyncReason::PositionGone);
-                    return Turn::Done;
-                }
-                Ok(None) if self.is_before_join(id) => return Turn::Waits,
-                Ok(None) => {
-                    self.go_live(now, id);
-                    self.rejoining.push_back(id);
-                    return Turn::Done;
-                }
-                Ok(Some(Found { kept, was_read })) => {
-                    self.replay_chunk(now, id, &kept, (number, from), looks);
-                    if was_read {
-                        *looks = looks.saturating_sub(READ_LOOKS);
-                    }
-                }
-            }
-        }
-        Turn::Goes
-    }
-
-    /// Hands some changes of a part on.
-    fn replay_chunk(
+    /// Puts rows of a part of the past into the subscriber's lane, as the item of this number.
+    pub(super) fn hand_on(
         &mut self,
         now: Instant,
         id: SubscriberId,
-        kept: &Kept,
-        (number, from): (u64, usize),
-        looks: &mut usize,
-    ) {
-        let Some(subscriber) = self.subscribers.get(&id) else {
-            return;
-        };
-        let mut indexes = Vec::new();
-        let mut next = from;
-        for change in kept.changes.get(from..).unwrap_or_default() {
-            if *looks == 0 || indexes.len() >= CHUNK_MAX {
-                break;
-            }
-            *looks = looks.saturating_sub(1);
-            if subscriber.goes_through(&kept.commit, change)
-                && let Ok(index) = u32::try_from(next)
-            {
-                indexes.push(index);
-            }
-            next = next.saturating_add(1);
-        }
-        // A part without changes costs a look as well.
-        *looks = looks.saturating_sub(1);
-        let is_done = next >= kept.changes.len();
-        let ends = is_done && kept.last;
-        let rows = if indexes.is_empty() {
-            None
-        } else {
-            let part = self.see(number, kept);
-            Some((self.replayed_rows(now, id, &part, &indexes), part))
-        };
-        self.hand_on(now, id, kept, (number, ends), rows);
-        let Some(subscriber) = self.subscribers.get_mut(&id) else {
-            return;
-        };
-        let lane = subscriber.lane;
-        if let Some(replay) = &mut subscriber.replay {
-            (replay.next, replay.change) = if is_done {
-                (number.saturating_add(1), 0)
-            } else {
-                (number, next)
-            };
-        }
-        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(&lane)) {
-            lane.replayed = Some(kept.commit.lsn);
-        }
-    }
-
-    /// Puts rows of the past into the subscriber's lane.
-    fn hand_on(
-        &mut self,
-        now: Instant,
-        id: SubscriberId,
-        kept: &Kept,
+        part: &Arc<Part>,
         (number, ends): (u64, bool),
-        rows: Option<(Vec<ItemRow>, Arc<Part>)>,
+        mut rows: Vec<ItemRow>,
     ) {
         let Some(subscriber) = self.subscribers.get_mut(&id) else {
             return;
@@ -300,15 +183,13 @@ impl Conductor {
             return;
         };
         let is_open = replay.is_open;
-        let (mut rows, part) = match rows {
-            Some((rows, part)) if !rows.is_empty() || (ends && is_open) => (rows, part),
-            // Whoever holds a change back must hear that it was the last.
-            _ if ends && is_open => (Vec::new(), self.see(number, kept)),
-            _ => return,
-        };
-        let number = self.number();
-        let told = self.judge_replayed(lane_id, &part, number, &mut rows);
-        if rows.is_empty() && !(ends && is_open) {
+        // Whoever holds a change back must hear that it was the last.
+        let must_hear = ends && is_open;
+        if rows.is_empty() && !must_hear {
+            return;
+        }
+        let told = self.judge_replayed(lane_id, part, number, &mut rows);
+        if rows.is_empty() && !must_hear {
             return;
         }
         let (Some(lane), Some(subscriber)) =
@@ -324,7 +205,7 @@ impl Conductor {
             &self.keys,
             Item {
                 number,
-                part,
+                part: Arc::clone(part),
                 only: Some(id),
                 ends,
                 rows,
@@ -341,7 +222,7 @@ impl Conductor {
     }
 
     /// The rows of a part of the past for one subscriber.
-    fn replayed_rows(
+    pub(super) fn replayed_rows(
         &mut self,
         now: Instant,
         id: SubscriberId,
@@ -382,7 +263,7 @@ impl Conductor {
     }
 
     /// A part of the history as the catalog of now sees it; shared by those who go through it at the same time.
-    fn see(&mut self, number: u64, kept: &Kept) -> Arc<Part> {
+    pub(super) fn see(&mut self, number: u64, kept: &Kept) -> Arc<Part> {
         if let Some(part) = self.history.seen(number)
             && Arc::ptr_eq(&part.catalog, &self.catalog)
             && part.is_readable(&self.log)
@@ -396,14 +277,14 @@ impl Conductor {
 
     /// Whether much is still to come that is older than the subscriber's join, as after a start. It is gone through at the
     /// subscriber's pace, or the stream would wait for it.
-    fn is_before_join(&self, id: SubscriberId) -> bool {
+    pub(super) fn is_before_join(&self, id: SubscriberId) -> bool {
         let subscriber = self.subscribers.get(&id);
         let joined = subscriber.and_then(|subscriber| subscriber.joined.as_ref());
         joined.is_some_and(|(_, until)| self.is_behind(*until))
     }
 
     /// There is nothing more to go through: what is released from now on comes by itself.
-    fn go_live(&mut self, now: Instant, id: SubscriberId) {
+    pub(super) fn go_live(&mut self, now: Instant, id: SubscriberId) {
         let number = self.number();
         let end = self.history.last();
         let unfinished = self.unfinished.is_some();
@@ -425,6 +306,7 @@ impl Conductor {
         }
         if let Some(lane) = self.lanes.get_mut(&lane_id) {
             lane.replayed = None;
+            lane.opened = None;
         }
         self.check_lane(now, lane_id);
     }

@@ -10,8 +10,8 @@ use crate::policy::value::{Kind, Type, Types, oid};
 /// The role's OID.
 const ROLE: u32 = 16_385;
 
-/// A database in which a row of `messages` is seen if its body says so.
-fn knowledge() -> Box<Knowledge> {
+/// A database in which a policy says who sees a row of `messages`; known of commits from `from` on.
+pub(super) fn knowledge(qual: &str, from: Lsn) -> Box<Knowledge> {
     let mut types = Types::default();
     let mut schema = Schema::default();
     for (type_oid, name, category) in [
@@ -55,7 +55,7 @@ fn knowledge() -> Box<Knowledge> {
             name: "p".into(),
             permissive: true,
             roles: vec![0],
-            qual: Some("(body)::boolean".into()),
+            qual: Some(qual.into()),
         }],
         readers: HashSet::from([ROLE]),
         column_readers: HashSet::new(),
@@ -69,21 +69,71 @@ fn knowledge() -> Box<Knowledge> {
     };
     schema.roles.insert(ROLE, role);
     let users = HashSet::from([ROLE]);
-    schema.namespaces.insert("public".into(), users);
+    schema.namespaces.insert("public".into(), users.clone());
+    schema.namespaces.insert("pg_catalog".into(), users);
+    schema.collations.insert(100, schema::CollationKind::Locale);
+    for (oid, name, arguments, result) in [
+        (67, "texteq", [oid::TEXT, oid::TEXT], oid::BOOL),
+        (3294, "current_setting", [oid::TEXT, oid::BOOL], oid::TEXT),
+    ] {
+        let function = Arc::new(system_function(oid, name, arguments, result));
+        schema
+            .function_names
+            .insert(name.into(), vec![Arc::clone(&function)]);
+        schema.functions.insert(oid, function);
+    }
+    let equals = schema::Operator {
+        schema: "pg_catalog".into(),
+        name: "=".into(),
+        left: oid::TEXT,
+        right: oid::TEXT,
+        result: oid::BOOL,
+        function: 67,
+        estimated: true,
+    };
+    schema.operators.insert("=".into(), vec![Arc::new(equals)]);
+    schema.equality.insert(oid::TEXT, 67);
     Box::new(Knowledge {
         fingerprint: "a".into(),
         schema,
-        from: Lsn::ZERO,
+        from,
         unset: HashSet::new(),
         searches_user: false,
         prints: Arc::default(),
     })
 }
 
-/// One subscriber, in force, and policies that are compiled.
+fn system_function(oid: u32, name: &str, arguments: [u32; 2], result: u32) -> schema::Function {
+    schema::Function {
+        oid,
+        schema: "pg_catalog".into(),
+        name: name.into(),
+        arguments: arguments.into(),
+        argument_names: [].into(),
+        outputs: [].into(),
+        defaults: [].into(),
+        variadic: 0,
+        result,
+        returns_set: false,
+        kind: b'f',
+        language: "internal".into(),
+        body: name.into(),
+        bound: false,
+        definer: false,
+        owner: 10,
+        strict: true,
+        volatility: b's',
+        config: [].into(),
+        cost: 1.0,
+        executors: None,
+    }
+}
+
+/// One subscriber, in force, and policies that are compiled: a row is seen if its body says so.
 fn begun() -> Bench {
     let mut bench = Bench::compiling(true);
-    bench.conductor.expect_knowledge(Some(knowledge()));
+    let knowledge = knowledge("(body)::boolean", Lsn::ZERO);
+    bench.conductor.expect_knowledge(Some(knowledge));
     bench
         .conductor
         .handle_catalog(bench.now, Some(catalog("a")));

@@ -5,7 +5,7 @@ use crate::change::Cursor;
 use crate::realtime::PositionRefused;
 
 /// A cursor at a change of transaction `xid`.
-fn cursor(epoch: u64, xid: u32, order: u32) -> String {
+pub(super) fn cursor(epoch: u64, xid: u32, order: u32) -> String {
     let cursor = Cursor {
         epoch: Epoch(epoch),
         commit_lsn: Lsn::new(u64::from(xid) * 10),
@@ -16,7 +16,7 @@ fn cursor(epoch: u64, xid: u32, order: u32) -> String {
 
 impl Bench {
     /// A join with bindings of these `since`, of the ids 7, 8 and so on; an empty one is none.
-    fn ask(&mut self, connection: u64, since: &[&str]) {
+    pub(super) fn ask(&mut self, connection: u64, since: &[&str]) {
         let bindings = since.iter().zip(7..).map(|(since, id)| {
             let mut json = serde_json::json!({"event": "*", "schema": "public", "table": "*"});
             if !since.is_empty() {
@@ -37,7 +37,7 @@ impl Bench {
     }
 
     /// Turns until nobody goes on by itself.
-    fn go_through(&mut self) {
+    pub(super) fn go_through(&mut self) {
         for _ in 0..100 {
             self.now += Duration::from_millis(20);
             self.conductor.handle_timeout(self.now);

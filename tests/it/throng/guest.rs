@@ -60,6 +60,8 @@ pub(super) struct Guest {
     version: Version,
     cursor: Option<String>,
     pub(super) stays: Vec<Stay>,
+    /// When each fence came.
+    pub(super) fences: Vec<(i64, Instant)>,
     /// Whatever was said that should not have been.
     pub(super) told: Vec<String>,
 }
@@ -87,6 +89,7 @@ impl Guest {
             version: [Version::V2, Version::V2, Version::V1][dice.random_range(0..3)],
             cursor: None,
             stays: Vec::new(),
+            fences: Vec::new(),
             told: Vec::new(),
         }
     }
@@ -258,7 +261,9 @@ impl Guest {
             self.cursor = Some(cursor.to_owned());
         }
         if data["schema"] == "fence" {
-            return (data["record"]["n"].as_i64().unwrap() > END).then_some(true);
+            let number = data["record"]["n"].as_i64().unwrap();
+            self.fences.push((number, Instant::now()));
+            return (number > END).then_some(true);
         }
         let text = |value: &Value| value.as_str().unwrap_or("(none)").to_owned();
         let mark = match (

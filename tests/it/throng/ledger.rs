@@ -294,8 +294,6 @@ pub(super) struct Sum {
     granted: usize,
     /// Deletions of what it could not see, without anything but the key.
     bare: usize,
-    /// Of which it is known how long they took.
-    pub(super) timely: usize,
 }
 
 impl Sum {
@@ -307,7 +305,6 @@ impl Sum {
         self.unsaid += other.unsaid;
         self.bare += other.bare;
         self.granted += other.granted;
-        self.timely += other.timely;
     }
 }
 
@@ -360,15 +357,16 @@ impl Ledger {
         self.books.iter().flat_map(of).collect()
     }
 
-    /// From the sending of each INSERT until it was there.
+    /// From the sending of each INSERT until it was there; of those that were sent when the guest was subscribed.
     pub(super) fn latencies(&self, guest: &Guest) -> Vec<Duration> {
-        let received = guest.stays.iter().flat_map(|stay| &stay.received);
+        let received = (guest.stays.iter())
+            .flat_map(|stay| stay.received.iter().map(move |arrival| (stay, arrival)));
         received
-            .filter_map(|arrival| {
+            .filter_map(|(stay, arrival)| {
                 let (writer, place) = *self.places.get(&arrival.mark)?;
                 let change = &self.books[writer].changes[place];
-                let is_insert = change.deed == Deed::Insert;
-                is_insert.then(|| arrival.at.saturating_duration_since(change.started))
+                let is_live = change.deed == Deed::Insert && change.started > stay.subscribed_at;
+                is_live.then(|| arrival.at.saturating_duration_since(change.started))
             })
             .collect()
     }
@@ -403,9 +401,6 @@ impl Ledger {
             for (writer, got) in chain.got.iter().enumerate() {
                 self.without_gap(guest, chain, writer, got, &mut sum)?;
             }
-        }
-        if guest.stays.len() == 1 {
-            sum.timely = sum.received;
         }
         Ok(sum)
     }
