@@ -338,10 +338,13 @@ impl Lane {
             .collect()
     }
 
-    /// Whether what happens to other rows matters to it as well: it shows that trouble is over, ends what is held back, or is
-    /// kept.
+    /// Whether what happens to other rows matters to it as well: it shows that trouble is over, ends what is held back, is
+    /// kept, or may be of a row that it has not come to.
     pub(super) fn hears_all(&self) -> bool {
-        !self.troubles.is_empty() || !self.holding.is_empty() || self.keeping > 0
+        !self.troubles.is_empty()
+            || !self.holding.is_empty()
+            || !self.aside.is_empty()
+            || self.keeping > 0
     }
 
     pub(super) fn push(&mut self, keys: &RowKeys, item: Item) {

@@ -9,9 +9,9 @@
 
 use super::Conductor;
 use super::rows::routed_row;
+use super::walk::Walked;
 use crate::catalog::Access;
 use crate::change::{Change, ChangeKind, Cursor};
-use crate::clock;
 use crate::pipeline::history::{Kept, Position};
 use crate::pipeline::lane::{Item, ItemRow, RowState};
 use crate::pipeline::old::OldRow;
@@ -144,8 +144,7 @@ impl Conductor {
             // Who may see the past is asked of now: a change of the catalog should be noticed soon.
             self.look_closely(now);
         }
-        let began = clock::instant();
-        let waits = self.walk(now);
+        let Walked { waits, took } = self.walk(now);
         for _ in 0..self.rejoining.len().min(TURNS_MAX) {
             if let Some(id) = self.rejoining.pop_front()
                 && self.rejoin_lane(now, id) == Turn::Waits
@@ -154,7 +153,6 @@ impl Conductor {
             }
         }
         // Whatever comes meanwhile has its turn first, and half as long.
-        let took = clock::instant().saturating_duration_since(began);
         let pause = if waits { BLOCKED_PAUSE } else { PAUSE };
         let pause = pause.max(took / 2).saturating_add(took);
         self.replay_at = match (self.replaying.is_empty(), self.rejoining.is_empty()) {

@@ -23,10 +23,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// What a step may cost before others have their turn, in microseconds or so; and then they have half as long.
-const LOOKS_MAX: usize = 4000;
+/// What a step may cost before others have their turn; and then they have half as long.
+const LOOKS_MAX: usize = 2000;
+/// What a look takes, or so: the clock is not asked, so that a simulation does the same each time.
+const LOOK: Duration = Duration::from_micros(3);
 /// To find whom a change concerns.
 const FIND_LOOKS: usize = 4;
 /// To hand it to one of them.
@@ -68,9 +70,18 @@ struct Stretch {
     ends: bool,
 }
 
+/// What a step came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Walked {
+    /// Nobody could go on.
+    pub(super) waits: bool,
+    /// An estimate.
+    pub(super) took: Duration,
+}
+
 impl Conductor {
-    /// Takes a step; whether nobody could.
-    pub(super) fn walk(&mut self, now: Instant) -> bool {
+    /// Takes a step.
+    pub(super) fn walk(&mut self, now: Instant) -> Walked {
         let mut standing = Vec::new();
         for _ in 0..self.replaying.len().min(WALKERS_MAX) {
             let Some(id) = self.replaying.pop_front() else {
@@ -136,7 +147,11 @@ impl Conductor {
         if self.replaying.is_empty() && !self.awaited.is_empty() {
             self.forget_awaited();
         }
-        !moved
+        let spent = u32::try_from(LOOKS_MAX.saturating_sub(looks)).unwrap_or(u32::MAX);
+        Walked {
+            waits: !moved,
+            took: LOOK.saturating_mul(spent),
+        }
     }
 
     /// Which rows are waited for is found anew.
