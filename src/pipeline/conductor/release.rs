@@ -177,12 +177,15 @@ impl Conductor {
     /// may have come and gone.
     fn note_grants(&mut self, before: &Catalog) {
         let now = &self.catalog;
+        let is_unmoved = |oid: &Oid| before.access_marks.get(oid) == now.access_marks.get(oid);
         let is_same = |oid: &Oid, table: &Table| {
             let same = |before: &Arc<Table>| {
+                // The mark moves with whatever is altered; a table that is another one now says what was.
+                let is_explained = is_unmoved(oid) || **before != *table;
                 (before.row_security, &before.access) == (table.row_security, &table.access)
+                    && is_explained
             };
             before.tables.get(oid).is_some_and(same)
-                && before.access_marks.get(oid) == now.access_marks.get(oid)
         };
         let differing = (now.tables.iter())
             .filter(|(oid, table)| !is_same(oid, table))

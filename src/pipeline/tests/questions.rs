@@ -116,6 +116,19 @@ fn what_committed_while_grants_came_and_went_is_asked_about() {
 }
 
 #[test]
+fn what_committed_while_the_table_was_altered_is_not() {
+    let mut after = Arc::into_inner(catalog("b")).unwrap();
+    let mut open = Arc::into_inner(table(OPEN, false)).unwrap();
+    open.identity = crate::change::ReplicaIdentity::Full;
+    after.tables.insert(OPEN, Arc::new(open));
+    after.access_marks.insert(OPEN, 1);
+    assert_eq!(
+        around_a_catalog(after).read(1),
+        ["INSERT 1 then.", "INSERT 2 now."]
+    );
+}
+
+#[test]
 fn what_committed_while_others_were_granted_is_not() {
     let mut after = Arc::into_inner(catalog("b")).unwrap();
     after.access_marks.insert(MESSAGES, 1);
