@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 copy=target/planted/tree
-seconds=${WALCAST_ORACLE_SECONDS:-120}
+seconds=${WALCAST_ORACLE_SECONDS:-300}
 rm -rf "$copy"
 mkdir -p "$copy"
 tar --exclude=./target --exclude=./.git --exclude=node_modules -cf - . | tar -xf - -C "$copy"

@@ -26,7 +26,8 @@ pub(super) const FRAME: &str = "
 ";
 
 /// What is asked of Postgres: for each identity, each question's rows. Nothing for rows that are hidden, `v` for those
-/// that are visible, `!SQLSTATE` where a SELECT of that row raises.
+/// that are visible, `!SQLSTATE` where a SELECT of that row raises. A lone row is not asked for once more: until the end of a
+/// transaction PL/pgSQL evaluates an expression that has raised in another way, which may not raise.
 pub(super) const ASK: &str = r"
     create schema oracle;
     create function oracle.ask(identities jsonb, questions jsonb) returns jsonb language plpgsql as $$
@@ -43,6 +44,10 @@ pub(super) const ASK: &str = r"
               answers := answers || to_jsonb(case when place ->> 'key' = any (seen) then 'v' else '' end);
             end loop;
           exception when others then
+            if jsonb_array_length(question -> 'rows') = 1 then
+              answers := answers || to_jsonb('!' || sqlstate);
+              continue;
+            end if;
             for place in select * from jsonb_array_elements(question -> 'rows') loop
               begin
                 execute place ->> 'one' into one;
