@@ -13,7 +13,9 @@ use tracing::warn;
 
 use super::collation::{CollationFacts, DatabaseFacts};
 use super::sql;
-use super::{Access, Catalog, Collation, Column, Published, Role, Table, Type, TypeKind};
+use super::{
+    Access, AccessMark, Catalog, Collation, Column, Published, Role, Table, Type, TypeKind,
+};
 use crate::change::{Oid, ReplicaIdentity};
 
 /// The picture could not be taken.
@@ -341,8 +343,14 @@ async fn load_access(
     Ok(grants)
 }
 
-fn access_marks(rows: &[Row]) -> Result<HashMap<Oid, i64>, tokio_postgres::Error> {
-    let mark = |row: &Row| Ok((row.try_get(0)?, row.try_get(9)?));
+fn access_marks(rows: &[Row]) -> Result<HashMap<Oid, AccessMark>, tokio_postgres::Error> {
+    let mark = |row: &Row| {
+        let mark = AccessMark {
+            rights: row.try_get(9)?,
+            file: row.try_get(10)?,
+        };
+        Ok((row.try_get(0)?, mark))
+    };
     rows.iter().map(mark).collect()
 }
 

@@ -28,11 +28,19 @@ pub struct Catalog {
     pub types: HashMap<Oid, Arc<Type>>,
     /// Names of all roles that the login role may become.
     pub roles: BTreeMap<Box<str>, Role>,
-    /// A hash of all that grants and row security of a published table come from, by `pg_class.oid`. What was changed there
-    /// and changed back has another one, though the tables look the same.
-    pub access_marks: HashMap<Oid, i64>,
+    /// Of published tables, by `pg_class.oid`.
+    pub access_marks: HashMap<Oid, AccessMark>,
     /// `realtime.messages` and its partitions by `pg_class.oid`; in `tables` only if a configured publication has them.
     pub messages: HashSet<Oid>,
+}
+
+/// Tells grants and row security of a table that were changed and changed back, though the table looks the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccessMark {
+    /// A hash of the `xmin`s of the rows that they come from. Whatever else is altered in these rows moves it as well.
+    pub rights: i64,
+    /// `pg_class.relfilenode`, which a TRUNCATE changes, or a rewrite.
+    pub file: Oid,
 }
 
 /// A role of the cluster that the login role may become.

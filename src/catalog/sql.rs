@@ -247,7 +247,7 @@ pub(super) const MARK: &str = "
     )::pg_catalog.text";
 
 /// `$1` publications. A publication may be in several, and partitions stand for themselves or for their root, as each
-/// publication says. The last column is the table's mark of access: `xmin`s, as in [`MARK`], and memberships are everybody's.
+/// publication says. The last columns are the table's mark of access: `xmin`s, as in [`MARK`], and memberships are everybody's.
 pub(super) const TABLES: &str = "
     with published as (
         select g.relid,
@@ -260,7 +260,8 @@ pub(super) const TABLES: &str = "
     )
     select c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relreplident::pg_catalog.text,
         c.relrowsecurity, p.insert, p.update, p.delete, p.truncate,
-        pg_catalog.hash_record_extended(row(c.xmin, n.xmin, members.mark, columns.mark), 1)
+        pg_catalog.hash_record_extended(row(c.xmin, n.xmin, members.mark, columns.mark), 1),
+        c.relfilenode
     from published p
     join pg_catalog.pg_class c on c.oid = p.relid
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace

@@ -177,11 +177,15 @@ impl Conductor {
     /// may have come and gone.
     fn note_grants(&mut self, before: &Catalog) {
         let now = &self.catalog;
-        let is_unmoved = |oid: &Oid| before.access_marks.get(oid) == now.access_marks.get(oid);
+        let moved = |oid: &Oid| {
+            let marks = [before, &**now].map(|catalog| catalog.access_marks.get(oid).copied());
+            let [before, now] = marks.map(Option::unwrap_or_default);
+            before.rights != now.rights && before.file == now.file
+        };
         let is_same = |oid: &Oid, table: &Table| {
             let same = |before: &Arc<Table>| {
-                // The mark moves with whatever is altered; a table that is another one now says what was.
-                let is_explained = is_unmoved(oid) || **before != *table;
+                // The mark moves with whatever is altered; a table that is another one now says what was, as does its file.
+                let is_explained = !moved(oid) || **before != *table;
                 (before.row_security, &before.access) == (table.row_security, &table.access)
                     && is_explained
             };

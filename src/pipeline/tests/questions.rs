@@ -1,7 +1,7 @@
 //! Who may see a row, where Postgres is asked: the test is the Postgres that answers.
 
 use super::*;
-use crate::catalog::Catalog;
+use crate::catalog::{AccessMark, Catalog};
 
 #[test]
 fn a_change_reaches_who_postgres_says_may_see_it() {
@@ -63,6 +63,10 @@ fn of_a_row_that_came_and_went_before_it_was_judged_the_end_is_told() {
     );
 }
 
+const fn mark(rights: i64, file: u32) -> AccessMark {
+    AccessMark { rights, file }
+}
+
 /// One change commits under another catalog than the one at hand, and one under the new one.
 fn around_a_catalog(after: Catalog) -> Bench {
     let mut bench = Bench::new();
@@ -111,7 +115,7 @@ fn what_committed_under_other_grants_is_asked_about() {
 #[test]
 fn what_committed_while_grants_came_and_went_is_asked_about() {
     let mut after = Arc::into_inner(catalog("b")).unwrap();
-    after.access_marks.insert(OPEN, 1);
+    after.access_marks.insert(OPEN, mark(1, 0));
     assert_eq!(around_a_catalog(after).read(1), ["INSERT 2 now."]);
 }
 
@@ -119,9 +123,19 @@ fn what_committed_while_grants_came_and_went_is_asked_about() {
 fn what_committed_while_the_table_was_altered_is_not() {
     let mut after = Arc::into_inner(catalog("b")).unwrap();
     let mut open = Arc::into_inner(table(OPEN, false)).unwrap();
-    open.identity = crate::change::ReplicaIdentity::Full;
+    open.identity = ReplicaIdentity::Full;
     after.tables.insert(OPEN, Arc::new(open));
-    after.access_marks.insert(OPEN, 1);
+    after.access_marks.insert(OPEN, mark(1, 0));
+    assert_eq!(
+        around_a_catalog(after).read(1),
+        ["INSERT 1 then.", "INSERT 2 now."]
+    );
+}
+
+#[test]
+fn what_committed_while_the_table_was_emptied_is_not() {
+    let mut after = Arc::into_inner(catalog("b")).unwrap();
+    after.access_marks.insert(OPEN, mark(1, 1));
     assert_eq!(
         around_a_catalog(after).read(1),
         ["INSERT 1 then.", "INSERT 2 now."]
@@ -131,7 +145,7 @@ fn what_committed_while_the_table_was_altered_is_not() {
 #[test]
 fn what_committed_while_others_were_granted_is_not() {
     let mut after = Arc::into_inner(catalog("b")).unwrap();
-    after.access_marks.insert(MESSAGES, 1);
+    after.access_marks.insert(MESSAGES, mark(1, 0));
     assert_eq!(
         around_a_catalog(after).read(1),
         ["INSERT 1 then.", "INSERT 2 now."]

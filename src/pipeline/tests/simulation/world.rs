@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use super::client::{Client, ComesBack, PING, PONG};
 use super::database::{Database, Kind, PEOPLE, Transaction, body};
 use crate::auth::{ApiKeys, Grant, Verifier, mint};
-use crate::catalog::Catalog;
+use crate::catalog::{AccessMark, Catalog};
 use crate::change::{
     Change, ChangeKind, Commit, Cursor, Epoch, Lsn, PgTime, StreamEvent, TransactionPart, Xid,
 };
@@ -620,8 +620,11 @@ impl World {
             open.name = "open".into();
         }
         now.tables.insert(OPEN, open);
-        now.access_marks
-            .insert(OPEN, i64::from(self.database.fingerprint));
+        let mark = AccessMark {
+            rights: i64::from(self.database.fingerprint),
+            file: 0,
+        };
+        now.access_marks.insert(OPEN, mark);
         now.messages.clear();
         Arc::new(now)
     }
