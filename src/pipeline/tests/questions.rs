@@ -67,8 +67,8 @@ const fn mark(rights: i64, file: u32) -> AccessMark {
     AccessMark { rights, file }
 }
 
-/// One change commits under another catalog than the one at hand, and one under the new one.
-fn around_a_catalog(after: Catalog) -> Bench {
+/// One change commits under another catalog than the one at hand, and one under the new one. So many questions are put.
+fn around_a_catalog(after: Catalog, questions: usize) -> Bench {
     let mut bench = Bench::new();
     bench.join(1);
     let after = Arc::new(after);
@@ -94,6 +94,7 @@ fn around_a_catalog(after: Catalog) -> Bench {
     }
     horizon(&mut bench);
     bench.turn();
+    assert_eq!(bench.asked.len(), questions);
     for ask in std::mem::take(&mut bench.asked) {
         bench.answer(&ask, &[Found::Missing]);
     }
@@ -109,14 +110,14 @@ fn what_committed_under_other_grants_is_asked_about() {
     let mut open = Arc::into_inner(table(OPEN, false)).unwrap();
     open.access.remove("anon");
     after.tables.insert(OPEN, Arc::new(open));
-    assert_eq!(around_a_catalog(after).read(1), ["INSERT 2 now."]);
+    assert_eq!(around_a_catalog(after, 1).read(1), ["INSERT 2 now."]);
 }
 
 #[test]
 fn what_committed_while_grants_came_and_went_is_asked_about() {
     let mut after = Arc::into_inner(catalog("b")).unwrap();
     after.access_marks.insert(OPEN, mark(1, 0));
-    assert_eq!(around_a_catalog(after).read(1), ["INSERT 2 now."]);
+    assert_eq!(around_a_catalog(after, 1).read(1), ["INSERT 2 now."]);
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn what_committed_while_the_table_was_altered_is_not() {
     after.tables.insert(OPEN, Arc::new(open));
     after.access_marks.insert(OPEN, mark(1, 0));
     assert_eq!(
-        around_a_catalog(after).read(1),
+        around_a_catalog(after, 0).read(1),
         ["INSERT 1 then.", "INSERT 2 now."]
     );
 }
@@ -137,7 +138,7 @@ fn what_committed_while_the_table_was_emptied_is_not() {
     let mut after = Arc::into_inner(catalog("b")).unwrap();
     after.access_marks.insert(OPEN, mark(1, 1));
     assert_eq!(
-        around_a_catalog(after).read(1),
+        around_a_catalog(after, 0).read(1),
         ["INSERT 1 then.", "INSERT 2 now."]
     );
 }
@@ -147,7 +148,7 @@ fn what_committed_while_others_were_granted_is_not() {
     let mut after = Arc::into_inner(catalog("b")).unwrap();
     after.access_marks.insert(MESSAGES, mark(1, 0));
     assert_eq!(
-        around_a_catalog(after).read(1),
+        around_a_catalog(after, 0).read(1),
         ["INSERT 1 then.", "INSERT 2 now."]
     );
 }
