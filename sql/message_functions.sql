@@ -97,7 +97,7 @@ comment on function walcast.probe_messages(text, uuid, uuid) is
 revoke execute on function walcast.probe_messages(text, uuid, uuid) from public;
 
 -- Who may read a channel is asked before. Columns that a table from elsewhere may lack are looked for. The order is that of
--- the transactions' beginnings, which is all that the table knows; the server knows more of the newest.
+-- the commits if Postgres keeps their times, and of the transactions' beginnings otherwise; the server knows more of the newest.
 drop function if exists walcast.replay_messages(text, bigint, integer);
 create or replace function walcast.replay_messages(topic text, since bigint, count integer, these uuid[])
   returns table (id uuid, event text, payload text, binary_payload bytea)
@@ -109,26 +109,36 @@ declare
     select a.attname::text from pg_catalog.pg_attribute as a
     where a.attrelid = pg_catalog.to_regclass('realtime.messages') and a.attnum > 0 and not a.attisdropped);
   number constant text := case when 'sequence' = any (columns) then 'm.sequence' else 'm.ctid' end;
+  tracks constant boolean := pg_catalog.current_setting('track_commit_timestamp')::boolean;
 begin
   return query execute pg_catalog.format(
-    'select n.id, n.event, n.payload, n.binary_payload from (
-       select m.id, m.event, m.payload::text as payload, %s, m.inserted_at, %s as number
-       from realtime.messages as m
-       where m.topic = $1 and m.private and m.extension = ''broadcast''
-         and m.inserted_at >= pg_catalog.to_timestamp($2 / 1000.0) at time zone ''utc''
-         and m.inserted_at < (pg_catalog.now() + interval ''1 minute'') at time zone ''utc''
-         and m.event is not null and %s and %s
-       order by m.inserted_at desc, number desc
+    'select n.id, n.event, n.payload::text, n.binary_payload from (
+       select l.* from (
+         select m.id, m.event, m.payload, %s, m.inserted_at, %s as number, %s as committed_at
+         from realtime.messages as m
+         where m.topic = $1 and m.private and m.extension = ''broadcast''
+           and m.inserted_at >= pg_catalog.to_timestamp($2 / 1000.0) at time zone ''utc''
+           and m.inserted_at < (pg_catalog.now() + interval ''1 minute'') at time zone ''utc''
+           and m.event is not null and %s and %s
+         order by m.inserted_at desc, number desc
+         limit $3 + %s
+       ) as l
+       order by l.committed_at desc, l.inserted_at desc, l.number desc
        limit $3
      ) as n
-     order by n.inserted_at, n.number',
+     order by n.committed_at, n.inserted_at, n.number',
     case when 'binary_payload' = any (columns) then 'm.binary_payload' else 'null::bytea as binary_payload' end,
     number,
+    case when tracks
+      then 'coalesce(pg_catalog.pg_xact_commit_timestamp(m.xmin) at time zone ''utc'', m.inserted_at)'
+      else 'm.inserted_at' end,
     case when 'binary_payload' = any (columns) then '(m.payload is not null or m.binary_payload is not null)'
       else 'm.payload is not null' end
       || case when 'expires_at' = any (columns)
         then ' and (m.expires_at is null or m.expires_at > pg_catalog.now() at time zone ''utc'')' else '' end,
-    case when these is null then 'true' else 'm.id = any ($4)' end
+    case when these is null then 'true' else 'm.id = any ($4)' end,
+    -- Among so many more one that began earlier may have been committed later.
+    case when tracks then 64 else 0 end
   ) using replay_messages.topic, replay_messages.since, replay_messages.count, these;
 end
 $$;

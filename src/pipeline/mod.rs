@@ -751,7 +751,8 @@ impl Driver {
         let streaming = replication.state == ReplicationState::Streaming;
         let ready = self.conductor.is_ready() && streaming;
         let broadcasts = ready && replication.messages;
-        self.order.passed(broadcasts, self.conductor.routed());
+        let reads = self.conductor.reads_messages();
+        self.order.passed(reads, self.conductor.routed());
         let detail = match () {
             () if ready => replication.warning.clone().unwrap_or_default(),
             () if !streaming => replication.state.to_string(),

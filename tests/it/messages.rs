@@ -686,6 +686,26 @@ async fn replay_has_the_newest_in_the_order_of_their_insertion() {
 }
 
 #[tokio::test]
+async fn replay_has_the_order_of_the_commits_where_postgres_keeps_their_times() {
+    let world = World::start_with("", Some(&["track_commit_timestamp=on"])).await;
+    let (long, short) = (world.app.session().await, world.app.session().await);
+    let send = |event: &str| format!("select realtime.send('{{}}', '{event}', 't')");
+    long.run(&format!("begin; {}", send("long"))).await;
+    short.run(&send("short")).await;
+    long.run(&format!("{}; commit", send("longer"))).await;
+    // Each savepoint has a transaction id of its own.
+    long.run(&format!("begin; {}; savepoint s; {}", send("a"), send("b")))
+        .await;
+    short.run(&send("c")).await;
+    long.run("commit").await;
+    let all = ["short", "long", "longer", "c", "a", "b"];
+    assert_eq!(world.events("t", 0, 25).await, all);
+    assert_eq!(world.events("t", 0, 3).await, all[3..]);
+    assert_eq!(world.events("t", 0, 1).await, all[5..]);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn what_is_persisted_is_replayed_until_it_expires() {
     let world = World::start().await;
     for topic in ["open", "closed"] {

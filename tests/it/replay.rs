@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use walcast::testing::{
     App, Channel, Encoding, Push, Version, broadcast_frame, eventually, service, user,
@@ -598,9 +599,9 @@ async fn what_is_replayed_has_the_order_of_the_commits() {
     short.run(&format!("begin; {}", send(9))).await;
     long.run(&format!("{}; commit", send(103))).await;
     short.run("commit").await;
-    let check = async |limit: usize, wanted: &[u64]| {
+    let check = async |app: &App, limit: usize, wanted: &[u64]| {
         let replay = json!({"since": 0, "limit": limit});
-        let mut channel = join_replaying(&app, Version::V2, "room", replay).await;
+        let mut channel = join_replaying(app, Version::V2, "room", replay).await;
         let mut numbers = Vec::new();
         for _message in wanted {
             let frame = channel.heard().await.payload;
@@ -609,21 +610,58 @@ async fn what_is_replayed_has_the_order_of_the_commits() {
         }
         assert_eq!(numbers, wanted, "{limit}");
     };
-    check(25, &[1, 2, 3, 4, 5, 6, 7, 8, 101, 102, 103, 9]).await;
+    check(&app, 25, &[1, 2, 3, 4, 5, 6, 7, 8, 101, 102, 103, 9]).await;
     // By the times of the rows these would be others.
-    check(4, &[101, 102, 103, 9]).await;
-    check(1, &[9]).await;
+    check(&app, 4, &[101, 102, 103, 9]).await;
+    check(&app, 1, &[9]).await;
     // A join that meets commits which the stream has yet to bring.
     for round in 0..20 {
         let (n, m) = (1000 + 2 * round, 1001 + 2 * round);
         long.run(&format!("begin; {}", send(n))).await;
         short.run(&format!("begin; {}; commit", send(m))).await;
         long.run("commit").await;
-        check(2, &[m, n]).await;
+        check(&app, 2, &[m, n]).await;
     }
-    // What was there before the server began has the order of the table.
+    // By their times the same rows have another order.
     let order = "select string_agg(payload ->> 'n', ' ' order by inserted_at, sequence) from realtime.messages where payload ->> 'n' in ('101', '9', '8')";
     assert_eq!(app.admin.text(order).await.as_deref(), Some("101 8 9"));
+}
+
+#[tokio::test]
+async fn who_stands_up_again_knows_the_order_of_the_commits() {
+    let mut app = start_with(POLICIES).await;
+    let send = |n: u64| format!(r#"select realtime.send('{{"n": {n}}}', 'e', 'room')"#);
+    let (long, short) = (app.session().await, app.session().await);
+    let check = async |app: &App, wanted: &[u64]| {
+        let replay = json!({"since": 0, "limit": 25});
+        // The stream has come as far as the mark that is heard here.
+        let mut other = join_replaying(app, Version::V2, "other", replay.clone()).await;
+        replayed(app, &mut other).await;
+        let mut channel = join_replaying(app, Version::V2, "room", replay).await;
+        assert_eq!(json!(replayed(app, &mut channel).await), json!(wanted));
+    };
+    let overlap = async |first: u64| {
+        long.run(&format!("begin; {}", send(first + 1))).await;
+        short.run(&send(first)).await;
+        long.run("commit").await;
+    };
+    overlap(1).await;
+    check(&app, &[1, 2]).await;
+    let kill = format!(
+        "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{}' and active",
+        app.slot()
+    );
+    app.admin.text(&kill).await;
+    overlap(3).await;
+    check(&app, &[1, 2, 3, 4]).await;
+    for signal in [Signal::KILL, Signal::TERM] {
+        app.server.signal(signal);
+        app.server.exit().await;
+        app.server.spawn();
+        app.server.ready().await;
+        check(&app, &[1, 2, 3, 4]).await;
+    }
+    app.server.end();
 }
 
 #[tokio::test]

@@ -492,8 +492,15 @@ impl Conductor {
         };
     }
 
+    /// Whether the stream has rows of `realtime.messages`, if only when it goes on.
+    pub(in crate::pipeline) fn reads_messages(&self) -> bool {
+        self.hearing.publication.flatten().is_some()
+    }
+
     /// Rows of `realtime.messages` come by this publication from now on, or do not.
-    pub(super) fn take_publication(&mut self, now: Instant, publication: Option<Oid>) {
+    ///
+    /// Returns whether it is another than before, or the first.
+    pub(super) fn take_publication(&mut self, now: Instant, publication: Option<Oid>) -> bool {
         let before = self.hearing.publication.replace(publication);
         if let Some(before) = before
             && before != publication
@@ -503,6 +510,7 @@ impl Conductor {
                 self.break_hearing(now, ResyncReason::PositionGone);
             }
         }
+        before != Some(publication)
     }
 
     /// The positions of before mean nothing any more.

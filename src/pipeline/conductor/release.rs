@@ -391,11 +391,11 @@ impl Conductor {
 
     /// Says what the part's rows of `realtime.messages` say, up to `room` of them; returns what is left.
     fn say(&mut self, mut saying: Saying, room: &mut usize) -> Option<Saying> {
-        let was_said = |from| saying.part.commit.lsn < from;
-        if self.catalog.messages.is_empty() || self.says_from.is_some_and(was_said) {
+        if self.catalog.messages.is_empty() {
             return None;
         }
         let part = Arc::clone(&saying.part);
+        let was_said = self.says_from.is_some_and(|from| part.commit.lsn < from);
         for change in part.changes.get(saying.next..).unwrap_or_default() {
             if self.catalog.messages.contains(&change.relation.oid) {
                 let Some(left) = room.checked_sub(1) else {
@@ -410,6 +410,7 @@ impl Conductor {
                     });
                 }
                 match broadcast_of(change, self.rules.broadcast_bytes_max) {
+                    _ if was_said => {}
                     Ok(None) => {}
                     Ok(Some((room, message))) => {
                         self.counts.broadcasts = self.counts.broadcasts.saturating_add(1);

@@ -21,10 +21,11 @@ impl Conductor {
                 failed_over,
                 messages,
             } => {
-                self.take_publication(now, messages);
-                // The session before may not have read `realtime.messages`.
-                self.outputs.push_back(Output::Torn);
                 let before = self.epoch;
+                // The session before may not have read `realtime.messages`.
+                if self.take_publication(now, messages) || before != Some(epoch) {
+                    self.outputs.push_back(Output::Torn);
+                }
                 self.start_epoch(now, epoch, failed_over);
                 self.history.begin(from);
                 if before.is_some_and(|before| before != epoch) {
