@@ -162,6 +162,17 @@ pub struct OfTable {
     pub table: String,
 }
 
+/// The labels of what became of a table's policies for a role.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfPlan {
+    /// Schema and name, of a bounded number of tables; `other` for the rest.
+    pub table: String,
+    /// The role, or `other`.
+    pub role: String,
+    /// `compiled` or `postgres`.
+    pub source: &'static str,
+}
+
 /// The labels of the verdicts on one table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TableVerdict {
@@ -277,6 +288,8 @@ pub struct Metrics {
     pub shadow_rows: Gauge,
     /// Bytes of these rows and their indexes.
     pub shadow_bytes: Gauge,
+    /// The policies of tables with subscribers, by role and by what judges them.
+    pub plans: Family<OfPlan, Gauge>,
     /// Verdicts by table, where they came from and what they were.
     pub table_verdicts: Family<TableVerdict, Counter>,
     /// Seconds that they took: ours in memory, Postgres' own for questions.
@@ -391,6 +404,7 @@ impl Metrics {
             shadow_tables: Gauge::default(),
             shadow_rows: Gauge::default(),
             shadow_bytes: Gauge::default(),
+            plans: Family::default(),
             table_verdicts: Family::default(),
             table_verdict_seconds: Family::default(),
             table_shadow_rows: Family::default(),
@@ -493,6 +507,7 @@ impl Metrics {
         to.register("walcast_shadow_tables", "Tables that compiled policies can look into", self.shadow_tables.clone());
         to.register("walcast_shadow_rows", "Rows of these tables in memory", self.shadow_rows.clone());
         to.register_with_unit("walcast_shadow", "Rows of these tables and their indexes", Unit::Bytes, self.shadow_bytes.clone());
+        to.register("walcast_plans", "Policies of a table for a role with subscribers, by what judges them", self.plans.clone());
         to.register("walcast_table_verdicts", "Verdicts by table, source and result", self.table_verdicts.clone());
         to.register_with_unit("walcast_table_verdict", "Time that verdicts took, by table and source", Unit::Seconds, self.table_verdict_seconds.clone());
         to.register("walcast_table_shadow_rows", "Rows in memory, by the table that compiled policies look into", self.table_shadow_rows.clone());

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use axum::http::StatusCode;
 
 use crate::metrics::{
-    Code, Metrics, OfTable, Outcome, Reason, Request, TableSource, TableVerdict, Verdict, raise,
-    raise_seconds,
+    Code, Metrics, OfPlan, OfTable, Outcome, Reason, Request, TableSource, TableVerdict, Verdict,
+    raise, raise_seconds,
 };
 use crate::pipeline::{Handle, PolicyState};
 use crate::realtime::{Deliveries, ErrorCode, ResyncReason, RoomRequest, Tally};
@@ -136,6 +136,8 @@ const fn resync_label(reason: ResyncReason) -> &'static str {
 
 /// Tables in memory that are shown by themselves.
 const SHADOWS_MAX: usize = 200;
+/// Plans that are.
+const PLANS_MAX: usize = 400;
 
 /// Brings what is counted by table up to date.
 pub(super) fn refresh_tables(metrics: &Metrics, state: &PolicyState) {
@@ -166,6 +168,24 @@ pub(super) fn refresh_tables(metrics: &Metrics, state: &PolicyState) {
         }
     }
     // Tables come and go.
+    metrics.plans.clear();
+    for (place, plan) in state.plans.iter().enumerate() {
+        let (table, role) = if place < PLANS_MAX {
+            (&*plan.table, &*plan.role)
+        } else {
+            ("other", "other")
+        };
+        let label = OfPlan {
+            table: table.to_owned(),
+            role: role.to_owned(),
+            source: if plan.compiled {
+                "compiled"
+            } else {
+                "postgres"
+            },
+        };
+        metrics.plans.get_or_create(&label).inc();
+    }
     metrics.table_shadow_rows.clear();
     metrics.table_shadow_bytes.clear();
     let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
