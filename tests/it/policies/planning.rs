@@ -16,7 +16,9 @@ const SCHEMA: &str = "
     create table note (id integer, word text, rank integer, open boolean);
     create table folder (id integer primary key, parent integer, word text);
     create table org (id integer primary key, parent integer, word text);
+    create table secret (id integer, word text);
     alter table note enable row level security;
+    alter table secret enable row level security;
     create function level() returns integer language sql stable as
       $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'level')::integer $$;
     create function checked() returns integer language plpgsql stable as $$ begin return level(); end $$;
@@ -78,6 +80,10 @@ const POLICIES: &[&str] = &[
     "open or exists (with v as (select f.id from folder f) select from v, org o where v.id + o.id = level())",
     "open or exists (with v as (select f.id from folder f) select from v where v.id = level())",
     "open or exists (select f.id from folder f where f.id = level() union select 1)",
+    "open or exists (select from secret s where s.id = level())",
+    "open or exists (select from secret s join folder f on f.id = s.id where f.parent = level())",
+    "open or exists (select from folder f left join secret s on f.id = s.id where f.parent = level())",
+    "open or exists (select from folder f where f.id = level() and false)",
 ];
 
 struct Nothing;
