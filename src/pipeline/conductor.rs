@@ -15,6 +15,7 @@ mod membership;
 mod past;
 mod permissions;
 mod questions;
+mod refusals;
 mod release;
 mod replay;
 mod resume;
@@ -319,6 +320,7 @@ pub(super) struct Conductor {
     /// Looks without a pause since something was released.
     horizon_retries: u32,
     resolve_queue: VecDeque<Resolve>,
+    refusals: refusals::Refusals,
     resolving: HashMap<u64, SubscriberId>,
     /// Releases wait until these are resolved against the new catalog.
     resolving_again: HashSet<u64>,
@@ -420,6 +422,7 @@ impl Conductor {
             horizon_pause: UNSEEN_PAUSE_MIN,
             horizon_retries: 0,
             resolve_queue: VecDeque::new(),
+            refusals: refusals::Refusals::default(),
             resolving: HashMap::new(),
             resolving_again: HashSet::new(),
             grace_ends: BTreeMap::new(),
@@ -665,7 +668,7 @@ impl Conductor {
 
     fn take_horizon(&mut self, now: Instant) {
         let joins = !self.joining.is_empty() || !self.hearing.asking.is_empty();
-        let joining = self.streaming && joins;
+        let joining = (self.streaming && joins) || self.refusals.wait();
         let look = self.needs_catalog() && self.look_at.is_some_and(|time| time <= now);
         let unseen = self.streaming && self.unseen_at.is_some_and(|time| time <= now);
         if !self.may_take_horizon()

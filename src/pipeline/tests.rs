@@ -8,6 +8,7 @@ mod old;
 mod permissions;
 mod plans;
 mod questions;
+mod refusals;
 mod release;
 mod replay;
 mod resume;
@@ -62,6 +63,8 @@ struct Bench {
     resume: Option<super::Resume>,
     /// Of the catalog.
     fingerprint: &'static str,
+    /// Under a catalog of this fingerprint no bindings are served.
+    refuses_under: Option<&'static str>,
 }
 
 fn claims(role: &str, subject: &str) -> Arc<Claims> {
@@ -138,6 +141,7 @@ impl Bench {
             next_order: 0,
             resume: None,
             fingerprint: "a",
+            refuses_under: None,
         };
         bench.conductor.handle_connected(bench.now);
         bench.stream(StreamEvent::Started {
@@ -175,8 +179,12 @@ impl Bench {
                         snapshot: binding.snapshot.clone(),
                     };
                     let subscriptions = resolve.bindings.iter().map(subscription).collect();
+                    let result = match self.refuses_under {
+                        Some(old) if *resolve.catalog.fingerprint == *old => Err("no".to_owned()),
+                        _ => Ok(subscriptions),
+                    };
                     self.conductor
-                        .handle_resolved(self.now, resolve.ticket, Ok(subscriptions));
+                        .handle_resolved(self.now, resolve.ticket, result);
                 }
                 Output::Ask(ask) => self.asked.push(ask),
                 Output::TakeHorizon => self.wants_horizon = true,

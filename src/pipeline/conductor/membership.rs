@@ -198,6 +198,7 @@ impl Conductor {
             return;
         };
         subscriber.ticket = ticket;
+        self.refusals.forget(id);
         let (role, bindings) = (claims.role.clone(), Arc::clone(&subscriber.bindings));
         subscriber.next_claims = Some(claims);
         self.resolve_queue.push_back(Resolve {
@@ -225,7 +226,7 @@ impl Conductor {
         {
             match result {
                 Ok(subscriptions) => self.accept(now, id, subscriptions),
-                Err(text) => self.refuse(id, text),
+                Err(text) => self.refuse(id, ticket, text),
             }
         }
         self.advance(now);
@@ -293,22 +294,10 @@ impl Conductor {
         }
     }
 
-    pub(super) fn refuse(&mut self, id: SubscriberId, text: String) {
-        self.leave_lane(id);
-        self.joining.remove(&id);
-        let Some(subscriber) = self.subscribers.get_mut(&id) else {
-            return;
-        };
-        subscriber.subscriptions.clear();
-        subscriber.snapshot = None;
-        subscriber.phase = Phase::Refused;
-        subscriber.next_claims = None;
-        subscriber.tell(Notice::Refused(text));
-    }
-
     pub(super) fn remove(&mut self, id: SubscriberId) {
         self.leave_lane(id);
         self.joining.remove(&id);
+        self.refusals.forget(id);
         self.sessions.end(id);
         let Some(subscriber) = self.subscribers.remove(&id) else {
             return;

@@ -163,6 +163,7 @@ impl Conductor {
                 )
             })
             .collect();
+        self.check_refusals_again();
         for (id, claims) in outdated {
             self.resolve(id, claims);
             if let Some(subscriber) = self.subscribers.get(&id) {
@@ -301,6 +302,7 @@ impl Conductor {
         } else {
             self.pause_horizon(now);
         }
+        self.tell_refusals();
         if self.streaming {
             self.begin_joins(now, horizon);
             self.begin_hearing(now);
