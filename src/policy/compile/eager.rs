@@ -90,8 +90,10 @@ fn of_inner(query: &Query, place: Place, found: &mut Found) {
     }
     match &query.body {
         Body::Select(select) => {
-            // From version 17 on the planner estimates nothing of a table that a constant keeps from having rows.
-            let is_empty = select.filter.iter().any(is_never) || select.from.iter().any(has_none);
+            // From version 17 on the planner estimates nothing of a table that a constant keeps from having rows; no version
+            // does where the condition as a whole is one.
+            let is_empty =
+                select.filter.iter().any(may_be_never) || select.from.iter().any(has_none);
             let place = if is_empty { place.in_doubt() } else { place };
             select
                 .from
@@ -139,13 +141,20 @@ fn is_never(condition: &Expr) -> bool {
     }
 }
 
+/// The same once the values of parameters are known: of two, one of them NULL, only NULL may be left.
+fn may_be_never(condition: &Expr) -> bool {
+    is_never(condition)
+        || condition
+            .any(&mut |expr, _| matches!(expr.node, Node::Parameter(_) | Node::Const(Value::Null)))
+}
+
 /// Whether constants keep a table here from having rows.
 fn has_none(source: &Source) -> bool {
     match source {
         Source::Table(table) => table.policy.as_deref().is_some_and(is_never),
         Source::Join {
             left, right, on, ..
-        } => has_none(left) || has_none(right) || on.iter().any(is_never),
+        } => has_none(left) || has_none(right) || on.iter().any(may_be_never),
         Source::Query { .. } | Source::With { .. } | Source::Set { .. } => false,
     }
 }

@@ -9,6 +9,7 @@ use crate::policy::builtin::Session;
 use crate::policy::eval::{Tables, Tuple, Verdict, World};
 use crate::policy::ir::{
     Body, Collated, Expr, Join, Node, Plan, Query, Reads, Reserved, Select, Source, TableSource,
+    With,
 };
 use crate::policy::schema::Schema;
 use crate::policy::value::{Oid, SqlError, Types, Value, oid};
@@ -120,9 +121,13 @@ fn join(kind: Join, left: TableSource, right: TableSource, on: Vec<Expr>) -> Sou
 
 /// Judges the row (1, false) by `not exists (select)`, over a left table of these rows, and a right one.
 fn judge(select: Select, left: &[(i64, bool)], right: &[(i64, bool)]) -> Verdict {
-    let query = Query {
+    judge_query(query(Body::Select(Box::new(select))), left, right)
+}
+
+fn query(body: Body) -> Query {
+    Query {
         with: Vec::new(),
-        body: Body::Select(Box::new(select)),
+        body,
         order_by: Vec::new(),
         limit: None,
         offset: None,
@@ -130,7 +135,10 @@ fn judge(select: Select, left: &[(i64, bool)], right: &[(i64, bool)]) -> Verdict
         types: vec![oid::INT4],
         names: vec!["x".into()],
         single: false,
-    };
+    }
+}
+
+fn judge_query(query: Query, left: &[(i64, bool)], right: &[(i64, bool)]) -> Verdict {
     let qual = expr(Node::Not(Box::new(expr(Node::Exists(Arc::new(query))))));
     let plan = Plan {
         audience: derive(&Schema::default(), &qual, &[], &[], &mut BTreeSet::new()),
@@ -284,4 +292,25 @@ fn all_combinations_are_looked_at_where_more_than_the_needed_ones_may_raise() {
     assert_eq!(judge(over(true), &[(1, false)], &right[..1]), Verdict::Deny);
     assert_eq!(judge(over(true), &[], &right), Verdict::Allow);
     assert_eq!(judge(over(false), &[(1, false)], &right), Verdict::Deny);
+}
+
+#[test]
+fn a_recursive_query_over_rows_that_lead_back_to_themselves_is_left_to_postgres_soon() {
+    let of_itself = || Select {
+        targets: vec![column(0, 0, 0)],
+        ..select(vec![Source::With { item: 0, index: 0 }], 1)
+    };
+    let step = query(Body::Select(Box::new(of_itself())));
+    let endless = Query {
+        with: vec![With {
+            index: 0,
+            query: Arc::new(query(Body::Values(vec![vec![number(1)]]))),
+            recursive: Some((Arc::new(step), true)),
+        }],
+        ..query(Body::Select(Box::new(of_itself())))
+    };
+    assert_eq!(
+        judge_query(endless, &[], &[]),
+        Verdict::Undecided("a recursive query without an end".into())
+    );
 }

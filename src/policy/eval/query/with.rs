@@ -9,6 +9,11 @@ use crate::policy::builtin::Row;
 use crate::policy::ir::With;
 use crate::policy::value::SqlError;
 
+/// Rounds of a recursive query that keeps whatever it finds, and rows of it. Over rows that lead back to themselves it has no
+/// end; Postgres stops where no more rows are asked for.
+const ROUNDS_MAX: usize = 1000;
+const ROWS_MAX: usize = 10_000;
+
 /// The WITH queries of a query, evaluated when first read.
 pub(in crate::policy::eval) struct Withs<'s> {
     pub(super) list: &'s [With],
@@ -62,8 +67,13 @@ impl Machine<'_> {
         };
         all = fresh(all)?;
         let mut working = all.clone();
+        let mut rounds: usize = 0;
         while !working.is_empty() {
             self.step()?;
+            rounds = rounds.saturating_add(1);
+            if *keep && (rounds > ROUNDS_MAX || all.len() > ROWS_MAX) {
+                return Err(SqlError::undecided("a recursive query without an end"));
+            }
             withs.done.borrow_mut().insert(with.index, Rc::new(working));
             let rows = self.rows_of(step, scope);
             withs.done.borrow_mut().remove(&with.index);

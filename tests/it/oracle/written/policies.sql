@@ -638,3 +638,22 @@ create policy p on %t using (open or (select count(*) from app.folders f group b
 create policy p on %t using (open or exists (select 1 from app.folders f left join app.orgs o on f.id = o.id and o.parent > (auth.jwt() ->> 'level')::int));
 -- entry: order: a time zone of rows
 create policy p on %t using (exists (select 1 from app.profiles p where p.tz = 'none' or (%t.at at time zone coalesce(p.name, p.tz)) > '2020-01-01'));
+-- entry: raise: a condition that parameters make NULL
+create function app.kept_%n(other uuid) returns boolean language plpgsql stable security definer set search_path = '' as $$
+begin
+  perform 1 from app.blocks b where b.blocker = other and b.blocked = auth.uid();
+  return not found;
+end $$;
+create policy p on %t using (app.kept_%n(owner));
+-- entry: raise: a condition that parameters make false, in a query within
+create function app.kept_%n(the_org int) returns boolean language plpgsql stable security definer set search_path = '' as $$
+begin
+  return not exists (select 1 from app.members m join app.orgs o on o.id = m.org and the_org > 1 where m.who = auth.uid());
+end $$;
+create policy p on %t using (app.kept_%n(org));
+-- entry: raise: a condition that parameters make NULL, in SQL
+create function app.kept_%n(other uuid) returns boolean language sql stable security definer set search_path = '' as
+  $$ select not exists (select 1 from app.blocks b where b.blocker = other and b.blocked = auth.uid()) $$;
+create policy p on %t using (app.kept_%n(owner));
+-- entry: raise: a comparison with NULL
+create policy p on %t using (not exists (select 1 from app.blocks b where b.blocker = null and b.blocked = auth.uid()));
