@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::change::{Oid, ReplicaIdentity};
 
 pub use load::{LoadError, load};
-pub use sql::FINGERPRINT_SQL;
+pub use sql::{FINGERPRINT_SQL, core_sql};
 pub use watch::{Glance, Watch};
 
 /// Everything known about the published tables as of one snapshot.

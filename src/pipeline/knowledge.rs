@@ -19,6 +19,8 @@ use crate::shadow::{self, Prints};
 pub(super) struct Knowledge {
     /// Of the catalog that it goes with.
     pub(super) fingerprint: Box<str>,
+    /// The same without what a TRUNCATE of a published table moves.
+    pub(super) core: Box<str>,
     /// All that the compiler needs.
     pub(super) schema: Schema,
     /// It was so when this was the end of the WAL. For a commit from here on, which is released under the same
@@ -89,8 +91,9 @@ pub(super) async fn load(
     let publications: (&(dyn ToSql + Sync), WireType) = (&publications, WireType::TEXT_ARRAY);
     // The snapshot is the statement's own and therefore older than the position.
     let again = format!(
-        "select ({}), pg_catalog.pg_current_wal_insert_lsn()::text",
-        catalog::FINGERPRINT_SQL
+        "select ({}), pg_catalog.pg_current_wal_insert_lsn()::text, ({})",
+        catalog::FINGERPRINT_SQL,
+        catalog::core_sql(),
     );
     let rows = client
         .query_typed(&again, &[publications, (&true, WireType::BOOL)])
@@ -106,6 +109,7 @@ pub(super) async fn load(
     };
     Ok(Some(Knowledge {
         fingerprint: fingerprint.into(),
+        core: row.try_get::<_, &str>(2)?.into(),
         schema,
         from,
         unset,

@@ -11,6 +11,7 @@ mod knowledge;
 mod lane;
 mod ledger;
 mod locks;
+mod merge;
 mod messages;
 mod old;
 mod part;

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::lane::{Item, ItemRow, Lane, Pending, RowState};
+use super::merge::{old_key, with_first_old};
 use super::old::OldRow;
 use super::part::{Part, Variant};
 use super::subscriber::{Phase, Post, Subscriber, SubscriberId};
 use super::view::{RowKeys, View};
-use crate::change::{Change, ChangeKind, OldKind, OldTuple, Snapshot};
+use crate::change::{Change, ChangeKind, Snapshot};
 use crate::log::Log;
 use crate::policy::{Found, Predicate};
 use crate::realtime::payload::{OldShape, RenderAs, Withheld};
@@ -430,34 +431,4 @@ pub(super) fn receives(subscriber: &Subscriber, number: u64, only: bool, part: &
                 .is_some_and(|(joined, _)| sees(joined));
     }
     number >= subscriber.lane_since && subscriber.is_open_to(part)
-}
-
-/// The key before the change, if it was another one.
-fn old_key(change: &Change) -> Option<OldTuple> {
-    match &change.kind {
-        ChangeKind::Update { old, .. } => old.clone(),
-        ChangeKind::Insert { .. } | ChangeKind::Delete { .. } | ChangeKind::Truncate => None,
-    }
-}
-
-/// The change with the old version of the first version that was merged into it. The old version may have been written
-/// under another description of the table; then only a key of the same width is taken over.
-fn with_first_old(change: &Change, first_old: Option<OldTuple>) -> Option<Change> {
-    let first = first_old.filter(|old| old.tuple.len() == change.relation.columns.len())?;
-    let kind = match &change.kind {
-        ChangeKind::Update { new, .. } => ChangeKind::Update {
-            old: Some(first),
-            new: new.clone(),
-        },
-        ChangeKind::Delete { old } if old.kind == OldKind::Key || first.kind == OldKind::Full => {
-            ChangeKind::Delete { old: first }
-        }
-        ChangeKind::Delete { .. } | ChangeKind::Insert { .. } | ChangeKind::Truncate => {
-            return None;
-        }
-    };
-    Some(Change {
-        kind,
-        ..change.clone()
-    })
 }

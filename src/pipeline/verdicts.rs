@@ -5,6 +5,7 @@
 //! is allowed in doubt.
 
 mod present;
+mod since;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -21,13 +22,15 @@ use super::state::{PlanState, PolicyState, ShadowState};
 use super::view::View;
 use crate::catalog::Catalog;
 use crate::change::{
-    Change, ChangeKind, Commit, Datum, Oid, OldKind, ReplicaIdentity, Snapshot, TransactionPart,
+    Change, ChangeKind, Commit, Datum, Lsn, Oid, OldKind, ReplicaIdentity, Snapshot,
+    TransactionPart,
 };
 use crate::policy::builtin::Session;
 use crate::policy::schema::Schema;
 use crate::policy::value::{Value, input};
 use crate::policy::{Identity, KnownClaims, Plan, Tables, Tuple, Verdict, World, compile};
 use crate::shadow::{Limits, LoadRequest, LoadResult, Shadow, Sizes, Spec, State, Status};
+use since::Since;
 
 /// The setting that every question sets, besides Postgres' own.
 const CLAIMS: &str = "request.jwt.claims";
@@ -110,6 +113,8 @@ type Planned = Result<Compiled, Box<str>>;
 pub(super) struct Verdicts {
     enabled: bool,
     knowledge: Option<Box<Knowledge>>,
+    /// Of what was known last.
+    since: Option<Since>,
     /// Comes with the next catalog.
     next: Option<Box<Knowledge>>,
     /// What comes next was read before positions got a new meaning.
@@ -137,6 +142,7 @@ impl Verdicts {
         Self {
             enabled,
             knowledge: None,
+            since: None,
             next: None,
             next_is_void: false,
             plans: HashMap::new(),
@@ -217,6 +223,7 @@ impl Verdicts {
     /// Positions have a new meaning. Returns whether the database must be read again.
     pub(super) fn restart(&mut self, is_loading: bool) -> bool {
         self.forget();
+        self.since = None;
         self.next = None;
         self.next_is_void = is_loading;
         self.shadow.restart();
@@ -272,6 +279,7 @@ impl Verdicts {
         let Some(knowledge) = &self.knowledge else {
             return false;
         };
+        self.since = Some(Since::renewed(self.since.take(), knowledge, catalog));
         self.permissions = Permissions::of(knowledge, catalog);
         self.shadow.describe(&knowledge.prints);
         self.plans_changed = true;
@@ -444,10 +452,16 @@ impl Verdicts {
     /// Whether the database was, at this commit, what is known of it.
     fn holds_for(&self, part: &Part) -> bool {
         part.is_whole
-            && self.knowledge.as_ref().is_some_and(|knowledge| {
-                part.commit.lsn >= knowledge.from
-                    && part.catalog.fingerprint == knowledge.fingerprint
-            })
+            && (self.since.as_ref()).is_some_and(|since| since.reaches(part.commit.lsn))
+            && (self.knowledge.as_ref())
+                .is_some_and(|knowledge| part.catalog.fingerprint == knowledge.fingerprint)
+    }
+
+    /// The same of all that a plan for this table goes by.
+    fn holds(&self, compiled: &Compiled, table: Oid, commit: Lsn) -> bool {
+        let reaches = |since: &Since, table| since.reaches_for(table, commit);
+        let mut tables = compiled.tables.iter().chain([&table]);
+        (self.since.as_ref()).is_some_and(|since| tables.all(|table| reaches(since, *table)))
     }
 
     /// The lanes of a table and role that change `index` may concern: from all others the row is hidden, and was.
@@ -466,7 +480,7 @@ impl Verdicts {
         }
         let (change, view) = part.change(index)?;
         let compiled = self.plans.get(&view.table.oid)?.get(role)?.as_ref().ok()?;
-        if !compiled.plan.has_audience() {
+        if !compiled.plan.has_audience() || !self.holds(compiled, view.table.oid, part.commit.lsn) {
             return None;
         }
         let knowledge = self.knowledge.as_ref()?;
@@ -590,6 +604,9 @@ impl Verdicts {
         let planned = self.plans.get(&view.table.oid)?.get(identity.role())?;
         let compiled = planned.as_ref().ok()?;
         let knowledge = self.knowledge.as_ref()?;
+        if !self.holds(compiled, view.table.oid, part.commit.lsn) {
+            return Some(None);
+        }
         if std::mem::replace(&mut self.routed, routed) != routed {
             self.rows.clear();
         }

@@ -3,7 +3,9 @@
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use walcast::catalog::{Catalog, Collation, FINGERPRINT_SQL, Table, TypeKind, Watch, load};
+use walcast::catalog::{
+    Catalog, Collation, FINGERPRINT_SQL, Table, TypeKind, Watch, core_sql, load,
+};
 use walcast::change::ReplicaIdentity;
 
 const SETUP: &str = r#"
@@ -346,33 +348,48 @@ const STILL: &[&str] = &[
     "drop table walcast_passing_too",
 ];
 
+/// Statements that give a published table another file and nothing else.
+const REFILED: &[&str] = &[
+    "truncate walcast_catalog.keyless",
+    "vacuum full walcast_catalog.keyless",
+    "truncate walcast_catalog.keyless, walcast_catalog.forced",
+];
+
 async fn check_fingerprint(client: &Client, names: &[String]) {
-    let read = async || -> String {
-        client
-            .query_one(FINGERPRINT_SQL, &[&names, &true])
-            .await
-            .unwrap()
-            .get(0)
+    let both = format!("select ({FINGERPRINT_SQL}), ({})", core_sql());
+    let read_both = async || -> (String, String) {
+        let row = client.query_one(&both, &[&names, &true]).await.unwrap();
+        (row.get(0), row.get(1))
     };
     let publications: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut watch = Watch::prepare(client, true).await.unwrap();
-    let mut before = read().await;
+    let (mut before, mut core) = read_both().await;
     let sql = "select current_setting('server_version_num')::int >= 150000";
     let has_row_filters: bool = client.query_one(sql, &[]).await.unwrap().get(0);
     let changes = CHANGES.iter().copied();
     for change in changes.filter(|change| has_row_filters || *change != ROW_FILTER) {
         client.batch_execute(change).await.unwrap();
-        let after = read().await;
+        let (after, core_after) = read_both().await;
         assert_ne!(before, after, "{change}");
+        assert_ne!(core, core_after, "{change}");
+        core = core_after;
         let seen = watch.look(client, &publications).await.unwrap().unwrap();
         assert_eq!(*seen.fingerprint, *after, "the watch misses {change}");
         before = after;
     }
     for still in STILL {
         client.batch_execute(still).await.unwrap();
-        assert_eq!(before, read().await, "{still}");
+        let after = read_both().await;
+        assert_eq!((&before, &core), (&after.0, &after.1), "{still}");
         let seen = watch.look(client, &publications).await.unwrap().unwrap();
         assert_eq!(*seen.fingerprint, *before, "{still}");
+    }
+    for refiled in REFILED {
+        client.batch_execute(refiled).await.unwrap();
+        let (after, core_after) = read_both().await;
+        assert_ne!(before, after, "{refiled}");
+        assert_eq!(core, core_after, "{refiled}");
+        before = after;
     }
     let catalog = load(client, names, true).await.unwrap();
     assert_eq!(*catalog.fingerprint, *before);

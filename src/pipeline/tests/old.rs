@@ -95,6 +95,7 @@ pub(super) fn knowledge(qual: &str, from: Lsn) -> Box<Knowledge> {
     schema.equality.insert(oid::TEXT, 67);
     Box::new(Knowledge {
         fingerprint: "a".into(),
+        core: Box::default(),
         schema,
         from,
         unset: HashSet::new(),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::auth::Claims;
-use crate::catalog::{Access, Collation, Column as CatalogColumn, Published, Table as Picture};
+use crate::catalog::{
+    Access, AccessMark, Collation, Column as CatalogColumn, Published, Table as Picture,
+};
 use crate::change::{
     Epoch, Lsn, PgTime, Relation, RelationColumn, ReplicaIdentity, TupleBuilder, Xid,
 };
@@ -111,6 +113,7 @@ fn described(
     }
     Box::new(Knowledge {
         fingerprint: fingerprint.into(),
+        core: "core".into(),
         schema,
         from: Lsn::new(100),
         unset: HashSet::new(),
@@ -312,6 +315,57 @@ fn what_is_known_counts_from_its_position_on_and_under_its_fingerprint_only() {
         "the same again"
     );
     assert_eq!(bench.at(105), Some(Judgement::Hidden));
+}
+
+/// What is known of a database that is the same but for what a TRUNCATE moves, from this position on.
+fn read_again(fingerprint: &str, core: &str, from: u64) -> Box<Knowledge> {
+    Box::new(Knowledge {
+        core: core.into(),
+        from: Lsn::new(from),
+        ..*knowledge(fingerprint, LOOKS, "1")
+    })
+}
+
+#[test]
+fn a_truncate_elsewhere_leaves_verdicts_as_of_the_commit() {
+    let mut bench = Bench::new(LOOKS);
+    assert!(bench.load(&[1], "1"));
+    assert_eq!(bench.at(150), Some(Judgement::Allowed));
+    let marked = |fingerprint: &str, oid| {
+        let mut catalog = Arc::into_inner(catalog(fingerprint)).unwrap();
+        let mark = AccessMark { rights: 1, file: 1 };
+        catalog.access_marks.insert(oid, mark);
+        Arc::new(catalog)
+    };
+    let again = |bench: &mut Bench, catalog, core, from| {
+        bench.catalog = catalog;
+        let fingerprint = bench.catalog.fingerprint.clone();
+        let knowledge = read_again(&fingerprint, core, from);
+        bench.verdicts.expect(Some(knowledge));
+        assert!(bench.verdicts.renew(&bench.catalog));
+        bench.verdicts.plan(&bench.catalog, [(MEMO, "reader")]);
+    };
+    again(&mut bench, marked("b", 5), "core", 300);
+    assert_eq!(bench.at(200), Some(Judgement::Allowed));
+    // What could not be read in between makes no difference.
+    assert!(!bench.renew("c", None));
+    assert_eq!(bench.at(210), None);
+    again(&mut bench, marked("d", 5), "core", 310);
+    assert_eq!(bench.at(220), Some(Judgement::Allowed));
+    // The table itself, or one that its policy looks into: what was there before is not known.
+    for (fingerprint, oid, from) in [("e", MEMO, 400), ("f", LOOKED, 600)] {
+        again(&mut bench, marked(fingerprint, oid), "core", from);
+        assert_eq!(bench.at(from - 50), None);
+        assert_eq!(bench.at(from), Some(Judgement::Allowed));
+    }
+    // Anything else may have been altered.
+    again(&mut bench, marked("g", 5), "another core", 800);
+    assert_eq!(bench.at(750), None);
+    assert_eq!(bench.at(800), Some(Judgement::Allowed));
+    // A mark that is gone has moved as well.
+    let (catalog, from) = (catalog("h"), 900);
+    again(&mut bench, catalog, "another core", from);
+    assert_eq!(bench.at(850), Some(Judgement::Allowed));
 }
 
 #[test]
