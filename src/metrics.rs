@@ -3,6 +3,8 @@
 //! Families that dashboards for this field already know keep their names (protocol.md §8.3), also where OpenMetrics
 //! would add `_total`; those are exposed as untyped. Everything else begins with `walcast_`.
 
+mod sizes;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +16,9 @@ use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
+
+use self::sizes::AllSizes;
+pub use self::sizes::{PayloadSizes, SizeCounts};
 
 /// A counter whose name has no `_total`, as the field's dashboards expect it.
 #[derive(Clone, Debug, Default)]
@@ -67,40 +72,9 @@ const HANDLING_BUCKETS: [f64; 11] = [
     0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 20.0, 100.0, 500.0, 2000.0,
 ];
 
-/// Upper bounds in bytes: up to what a payload may have by default.
-const SIZE_BUCKETS: [f64; 11] = [
-    250.0,
-    500.0,
-    1000.0,
-    3000.0,
-    5000.0,
-    10_000.0,
-    25_000.0,
-    100_000.0,
-    500_000.0,
-    1_000_000.0,
-    3_000_000.0,
-];
-
 /// Adds a duration to a histogram of milliseconds.
 pub fn observe(histogram: &Histogram, time: Duration) {
     histogram.observe(time.as_secs_f64() * 1000.0);
-}
-
-/// Sizes of the payloads of one kind of message, each counted once however many are sent it. Clones are one.
-#[derive(Clone, Debug)]
-pub struct PayloadSizes {
-    of_all: Histogram,
-    of_kind: Histogram,
-}
-
-impl PayloadSizes {
-    /// Adds a payload.
-    pub fn observe(&self, bytes: usize) {
-        let bytes = u32::try_from(bytes).map_or(f64::INFINITY, f64::from);
-        self.of_all.observe(bytes);
-        self.of_kind.observe(bytes);
-    }
 }
 
 /// What is observed of a broadcast from the database. Clones are one.
@@ -259,8 +233,9 @@ pub struct Metrics {
     pub broadcast_sizes: PayloadSizes,
     /// What is tracked.
     pub presence_sizes: PayloadSizes,
-    payload_size: Histogram,
-    payload_sizes: Family<MessageType, Histogram, fn() -> Histogram>,
+    /// Row changes, each as it was encoded for somebody.
+    pub change_sizes: PayloadSizes,
+    payload_sizes: Family<MessageType, PayloadSizes>,
     /// Bytes read from sockets, framing included.
     pub input_bytes: Plain,
     /// Bytes written to sockets, framing included.
@@ -363,14 +338,11 @@ impl Metrics {
     }
 
     fn unregistered() -> Self {
-        let sized: fn() -> Histogram = || Histogram::new(SIZE_BUCKETS);
-        let payload_size = sized();
-        let payload_sizes = Family::new_with_constructor(sized);
-        let sizes = |message_type| PayloadSizes {
-            of_all: payload_size.clone(),
-            of_kind: payload_sizes
+        let payload_sizes: Family<MessageType, PayloadSizes> = Family::default();
+        let sizes = |message_type| {
+            payload_sizes
                 .get_or_create(&MessageType { message_type })
-                .clone(),
+                .clone()
         };
         let latency = || Histogram::new(LATENCY_BUCKETS);
         let broadcast_sizes = sizes("broadcast");
@@ -437,7 +409,7 @@ impl Metrics {
             handled_in: Histogram::new(HANDLING_BUCKETS),
             broadcast_sizes,
             presence_sizes: sizes("presence"),
-            payload_size,
+            change_sizes: sizes("postgres_changes"),
             payload_sizes,
             changes_merged: Counter::default(),
             identities: Gauge::default(),
@@ -471,11 +443,20 @@ impl Metrics {
         to.register("walcast_presences", "Channels that are present in their room", self.presences.clone());
         to.register("realtime_channel_input_bytes", "Bytes read from sockets", self.input_bytes.clone());
         to.register("realtime_channel_output_bytes", "Bytes written to sockets", self.output_bytes.clone());
-        to.register("realtime_payload_size", "Bytes of payloads", self.payload_size.clone());
+        to.register("realtime_payload_size", "Bytes of payloads", self.all_sizes());
         to.register("realtime_tenants_payload_size", "Bytes of payloads by kind of message", self.payload_sizes.clone());
         to.register("phoenix_socket_connected_duration_milliseconds", "From a request to its answer", self.connected_in.clone());
         to.register("phoenix_channel_handled_in_duration_milliseconds", "Time that messages from clients took", self.handled_in.clone());
         self.register_globals(to);
+    }
+
+    fn all_sizes(&self) -> AllSizes {
+        let kinds = [
+            &self.broadcast_sizes,
+            &self.presence_sizes,
+            &self.change_sizes,
+        ];
+        AllSizes(kinds.map(Clone::clone).into())
     }
 
     /// What is counted per tenant, per node and over all of them: there is one of each.

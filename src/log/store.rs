@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::segment::{Segment, Tail};
+use crate::metrics::SizeCounts;
 
 /// How much the log holds.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ struct State {
     file_bytes: usize,
     /// Payloads of all parts.
     payloads: usize,
+    /// Of all payloads that ever were added.
+    sizes: SizeCounts,
     tail: Option<Tail>,
 }
 
@@ -114,9 +117,16 @@ impl Log {
         held.memory.push(payload);
         state.memory_bytes = state.memory_bytes.saturating_add(added);
         state.payloads = state.payloads.saturating_add(1);
+        state.sizes.add(added);
         // A payload may join an old part: an answer that came late.
         state.in_memory_from = state.in_memory_from.min(part);
         Ok(place)
+    }
+
+    /// The sizes of all payloads that were added so far.
+    #[must_use]
+    pub fn sizes(&self) -> SizeCounts {
+        self.lock().sizes
     }
 
     /// The payloads `first .. first + count` of a part. Those in the file are read from it, which blocks shortly.

@@ -258,11 +258,16 @@ impl Connection {
 
     /// Answers those who wait for broadcasts from the database, as far as there is an answer.
     fn tell_replicating(&mut self) {
+        self.hear_of_replication();
+        self.take_outputs();
+    }
+
+    /// The same, without what follows from it.
+    fn hear_of_replication(&mut self) {
         while let Some((membership, flows)) = self.awaiting.answer(clock::instant()) {
-            self.handle(Input::Notice {
-                membership,
-                notice: Notice::ReplicationReady(flows),
-            });
+            let notice = Notice::ReplicationReady(flows);
+            let input = Input::Notice { membership, notice };
+            self.socket.handle(now(), input);
         }
     }
 
@@ -554,12 +559,16 @@ impl Connection {
                         ticket,
                     },
                 }),
-                Output::AwaitReplication { membership } => self.awaiting.add(
-                    clock::instant(),
-                    membership,
-                    &self.server.services.pipeline.status,
-                    self.server.options.limits.channels_max,
-                ),
+                Output::AwaitReplication { membership } => {
+                    self.awaiting.add(
+                        clock::instant(),
+                        membership,
+                        &self.server.services.pipeline.status,
+                        self.server.options.limits.channels_max,
+                    );
+                    // Before the room says who is present, as protocol.md §3.3 has it, if there is nothing to wait for.
+                    self.hear_of_replication();
+                }
                 Output::Close { code, reason } => self.end = Some(End::Close(code, reason)),
                 Output::Record(tally) => record::tally(&self.server.metrics, tally),
             }

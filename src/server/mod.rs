@@ -146,12 +146,18 @@ fn router(server: Arc<Server>) -> Router {
         );
     Router::new()
         .route("/socket/websocket", any(upgrade::upgrade))
+        .route("/socket/websocket/", any(upgrade::upgrade))
         .route("/realtime/v1/websocket", any(upgrade::upgrade))
+        .route("/realtime/v1/websocket/", any(upgrade::upgrade))
         .nest("/api", api.clone())
         .nest("/realtime/v1/api", api)
         .route("/healthcheck", get(api::healthcheck))
         .route("/ready", get(api::ready))
         .route("/metrics", get(api::metrics))
+        // There is one region and one tenant; scrapers of such servers ask for each.
+        .route("/metrics/{region}", get(api::metrics))
+        .route("/tenant-metrics", get(api::metrics))
+        .route("/tenant-metrics/{region}", get(api::metrics))
         .route("/policy", get(api::policy))
         .with_state(server)
 }

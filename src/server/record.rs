@@ -225,6 +225,7 @@ pub(super) fn refresh(metrics: &Metrics, pipeline: &Handle, rooms: Sizes) {
     raise(&metrics.changes_received, totals.changes);
     raise(&metrics.changes_delivered, totals.delivered);
     raise(&metrics.changes_merged, totals.merged);
+    metrics.change_sizes.raise(&pipeline.log.sizes());
     let denied = totals.denied;
     for (reason, count) in [
         ("not_visible", denied.not_visible),

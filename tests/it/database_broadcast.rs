@@ -327,6 +327,22 @@ async fn sockets_hear_what_the_database_says_in_commit_order() {
 }
 
 #[tokio::test]
+async fn who_need_not_wait_for_broadcasts_is_told_so_before_who_is_present() {
+    let app = start(PUBLICATION).await;
+    until_flows(&app).await;
+    let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;
+    let join = json!({"config": {"broadcast": {"replication_ready": true}, "presence": {"enabled": true}}});
+    socket
+        .send(Some("1"), "1", "realtime:room", "phx_join", &join)
+        .await;
+    let mut events = Vec::new();
+    for _ in 0..3 {
+        events.push(socket.frame().await.event);
+    }
+    assert_eq!(events, ["phx_reply", "system", "presence_state"]);
+}
+
+#[tokio::test]
 async fn who_waits_for_broadcasts_is_told_when_they_flow() {
     let app = start("").await;
     let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 use walcast::testing::{App, Change, Subscriber, expiring, user};
 
-use crate::world::{ALICE, BOB, TALK, all, brief, contents, say, start, start_with, subscribe};
+use crate::world::{
+    ALICE, BOB, TALK, all, brief, contents, filtered, say, start, start_with, subscribe,
+};
 
 /// Runs SQL and gives what an unfiltered subscriber of `notes` got of it.
 async fn outcome(app: &App, subscriber: &mut Subscriber, sql: &str) -> Vec<Change> {
@@ -473,7 +475,7 @@ async fn tables_without_primary_key_have_their_documented_answers() {
     .await;
     let mut alice = subscribe(&app, ALICE, "loose").await;
     let mut filtered = app
-        .subscribe(&user(ALICE), crate::world::filtered("loose", "n=eq.77"))
+        .subscribe(&user(ALICE), filtered("loose", "n=eq.77"))
         .await;
     app.sql("insert into loose values (1, 'a')").await;
     app.sql("update loose set t = 'b'").await;
@@ -757,5 +759,30 @@ async fn many_rows_of_one_transaction_reach_ten_readers_in_order() {
     .await;
     while let Some(read) = readers.join_next().await {
         read.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_table_is_there_for_who_subscribes_right_after_it_was_published() {
+    let app = start().await;
+    for round in 0..10 {
+        let table = format!("new_{round}");
+        app.sql(&format!(
+            "create table {table} (id int primary key, body text); grant select on {table} to authenticated;
+             alter publication supabase_realtime add table {table}"
+        ))
+        .await;
+        // Joining fails unless it is told that it is subscribed.
+        let mut alice = subscribe(&app, ALICE, &table).await;
+        let sql = format!("insert into {table} values (1, 'a')");
+        assert_eq!(brief(&outcome(&app, &mut alice, &sql).await), ["INSERT 1"]);
+        // The same for a column, which only a filter names.
+        app.sql(&format!("alter table {table} add column tag text"))
+            .await;
+        let mut bob = app
+            .subscribe(&user(BOB), filtered(&table, "tag=eq.b"))
+            .await;
+        let sql = format!("insert into {table} values (2, 'a', 'a'), (3, 'b', 'b')");
+        assert_eq!(brief(&outcome(&app, &mut bob, &sql).await), ["INSERT 3"]);
     }
 }

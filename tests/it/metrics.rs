@@ -3,7 +3,7 @@
 use serde_json::json;
 use walcast::testing::{Version, eventually, user};
 
-use crate::world::{ALICE, BOB, join_with, start_with};
+use crate::world::{ALICE, BOB, join_with, start, start_with, subscribe};
 
 const POLICIES: &str = "
     create policy receive on realtime.messages for select to authenticated using (true);
@@ -115,4 +115,35 @@ async fn figures_have_the_names_that_dashboards_know_and_rise() {
         figure(&metrics, "realtime_channel_global_db_events"),
         Some(0.0)
     );
+}
+
+#[tokio::test]
+async fn the_payload_of_a_change_counts_once_however_many_are_sent_it() {
+    let app = start().await;
+    let mut readers = Vec::new();
+    for subject in [ALICE, BOB, BOB] {
+        readers.push(subscribe(&app, subject, "notes").await);
+    }
+    let count = "realtime_tenants_payload_size_count{message_type=\"postgres_changes\"}";
+    let metrics = async || app.server.get("/metrics").await.unwrap().body;
+    let before = metrics().await;
+    app.sql("insert into notes values (1, 'short', 1), (2, repeat('x', 6000), 2)")
+        .await;
+    for reader in &mut readers {
+        assert_eq!(reader.changes(2).await.len(), 2);
+    }
+    let after = metrics().await;
+    let risen =
+        |name: &str| figure(&after, name).unwrap_or(0.0) - figure(&before, name).unwrap_or(0.0);
+    assert_eq!(risen(count), 2.0, "{after}");
+    let bucket = |bound: &str| {
+        format!(
+            "realtime_tenants_payload_size_bucket{{le=\"{bound}\",message_type=\"postgres_changes\"}}"
+        )
+    };
+    assert_eq!(risen(&bucket("5000.0")), 1.0, "{after}");
+    assert_eq!(risen(&bucket("10000.0")), 2.0);
+    assert_eq!(risen(&bucket("+Inf")), 2.0);
+    assert_eq!(risen("realtime_payload_size_count"), 2.0);
+    assert!(risen("realtime_payload_size_sum") > 6000.0);
 }

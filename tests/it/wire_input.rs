@@ -435,6 +435,7 @@ async fn upgrades_are_refused_with_a_reason() {
     }
     for path in [
         format!("/socket/websocket?apikey={PUBLISHABLE_KEY}"),
+        format!("/realtime/v1/websocket/?apikey={PUBLISHABLE_KEY}&vsn=2.0.0"),
         format!(
             "/realtime/v1/websocket?apikey={}&vsn=2.0.0&eventsPerSecond=10&log_level=info&token=x",
             user(ALICE)
@@ -561,6 +562,15 @@ async fn http_endpoints_answer() {
     let metrics = server.get("/metrics").await.unwrap();
     assert_eq!(metrics.status, 200);
     assert!(metrics.body.contains("# TYPE "), "{}", metrics.body);
+    for path in [
+        "/metrics/us-east-1",
+        "/tenant-metrics",
+        "/tenant-metrics/us-east-1",
+    ] {
+        let metrics = server.get(path).await.unwrap();
+        assert_eq!(metrics.status, 200, "{path}");
+        assert!(metrics.body.contains("# TYPE "), "{path}");
+    }
     assert_eq!(server.get("/nosuch").await.unwrap().status, 404);
     let preflight = server
         .request(
