@@ -26,7 +26,8 @@ use super::number_of;
 use super::rows::{self, Change};
 use super::schema;
 
-/// What policies look into, then the policies behind `-- entry: name` lines. Read when the test runs: people try more.
+/// What policies look into, then the policies behind `-- entry: name` lines, and what changes of them behind `-- then` lines.
+/// Read when the test runs: people try more.
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/oracle/written");
 
 const READERS: &str = "anon, authenticated, service_role, staff, guest, keeper, definer";
@@ -46,14 +47,15 @@ struct Entry {
     name: String,
     table: String,
     sql: String,
+    /// What comes later, one step after the other.
+    then: Vec<String>,
 }
 
 fn file(name: &str) -> String {
     std::fs::read_to_string(format!("{FILES}/{name}")).unwrap()
 }
 
-fn entries(only: &str) -> Vec<Entry> {
-    let policies = file("policies.sql");
+fn entries(policies: &str, only: &str) -> Vec<Entry> {
     let parts = policies.split("-- entry: ").skip(1).enumerate();
     parts
         .map(|(number, part)| {
@@ -66,7 +68,13 @@ fn entries(only: &str) -> Vec<Entry> {
                 .replace("%t", &format!("app.{table}"))
                 .replace("%n", &number.to_string());
             let name = name.to_owned();
-            Entry { name, table, sql }
+            let mut steps = sql.split("-- then\n").map(str::to_owned);
+            Entry {
+                name,
+                table,
+                sql: steps.next().unwrap(),
+                then: steps.collect(),
+            }
         })
         .filter(|entry| entry.name.starts_with(only))
         .collect()
@@ -95,7 +103,7 @@ struct Tally {
 }
 
 impl World {
-    async fn start(seed: u64, only: &str) -> Self {
+    async fn start(seed: u64, policies: &str, only: &str) -> Self {
         let options = AppOptions {
             schema: &format!("{} {}", schema::FRAME, schema::ASK),
             environment: &[
@@ -134,7 +142,7 @@ impl World {
             ))
             .await
             .unwrap();
-        let mut entries = entries(only);
+        let mut entries = entries(policies, only);
         entries.retain(|entry| {
             version_of(app.cluster()) >= 15 || !entry.sql.contains("security_invoker")
         });
@@ -154,10 +162,7 @@ impl World {
             let done = writer.batch_execute(&statement).await;
             done.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         }
-        let mut model = Model::read(&writer, &ROLES).await;
-        model
-            .tables
-            .retain(|table| number_in(&table.name).is_some());
+        let model = model(&writer).await;
         app.server.spawn();
         app.server.ready().await;
         let expires_at = 4_000_000_000;
@@ -206,9 +211,45 @@ impl World {
         made
     }
 
+    /// What changes next, for all entries that have so many steps.
+    fn step(&self, number: usize) -> Vec<String> {
+        let entries = self.entries.iter();
+        let steps = entries.filter_map(|entry| entry.then.get(number));
+        steps.cloned().collect()
+    }
+
+    /// Changes policies, then rows, often in one transaction.
+    async fn change(&mut self, number: usize, tally: &mut Tally) {
+        let mut steps = self.step(number);
+        let mut early = Vec::new();
+        for step in std::mem::take(&mut steps) {
+            // Rows that are written anew lie elsewhere, as updated ones do.
+            let is_rewrite = step.contains(" alter column ") && step.contains(" type ");
+            if is_rewrite || self.dice.chance(40) {
+                early.push(step);
+            } else {
+                steps.push(step);
+            }
+        }
+        for step in early {
+            let done = self.writer.batch_execute(&step).await;
+            done.unwrap_or_else(|error| panic!("{step}: {error:?}"));
+        }
+        self.after(steps, tally).await;
+        self.transaction(tally).await;
+        self.settle().await;
+        self.transaction(tally).await;
+    }
+
     async fn transaction(&mut self, tally: &mut Tally) {
+        self.after(Vec::new(), tally).await;
+    }
+
+    /// One transaction that begins with these statements.
+    async fn after(&mut self, mut statements: Vec<String>, tally: &mut Tally) {
+        self.model = model(&self.writer).await;
         let before = rows::read(&self.writer, &self.model).await;
-        let statements = self.statements();
+        statements.extend(self.statements());
         self.writer.batch_execute("begin").await.unwrap();
         for statement in &statements {
             let done = self.writer.batch_execute(statement).await;
@@ -216,6 +257,7 @@ impl World {
         }
         self.writer.batch_execute("commit").await.unwrap();
         tally.transactions += 1;
+        self.model = model(&self.writer).await;
         let after = rows::read(&self.writer, &self.model).await;
         let changes: Vec<Change> = rows::changes(&before, &after);
         let questions: Vec<Question<'_>> = (changes.iter().enumerate())
@@ -348,6 +390,15 @@ impl World {
     }
 }
 
+/// The tables that policies are on.
+async fn model(client: &Client) -> Model {
+    let mut model = Model::read(client, &ROLES).await;
+    model
+        .tables
+        .retain(|table| number_in(&table.name).is_some());
+    model
+}
+
 /// The number of the policy that a table is there for.
 fn number_in(table: &str) -> Option<usize> {
     let names = ["t", "leaf_", "rest_", "child_"];
@@ -364,10 +415,19 @@ fn version_of(cluster: &Cluster) -> u32 {
 
 #[tokio::test]
 async fn written_policies_are_judged_as_postgres_judges_them() {
+    check("policies.sql").await;
+}
+
+#[tokio::test]
+async fn policies_that_change_are_judged_as_postgres_judges_them() {
+    check("changes.sql").await;
+}
+
+async fn check(policies: &str) {
     let only = std::env::var("WALCAST_WRITTEN_ONLY").unwrap_or_default();
     let seed = number_of("WALCAST_WRITTEN_SEED", 7);
     let seconds = Duration::from_secs(number_of("WALCAST_WRITTEN_SECONDS", 1));
-    let mut world = World::start(seed, &only).await;
+    let mut world = World::start(seed, &file(policies), &only).await;
     let mut tally = Tally::default();
     // The first transactions come while tables are loaded.
     world.transaction(&mut tally).await;
@@ -375,6 +435,11 @@ async fn written_policies_are_judged_as_postgres_judges_them() {
     let begun = Instant::now();
     for _ in 0..TRANSACTIONS {
         world.transaction(&mut tally).await;
+    }
+    let mut step = 0;
+    while !world.step(step).is_empty() {
+        world.change(step, &mut tally).await;
+        step += 1;
     }
     while begun.elapsed() < seconds {
         world.transaction(&mut tally).await;
