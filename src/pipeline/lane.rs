@@ -15,7 +15,7 @@ use super::standing::{Pool, Standing};
 use super::subscriber::{Subscriber, SubscriberId};
 use super::verdicts::Sitting;
 use super::view::{RowKey, RowKeys, View};
-use crate::change::{Change, ChangeKind, Datum, Lsn, Oid, OldTuple};
+use crate::change::{Change, ChangeKind, Datum, Lsn, Oid, OldKind, OldTuple};
 use crate::policy::{Answer, Expected, Found, Identity, Predicate, Question, Row};
 use crate::realtime::payload::Withheld;
 use crate::routing::Index;
@@ -649,6 +649,16 @@ pub(super) fn policies_ask(change: &Change, view: &View, role: &str) -> bool {
         )
 }
 
+/// What the old row of an update has in a column, which is sent where the new one leaves it out as unchanged. What the stream
+/// does not tell is not sent.
+fn known_before(change: &Change, index: usize) -> Option<Datum<'_>> {
+    let ChangeKind::Update { old: Some(old), .. } = &change.kind else {
+        return None;
+    };
+    let is_known = old.kind == OldKind::Full || change.relation.columns.get(index)?.in_identity;
+    old.tuple.get(index).filter(|_| is_known)
+}
+
 fn asked_row(
     change: &Change,
     view: &View,
@@ -670,8 +680,16 @@ fn asked_row(
     {
         Some(Datum::Text(text)) => Expected::Text(text.into()),
         Some(Datum::Null) => Expected::Null,
-        // Added since, or left out by the stream: it is not sent, so it need not be the same.
-        Some(Datum::Unchanged) | None => Expected::Any,
+        Some(Datum::Unchanged) => match view
+            .relation_column(*column)
+            .and_then(|index| known_before(change, index))
+        {
+            Some(Datum::Text(text)) => Expected::Text(text.into()),
+            Some(Datum::Null) => Expected::Null,
+            Some(Datum::Unchanged) | None => Expected::Any,
+        },
+        // Added since: it is not sent, so it need not be the same.
+        None => Expected::Any,
     };
     let content = if key.is_some() {
         columns.iter().map(content).collect()

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::change::{Datum, TupleBuilder};
 use crate::pipeline::knowledge::Knowledge;
+use crate::policy::Expected;
 use crate::policy::schema::{self, Policy, Schema};
 use crate::policy::value::{Kind, Type, Types, oid};
 
@@ -204,4 +206,32 @@ fn an_update_is_shown_by_its_new_row_whatever_the_old_one_was() {
     bench.see_all();
     assert!(bench.asked.is_empty());
     assert_eq!(bench.read(1), ["UPDATE 1 t.", "UPDATE 1 t."]);
+}
+
+/// An update that leaves the body out as unchanged.
+fn leaving_out(old: OldTuple) -> ChangeKind {
+    let mut new = TupleBuilder::new();
+    new.push(Datum::Text(b"1"));
+    new.push(Datum::Unchanged);
+    ChangeKind::Update {
+        old: Some(old),
+        new: new.build(),
+    }
+}
+
+#[test]
+fn postgres_is_asked_about_all_that_is_sent_also_where_the_update_leaves_it_out() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit_full(leaving_out(full(1, "secret")));
+    bench.commit_full(leaving_out(full(1, "public")));
+    bench.see_all();
+    let ask = bench.question();
+    let bodies = ask.question.rows.iter().map(|row| row.content.last());
+    let bodies: Vec<_> = bodies.collect();
+    let expected = ["secret", "public"].map(|text| Expected::Text(text.as_bytes().into()));
+    assert_eq!(bodies, [Some(&expected[0]), Some(&expected[1])]);
+    // Told as one, with the content that was confirmed.
+    bench.answer(&ask, &[Found::Different, Found::Same]);
+    assert_eq!(bench.read(1), ["UPDATE 1 public."]);
 }
