@@ -356,7 +356,8 @@ impl Channel {
 
     /// Ends the bindings and leaves the room.
     fn depart(&mut self, wire: &mut Wire<'_>) {
-        let follows = matches!(self.subscription, Subscription::Asked | Subscription::Live);
+        // What was refused is remembered there as well, for a token that may come.
+        let follows = self.subscription != Subscription::None;
         if std::mem::take(&mut self.hearing).is_under_way() || follows {
             wire.push(Output::Unsubscribe {
                 membership: self.membership,

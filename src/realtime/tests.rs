@@ -493,6 +493,20 @@ fn bad_bindings_leave_the_channel_joined() {
         )
         .notice(1, Notice::Subscribed, &[SUBSCRIBED]);
 
+    // Nothing of it stays behind.
+    let mut conversation = Conversation::begin(Version::V2);
+    conversation
+        .text(&join_with("1", "", None), &[SUBSCRIBE])
+        .notice(1, refused(), &[OK, error])
+        .text(
+            r#"["1","2","realtime:a","phx_leave",{}]"#,
+            &[
+                "unsubscribe 1",
+                r#"["1","2","realtime:a","phx_reply",{"status":"ok","response":{}}]"#,
+                r#"["1","1","realtime:a","phx_close",{}]"#,
+            ],
+        );
+
     Conversation::begin(Version::V2)
         .text(
             &join_with("1", r#","postgres_changes_options":{"wait":true}"#, None),
@@ -501,7 +515,7 @@ fn bad_bindings_leave_the_channel_joined() {
         .notice(
             1,
             Notice::Refused("no".into()),
-            &[r#"["1","1","realtime:a","phx_reply",{"status":"error","response":{"reason":"RealtimeDisabledForConfiguration: no"}}]"#],
+            &["unsubscribe 1", r#"["1","1","realtime:a","phx_reply",{"status":"error","response":{"reason":"RealtimeDisabledForConfiguration: no"}}]"#],
         )
         .notice(1, Notice::Subscribed, &[]);
 }

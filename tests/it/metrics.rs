@@ -1,7 +1,7 @@
 //! What `/metrics` tells under the names that dashboards for this field know (protocol.md §8.3).
 
 use serde_json::json;
-use walcast::testing::{Version, eventually, user};
+use walcast::testing::{PUBLISHABLE_KEY, Socket, Version, eventually, user};
 
 use crate::world::{ALICE, BOB, join_with, start, start_with, subscribe};
 
@@ -146,4 +146,31 @@ async fn the_payload_of_a_change_counts_once_however_many_are_sent_it() {
     assert_eq!(risen(&bucket("+Inf")), 2.0);
     assert_eq!(risen("realtime_payload_size_count"), 2.0);
     assert!(risen("realtime_payload_size_sum") > 6000.0);
+}
+
+#[tokio::test]
+async fn who_is_refused_is_forgotten_when_it_leaves() {
+    let app = start().await;
+    let name = "realtime_subscriptions_manager_subscribers";
+    let mut socket = Socket::connect(app.server.port(), PUBLISHABLE_KEY, Version::V2).await;
+    let binding = json!({"event": "*", "schema": "public", "table": "nosuch"});
+    for wait in [false, true] {
+        let join = json!({"config": {"postgres_changes": [binding], "postgres_changes_options": {"wait": wait}}});
+        let topic = format!("realtime:{wait}");
+        let reply = socket.ask(Some("1"), &topic, "phx_join", &join).await;
+        assert_eq!(reply["status"], if wait { "error" } else { "ok" });
+    }
+    let subscribers = async || {
+        let metrics = app.server.get("/metrics").await.unwrap().body;
+        figure(&metrics, name)
+    };
+    // The one that is joined may yet bring a token that is served.
+    assert_eq!(subscribers().await, Some(1.0));
+    socket
+        .ask(Some("1"), "realtime:false", "phx_leave", &json!({}))
+        .await;
+    eventually("nobody is left", || async {
+        (subscribers().await == Some(0.0)).then_some(())
+    })
+    .await;
 }

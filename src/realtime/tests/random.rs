@@ -293,23 +293,28 @@ proptest! {
     #[test]
     fn the_pipeline_is_told_of_every_end(steps in proptest::collection::vec(step(), 0..60)) {
         let mut conversation = Conversation::begin(Version::V2);
-        // Memberships that the pipeline holds: it forgets those that it refuses or resynchronises itself.
+        // Memberships that the pipeline holds: it forgets those that it resynchronises itself.
         let mut held: BTreeSet<u32> = BTreeSet::new();
+        let mut refused: BTreeSet<u32> = BTreeSet::new();
         let mut asked: BTreeSet<u32> = BTreeSet::new();
         let mut steps = steps;
         steps.push(Step::Drain);
         for step in &steps {
             if let Step::Notice { membership, which } = step {
-                let ends = matches!(which, 1 | 2);
+                // Who is refused is still known there, and may ask again.
+                let ends = *which == 2;
                 if !held.contains(membership) || (ends && !held.remove(membership)) {
                     continue;
+                }
+                if *which == 1 {
+                    refused.insert(*membership);
                 }
             }
             perform(&mut conversation, step);
             while let Some(output) = conversation.socket.poll_output() {
                 match output {
                     Output::Subscribe { membership, .. } => {
-                        prop_assert!(held.insert(membership));
+                        prop_assert!(refused.remove(&membership) || held.insert(membership));
                         asked.insert(membership);
                     }
                     Output::Unsubscribe { membership } => {
