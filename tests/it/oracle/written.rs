@@ -5,6 +5,8 @@
 //! `WALCAST_WRITTEN_SECONDS` says how long at least, `WALCAST_WRITTEN_SEED` repeats the dice, `WALCAST_WRITTEN_ONLY` takes
 //! the policies whose names begin so.
 
+#![expect(clippy::print_stdout, reason = "a run tells its seed and its figures")]
+
 mod values;
 
 use std::collections::{BTreeMap, HashMap};

@@ -96,7 +96,6 @@ alter function app.may_%n(int) security definer; alter function app.may_%n(int) 
 grant select on app.h_%n to definer; alter function app.may_%n(int) strict;
 -- then
 alter function app.may_%n(int) set search_path to app; alter table app.h_%n rename to other_%n;
--- then
 create view app.h_%n as select id, who from app.other_%n; grant select on app.h_%n to definer;
 -- entry: change: overloads appear
 create function app.word_%n(a text) returns text language sql stable as $$ select a $$;
@@ -162,9 +161,7 @@ begin
 end $$;
 create policy p on %t using (app.may_%n(org));
 -- then
-alter table app.h_%n rename column ok to fine;
--- then
-alter table app.h_%n rename column fine to ok; update app.h_%n set ok = not ok;
+alter table app.h_%n rename column ok to fine; alter table app.h_%n add column ok boolean default false;
 -- then
 alter table app.h_%n enable row level security;
 -- then
