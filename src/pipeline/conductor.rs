@@ -12,6 +12,7 @@ mod company;
 mod hearing;
 mod lanes;
 mod membership;
+mod outdated;
 mod past;
 mod permissions;
 mod questions;
@@ -321,6 +322,7 @@ pub(super) struct Conductor {
     horizon_retries: u32,
     resolve_queue: VecDeque<Resolve>,
     refusals: refusals::Refusals,
+    outdated: outdated::Outdated,
     resolving: HashMap<u64, SubscriberId>,
     /// Releases wait until these are resolved against the new catalog.
     resolving_again: HashSet<u64>,
@@ -423,6 +425,7 @@ impl Conductor {
             horizon_retries: 0,
             resolve_queue: VecDeque::new(),
             refusals: refusals::Refusals::default(),
+            outdated: outdated::Outdated::default(),
             resolving: HashMap::new(),
             resolving_again: HashSet::new(),
             grace_ends: BTreeMap::new(),
@@ -668,7 +671,7 @@ impl Conductor {
 
     fn take_horizon(&mut self, now: Instant) {
         let joins = !self.joining.is_empty() || !self.hearing.asking.is_empty();
-        let joining = (self.streaming && joins) || self.refusals.wait();
+        let joining = (self.streaming && joins) || self.refusals.wait() || self.outdated.wait();
         let look = self.needs_catalog() && self.look_at.is_some_and(|time| time <= now);
         let unseen = self.streaming && self.unseen_at.is_some_and(|time| time <= now);
         if !self.may_take_horizon()

@@ -162,6 +162,8 @@ impl Asker {
         }
         if self.fingerprint != catalog.fingerprint {
             self.client.batch_execute(FORGET).await?;
+            // One whose columns have other types now would raise for ever.
+            self.statements.clear();
             self.fingerprint = catalog.fingerprint.clone();
         }
         let mut steps = Vec::new();

@@ -117,6 +117,7 @@ impl Conductor {
             }
             self.full.remove(&lane_id);
             self.awaiting_successor.remove(&lane_id);
+            self.outdated.forget(lane_id);
         }
         self.note_busy(lane_id);
         owed
@@ -322,7 +323,7 @@ impl Conductor {
         let Some(mut lane) = self.lanes.remove(&id) else {
             return;
         };
-        let parked = self.locks.holds(id);
+        let parked = self.locks.holds(id) || self.outdated.holds(id);
         if lane.has_question() && !parked {
             match lane.standing.pool(now) {
                 // Errors are answered quickly, but searching for the row that raises takes many questions.

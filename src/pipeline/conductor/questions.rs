@@ -140,6 +140,7 @@ impl Conductor {
                 lane.standing.answered(took, &timeouts);
                 lane.raises = 0;
                 lane.fit_question(asked.took);
+                self.outdated.answered(lane_id, table);
                 count_answers(&mut self.counts.asked, &answers);
                 self.recovered(lane_id, asking.table);
             }
@@ -147,9 +148,11 @@ impl Conductor {
                 self.counts.raised = self.counts.raised.saturating_add(1);
                 lane.raises = lane.raises.saturating_add(1);
                 lane.standing.answered(took, &timeouts);
-                if lane.raises <= CATALOG_RETRIES_MAX && OUTDATED.contains(&&*state) {
+                if self
+                    .outdated
+                    .raised(lane_id, table, &state, self.next_number)
+                {
                     lane.answer_all(asking, RowState::Unasked);
-                    self.load_catalog();
                 } else if asking.rows.len() > 1 {
                     lane.rows_max = asking.rows.len() / 2;
                     lane.answer_all(asking, RowState::Unasked);
@@ -222,11 +225,6 @@ fn count_answers(judged: &mut Judged, answers: &[Answer]) {
         *count = count.saturating_add(1);
     }
 }
-
-/// SQLSTATEs of a question that names what is no longer there: undefined table, column, object, changed result type.
-const OUTDATED: [&str; 4] = ["42P01", "42703", "42704", "0A000"];
-/// How often such a question is put again after loading the catalog; then it is the policy that names it.
-const CATALOG_RETRIES_MAX: u32 = 3;
 
 /// Rows that any sound policy judges within the time of a question.
 pub(super) const FEW_ROWS: usize = 4;

@@ -164,6 +164,7 @@ impl Conductor {
             })
             .collect();
         self.check_refusals_again();
+        self.renew_outdated(now);
         for (id, claims) in outdated {
             self.resolve(id, claims);
             if let Some(subscriber) = self.subscribers.get(&id) {
@@ -303,6 +304,7 @@ impl Conductor {
             self.pause_horizon(now);
         }
         self.tell_refusals();
+        self.confirm_outdated(now);
         if self.streaming {
             self.begin_joins(now, horizon);
             self.begin_hearing(now);

@@ -200,6 +200,49 @@ fn the_row_that_raises_is_found_and_the_others_are_delivered() {
 }
 
 #[test]
+fn a_policy_that_names_what_is_not_there_is_told_apart_from_an_old_catalog_by_a_snapshot() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.join(2);
+    let missing = || Err(Trouble::Raised("42703".into()));
+    let commit = |bench: &mut Bench, id| {
+        bench.commit(MESSAGES, insert(id, "hi"));
+        bench.see_all();
+        // The lane of the first subscriber is the first.
+        bench.asked.sort_by_key(|ask| ask.lane);
+        let (first, sound) = (bench.asked.remove(0), bench.asked.remove(0));
+        bench.answer(&sound, &[Found::Same]);
+        assert_eq!(bench.read(2), [format!("INSERT {id} hi.")]);
+        first
+    };
+    let raising = commit(&mut bench, 1);
+    bench.reply(&raising, missing());
+    assert!(bench.asked.is_empty(), "it waits for a snapshot");
+    // The catalog is the database's: it asks once more.
+    bench.see_all();
+    let again = bench.question();
+    bench.reply(&again, missing());
+    let told = format!("{:?}", Notice::PolicyTrouble("42703".into()));
+    assert_eq!(bench.read(1), [told]);
+    // It is known now, and costs no more than any other error.
+    let raising = commit(&mut bench, 2);
+    bench.reply(&raising, missing());
+    assert!(bench.asked.is_empty() && !bench.wants_horizon);
+    assert_eq!(bench.read(1), [""; 0]);
+    // It recovers, and raises because the catalog is old.
+    let well = commit(&mut bench, 3);
+    bench.answer(&well, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 3 hi."]);
+    let old = commit(&mut bench, 4);
+    bench.reply(&old, missing());
+    bench.fingerprint = "b";
+    bench.see_all();
+    let renewed = bench.question();
+    bench.answer(&renewed, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 4 hi."]);
+}
+
+#[test]
 fn only_a_question_of_few_rows_tells_that_an_identity_is_slow() {
     for (rows, pool) in [(10, Pool::Proven), (1, Pool::Quarantine)] {
         let mut bench = Bench::new();

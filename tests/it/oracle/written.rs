@@ -425,7 +425,6 @@ async fn policies_that_change_are_judged_as_postgres_judges_them() {
     check("changes.sql").await;
 }
 
-#[expect(clippy::print_stdout, reason = "a run tells its seed and its figures")]
 async fn check(policies: &str) {
     let only = std::env::var("WALCAST_WRITTEN_ONLY").unwrap_or_default();
     let seed = number_of("WALCAST_WRITTEN_SEED", 7);
