@@ -395,7 +395,8 @@ impl Sessions {
             }
             note(id, "goes on", chosen);
             chosen.owner = Some(id);
-            note(id, "goes on", chosen);
+            // What came over the connection before and was not handled comes again, and must be received again.
+            chosen.received = chosen.processed;
             let since = chosen.touched;
             let claim = Claim::Position(chosen.cursor(chosen.processed));
             let is_of_another = |other: &Session| other.owner.is_none() && other.touched == since;
@@ -728,6 +729,20 @@ mod tests {
             let claim = sessions.claim(now, PLACE, ALICE, id(2));
             assert_eq!(claim, Claim::Position(cursor(expected)));
         }
+    }
+
+    #[test]
+    fn a_farewell_says_nothing_of_what_came_over_an_earlier_connection() {
+        let now = crate::clock::instant();
+        let mut sessions = begun(now);
+        sessions.acknowledge(id(1), Acknowledged::Processed, cursor(200));
+        sessions.acknowledge(id(1), Acknowledged::Received, cursor(300));
+        sessions.park(now, id(1), Farewell::Silent);
+        sessions.claim(now, PLACE, ALICE, id(2));
+        sessions.acknowledge(id(2), Acknowledged::Received, cursor(250));
+        sessions.park(now, id(2), Farewell::Said);
+        let claim = sessions.claim(now, PLACE, ALICE, id(3));
+        assert_eq!(claim, Claim::Position(cursor(250)));
     }
 
     #[test]
