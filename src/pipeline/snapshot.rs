@@ -19,7 +19,7 @@ use crate::policy::Identity;
 use crate::realtime::SnapshotRefusal;
 use crate::routing::{SnapshotWish, TableFilter};
 
-pub(super) use take::{Place, Taker};
+pub(super) use take::{OUTDATED, Place, Taker};
 
 /// How much a join may be sent of what is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

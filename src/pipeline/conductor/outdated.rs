@@ -10,9 +10,7 @@ use std::time::Instant;
 use super::Conductor;
 use crate::change::Oid;
 use crate::pipeline::lane::LaneId;
-
-/// SQLSTATEs of such a question: undefined table, column, object, changed result type.
-const STATES: [&str; 4] = ["42P01", "42703", "42704", "0A000"];
+use crate::pipeline::snapshot::OUTDATED;
 
 /// Lanes whose question named what is not there.
 #[derive(Debug, Default)]
@@ -38,7 +36,7 @@ impl Outdated {
     /// A question of the lane raised. Returns whether it is put again, after a snapshot that begins from `number` on; if not,
     /// it is the policy that raises.
     pub(super) fn raised(&mut self, lane: LaneId, table: Oid, state: &str, number: u64) -> bool {
-        let asks_again = STATES.contains(&state) && !self.confirmed.contains(&(lane, table));
+        let asks_again = OUTDATED.contains(&state) && !self.confirmed.contains(&(lane, table));
         if asks_again {
             self.waiting.insert(lane, (number, table));
         }

@@ -30,8 +30,8 @@ const FETCH: i32 = 500;
 const OVERHEAD: Duration = Duration::from_secs(10);
 /// SQLSTATE of a statement that its timeout ended.
 const QUERY_CANCELED: &str = "57014";
-/// SQLSTATEs of a query that names what is no longer there: undefined table, column, object, changed result type.
-const OUTDATED: [&str; 4] = ["42P01", "42703", "42704", "0A000"];
+/// SQLSTATEs of a query that names what is not there: undefined table, column, object, changed result type.
+pub(in crate::pipeline) const OUTDATED: [&str; 4] = ["42P01", "42703", "42704", "0A000"];
 
 /// A connection that takes snapshots, one at a time.
 pub(in crate::pipeline) struct Taker {
