@@ -3,11 +3,12 @@
 //! every subscriber, and each of them must have got exactly the changes that it says. Old rows are asked for as of before
 //! the transaction: none of them may be shown to who had not seen it, no DELETE kept from who had.
 //!
-//! `make oracle` runs it for a minute; `WALCAST_ORACLE_SECONDS` says how long, `WALCAST_ORACLE_SEED` repeats the dice of
-//! the first world, `WALCAST_ORACLE_IDENTITIES` says how many listen, `WALCAST_ORACLE_TIMES` how many times the usual
-//! statements a transaction has (more verdicts in the same time), `WALCAST_ORACLE_DIFFERENCES` how many differences
-//! end the search, `WALCAST_ORACLE_SAMPLES=1` shows verdicts that were stricter than Postgres', and
-//! `WALCAST_ORACLE_HISTORY` names a file for the statements that led to a difference, beside which the server's log comes.
+//! `make oracle` runs it for a minute; `WALCAST_ORACLE_SECONDS` says how long, `WALCAST_ORACLE_WORLD` how many seconds one
+//! world lasts, `WALCAST_ORACLE_SEED` repeats the dice of the first world, `WALCAST_ORACLE_IDENTITIES` says how many
+//! listen, `WALCAST_ORACLE_TIMES` how many times the usual statements a transaction has (more verdicts in the same time),
+//! `WALCAST_ORACLE_DIFFERENCES` how many differences end the search, `WALCAST_ORACLE_SAMPLES=1` shows verdicts that were
+//! stricter than Postgres', and `WALCAST_ORACLE_HISTORY` names a file for the statements that led to a difference, beside
+//! which the server's log comes.
 
 mod claims;
 mod conditions;
@@ -29,8 +30,8 @@ use std::time::{Duration, Instant};
 use report::Tally;
 use run::World;
 
-/// How long one world lasts.
-const WORLD: Duration = Duration::from_secs(45);
+/// How long one world lasts, in seconds.
+const WORLD: u64 = 45;
 /// Differences after which no further world is begun.
 const DIFFERENCES_MAX: u64 = 5;
 
@@ -58,7 +59,7 @@ async fn verdicts_in_the_stream_are_those_of_postgres() {
         "WALCAST_ORACLE_SECONDS={seconds} WALCAST_ORACLE_SEED={first} WALCAST_ORACLE_IDENTITIES={identities}"
     );
     let all = Duration::from_secs(seconds);
-    let world = WORLD.min(all / 2);
+    let world = Duration::from_secs(number_of("WALCAST_ORACLE_WORLD", WORLD)).min(all / 2);
     let started = Instant::now();
     let mut tally = Tally::default();
     let mut seed = first;

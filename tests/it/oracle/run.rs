@@ -555,8 +555,9 @@ impl World {
         Some(before)
     }
 
-    /// Takes away, and gives one of, what Postgres itself does not decide one way: where it depends on the plan whether a row raises, and where
-    /// a part of an OR raises that a lucky plan does not evaluate. Both only ever deny.
+    /// Takes away, and gives one of, what Postgres itself does not decide one way: where it depends on the plan, or on
+    /// whether the session must make it first, whether a row raises, and where a part of an OR raises that a lucky plan
+    /// does not evaluate. All of that only ever denies.
     async fn excuse(
         &mut self,
         committed: &Committed,
@@ -590,13 +591,18 @@ impl World {
                 row,
             }];
             let identity = [&self.listeners[*place].identity];
+            let client = match committed.backward[number] {
+                _ if is_new => &self.asker,
+                Some(client) => &self.backward[client],
+                None => continue,
+            };
+            // A function's statement without parameters is planned once per session and role, whatever the claims are
+            // then: what planning raises is not raised by who comes later.
+            client.batch_execute("discard plans").await.unwrap();
             let answers = if is_new {
-                judge::ask(&self.asker, &self.model, &identity, &question).await
-            } else if let Some(client) = committed.backward[number] {
-                let client = &self.backward[client];
-                judge::ask_within(client, &self.model, &identity, &question).await
+                judge::ask(client, &self.model, &identity, &question).await
             } else {
-                continue;
+                judge::ask_within(client, &self.model, &identity, &question).await
             };
             again.insert((*place, number), answers[0].get(&number).cloned());
         }
