@@ -104,7 +104,7 @@ pub(super) struct Taken {
 pub(super) struct Awaited {
     /// The subscriber was told that it is in force: its token was to come after the join's reply.
     pub(super) announced: bool,
-    /// How often the catalog turned out to be another one.
+    /// How often its query named what is not there.
     pub(super) outdated: u32,
     pub(super) state: AwaitedState,
 }

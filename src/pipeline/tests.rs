@@ -63,6 +63,8 @@ struct Bench {
     resume: Option<super::Resume>,
     /// Of the catalog.
     fingerprint: &'static str,
+    /// How often it was loaded.
+    loads: u32,
     /// Under a catalog of this fingerprint no bindings are served.
     refuses_under: Option<&'static str>,
 }
@@ -141,6 +143,7 @@ impl Bench {
             next_order: 0,
             resume: None,
             fingerprint: "a",
+            loads: 0,
             refuses_under: None,
         };
         bench.conductor.handle_connected(bench.now);
@@ -162,6 +165,7 @@ impl Bench {
         while let Some(output) = self.conductor.poll_output() {
             match output {
                 Output::LoadCatalog => {
+                    self.loads += 1;
                     let catalog = catalog(self.fingerprint);
                     self.conductor.handle_catalog(self.now, Some(catalog));
                 }
@@ -383,6 +387,7 @@ impl Bench {
             .iter()
             .map(|found| Answer {
                 found: *found,
+                as_supposed: *found == Found::Same,
                 predicates: Box::default(),
             })
             .collect();

@@ -419,13 +419,17 @@ impl Conductor {
         else {
             return;
         };
-        if let Some(state) = state {
-            awaited.outdated = awaited.outdated.saturating_add(1);
-            if awaited.outdated > OUTDATED_MAX {
-                return self.refuse_snapshot(id, SnapshotRefusal::Policy(state));
+        match state {
+            // When the rows were about to be read the catalog was that of the database. If it is not any more, the next
+            // attempt will say so.
+            Some(state) => {
+                awaited.outdated = awaited.outdated.saturating_add(1);
+                if awaited.outdated > OUTDATED_MAX {
+                    return self.refuse_snapshot(id, SnapshotRefusal::Policy(state));
+                }
             }
+            None => self.load_catalog(),
         }
-        self.load_catalog();
         self.want_snapshot(now, id);
     }
 
