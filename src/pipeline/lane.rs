@@ -9,13 +9,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::merge::{lacks_values, row_after};
 use super::old::OldRow;
 use super::part::Part;
 use super::standing::{Pool, Standing};
 use super::subscriber::{Subscriber, SubscriberId};
 use super::verdicts::Sitting;
 use super::view::{RowKey, RowKeys, View};
-use crate::change::{Change, ChangeKind, Datum, Lsn, Oid, OldKind, OldTuple};
+use crate::change::{Change, ChangeKind, Datum, Lsn, Oid, OldKind, OldTuple, Relation, Tuple};
 use crate::policy::{Answer, Expected, Found, Identity, Predicate, Question, Row};
 use crate::realtime::payload::Withheld;
 use crate::routing::Index;
@@ -83,8 +84,8 @@ pub(super) struct Lane {
     pub(super) keeping: usize,
     /// For verdicts that need no question.
     pub(super) sitting: Sitting,
-    /// Rows with a verdict outstanding, and how many of their versions.
-    open: HashMap<RowKey, u32>,
+    /// Rows with a verdict outstanding.
+    open: HashMap<RowKey, Open>,
     /// Rows that came to be `open`, for who goes through the past; `None`: they are not noted.
     pub(super) opened: Option<Vec<RowKey>>,
     /// Versions whose successor is to come.
@@ -120,8 +121,20 @@ pub(super) struct ItemRow {
     pub(super) old: OldRow,
     /// The row must be there with this content although no policy asks for it.
     pub(super) must_exist: bool,
+    /// The version that the change follows, if it leaves out values of it that this lane may not have told.
+    pub(super) follows: Option<Tuple>,
+    /// Postgres has confirmed these values.
+    pub(super) is_confirmed: bool,
     pub(super) predicates: Box<[Predicate]>,
     pub(super) truths: Box<[bool]>,
+}
+
+/// Versions of a row with a verdict outstanding.
+#[derive(Debug, Default)]
+struct Open {
+    count: u32,
+    /// The last of them: the number of its item, and its index there.
+    last: (u64, usize),
 }
 
 /// What is known about a row.
@@ -160,6 +173,8 @@ impl ItemRow {
             state,
             old: OldRow::Unknown,
             must_exist: false,
+            follows: None,
+            is_confirmed: false,
             predicates: predicates.into(),
             truths: Box::default(),
         }
@@ -191,6 +206,8 @@ pub(super) struct Pending {
     pub(super) inserted: bool,
     /// The row before the first pending version, if its key differed.
     pub(super) first_old: Option<OldTuple>,
+    /// The version itself, as far as it is known, and its columns.
+    pub(super) version: Option<(Arc<Relation>, Tuple)>,
     /// The successor starts before this position.
     pub(super) read_before: Lsn,
     /// There is a successor: Postgres showed another content. Otherwise the row may just be hidden.
@@ -347,12 +364,18 @@ impl Lane {
             || self.keeping > 0
     }
 
-    pub(super) fn push(&mut self, keys: &RowKeys, item: Item) {
-        for row in item.rows.iter().filter(|row| row.state.is_open()) {
-            if let (_, Some(key)) = item.part.row_keys(keys, row.change) {
-                let count = self.open.entry(key).or_default();
-                *count = count.saturating_add(1);
-                if *count == 1
+    pub(super) fn push(&mut self, keys: &RowKeys, mut item: Item) {
+        if self.has_open_rows() {
+            self.find_followed(keys, &mut item);
+        }
+        for (index, row) in item.rows.iter().enumerate() {
+            if row.state.is_open()
+                && let (_, Some(key)) = item.part.row_keys(keys, row.change)
+            {
+                let open = self.open.entry(key).or_default();
+                open.count = open.count.saturating_add(1);
+                open.last = (item.number, index);
+                if open.count == 1
                     && let Some(opened) = &mut self.opened
                 {
                     opened.push(key);
@@ -362,6 +385,34 @@ impl Lane {
         self.queued_rows = self.queued_rows.saturating_add(item.rows.len());
         self.queued_bytes = self.queued_bytes.saturating_add(item.part.size);
         self.queue.push_back(item);
+    }
+
+    /// Finds the versions that changes follow which leave values out.
+    fn find_followed(&self, keys: &RowKeys, item: &mut Item) {
+        for row in &mut item.rows {
+            if let Some((change, _)) = item.part.change(row.change)
+                && row.state.is_open()
+                && lacks_values(change)
+                && let (Some(key), _) = item.part.row_keys(keys, row.change)
+            {
+                let followed = self.last_version(key);
+                row.follows = followed
+                    .filter(|(relation, _)| *relation == change.relation)
+                    .map(|(_, version)| version);
+            }
+        }
+    }
+
+    /// The last version of a row that waits here, and its columns.
+    fn last_version(&self, key: RowKey) -> Option<(Arc<Relation>, Tuple)> {
+        let Some(open) = self.open.get(&key) else {
+            return self.pending.get(&key)?.version.clone();
+        };
+        let (number, index) = open.last;
+        let place = self.queue.binary_search_by_key(&number, |item| item.number);
+        let item = self.queue.get(place.ok()?)?;
+        let row = item.rows.get(index)?;
+        version_of(item.part.change(row.change)?.0, row)
     }
 
     /// Takes the first item if all its rows are decided.
@@ -387,9 +438,9 @@ impl Lane {
             return;
         }
         let Some(key) = key else { return };
-        if let Some(count) = self.open.get_mut(&key) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+        if let Some(open) = self.open.get_mut(&key) {
+            open.count = open.count.saturating_sub(1);
+            if open.count == 0 {
                 self.open.remove(&key);
             }
         }
@@ -422,7 +473,7 @@ impl Lane {
                 let (before, after) = item.part.row_keys(keys, row.change);
                 let count = |key: Option<RowKey>| {
                     let open = key.and_then(|key| self.open.get(&key));
-                    open.copied().unwrap_or(0)
+                    open.map_or(0, |open| open.count)
                 };
                 let waits =
                     |key: Option<RowKey>| key.is_some_and(|key| self.pending.contains_key(&key));
@@ -489,13 +540,9 @@ impl Lane {
                     break 'items;
                 }
                 bytes = bytes.saturating_add(item.part.size / item.part.changes.len().max(1));
-                question.rows.push(asked_row(
-                    change,
-                    view,
-                    &question.columns,
-                    &row.predicates,
-                    row.must_exist || policies_ask(change, view, self.key.identity.role()),
-                ));
+                let about_row =
+                    row.must_exist || policies_ask(change, view, self.key.identity.role());
+                (question.rows).push(asked_row(change, view, &question.columns, row, about_row));
                 asking.rows.push((item.number, index));
                 row.state = RowState::Asked;
             }
@@ -520,7 +567,7 @@ impl Lane {
                 *item,
                 *row,
                 RowState::Answered(answer.found, read_before),
-                Some(&answer.predicates),
+                Some(answer),
             );
         }
     }
@@ -553,7 +600,7 @@ impl Lane {
         }
     }
 
-    fn decide(&mut self, item: u64, row: usize, state: RowState, truths: Option<&[bool]>) {
+    fn decide(&mut self, item: u64, row: usize, state: RowState, answer: Option<&Answer>) {
         let Ok(position) = self.queue.binary_search_by_key(&item, |item| item.number) else {
             return;
         };
@@ -564,8 +611,9 @@ impl Lane {
             return;
         };
         row.state = state;
-        if let Some(truths) = truths {
-            row.truths = truths.into();
+        if let Some(answer) = answer {
+            row.truths.clone_from(&answer.predicates);
+            row.is_confirmed = answer.as_supposed;
         }
         if !state.is_open() {
             item.undecided = item.undecided.saturating_sub(1);
@@ -659,11 +707,17 @@ fn known_before(change: &Change, index: usize) -> Option<Datum<'_>> {
     old.tuple.get(index).filter(|_| is_known)
 }
 
+/// The row after a change as far as it is known, and its columns.
+pub(super) fn version_of(change: &Change, row: &ItemRow) -> Option<(Arc<Relation>, Tuple)> {
+    let version = row_after(change, row.follows.as_ref())?;
+    Some((Arc::clone(&change.relation), version))
+}
+
 fn asked_row(
     change: &Change,
     view: &View,
     columns: &[usize],
-    predicates: &[Predicate],
+    row: &ItemRow,
     about_row: bool,
 ) -> Row {
     let new = match &change.kind {
@@ -674,6 +728,10 @@ fn asked_row(
         | ChangeKind::Truncate => None,
     };
     let key = new.and_then(|new| view.key_of(new));
+    let supposed = |column: usize| {
+        let text = (row.follows.as_ref()?.get(view.relation_column(column)?)?).text()?;
+        Some(Expected::Supposed(text.into()))
+    };
     let content = |column: &usize| match new
         .zip(view.relation_column(*column))
         .and_then(|(new, index)| new.get(index))
@@ -686,7 +744,7 @@ fn asked_row(
         {
             Some(Datum::Text(text)) => Expected::Text(text.into()),
             Some(Datum::Null) => Expected::Null,
-            Some(Datum::Unchanged) | None => Expected::Any,
+            Some(Datum::Unchanged) | None => supposed(*column).unwrap_or(Expected::Any),
         },
         // Added since: it is not sent, so it need not be the same.
         None => Expected::Any,
@@ -699,6 +757,6 @@ fn asked_row(
     Row {
         key,
         content,
-        predicates: predicates.into(),
+        predicates: row.predicates.clone(),
     }
 }

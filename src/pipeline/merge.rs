@@ -1,7 +1,8 @@
 //! Versions of a row that are told as one.
 //!
 //! Pure. The last version counts, and what the row was before the first of them. A value that the last change leaves out as
-//! unchanged is that of right before it: the first old version may have had another one, which is nobody's to see.
+//! unchanged is that of right before it: of its own old version, or of the version that it follows. The first old version may
+//! have had another one, which is nobody's to see.
 
 use crate::change::{
     Change, ChangeKind, Datum, OldKind, OldTuple, Relation, RelationColumn, Tuple, TupleBuilder,
@@ -43,7 +44,7 @@ pub(super) fn with_first_old(change: &Change, first_old: Option<OldTuple>) -> Op
 
 /// `new` with what it leaves out as unchanged, where its own old version has it.
 fn filled(new: &Tuple, old: Option<&OldTuple>, relation: &Relation) -> Tuple {
-    let Some(old) = old.filter(|_| new.iter().any(|datum| datum == Datum::Unchanged)) else {
+    let Some(old) = old.filter(|_| leaves_out(new)) else {
         return new.clone();
     };
     let mut builder = TupleBuilder::new();
@@ -56,6 +57,55 @@ fn filled(new: &Tuple, old: Option<&OldTuple>, relation: &Relation) -> Tuple {
         });
     }
     builder.build()
+}
+
+/// Whether the change leaves a value out that its own old version does not have either.
+pub(super) fn lacks_values(change: &Change) -> bool {
+    match &change.kind {
+        ChangeKind::Update { new, old } => {
+            leaves_out(new) && leaves_out(&filled(new, old.as_ref(), &change.relation))
+        }
+        ChangeKind::Insert { .. } | ChangeKind::Delete { .. } | ChangeKind::Truncate => false,
+    }
+}
+
+fn leaves_out(new: &Tuple) -> bool {
+    new.iter().any(|datum| datum == Datum::Unchanged)
+}
+
+/// The row after the change, with what is left out as unchanged taken from the version that it follows.
+pub(super) fn row_after(change: &Change, before: Option<&Tuple>) -> Option<Tuple> {
+    let new = match &change.kind {
+        ChangeKind::Insert { new } => new.clone(),
+        ChangeKind::Update { new, old } => filled(new, old.as_ref(), &change.relation),
+        ChangeKind::Delete { .. } | ChangeKind::Truncate => return None,
+    };
+    let Some(before) = before.filter(|before| before.len() == new.len() && leaves_out(&new)) else {
+        return Some(new);
+    };
+    let mut builder = TupleBuilder::new();
+    for (datum, known) in new.iter().zip(before.iter()) {
+        builder.push(match datum {
+            Datum::Unchanged => known,
+            datum => datum,
+        });
+    }
+    Some(builder.build())
+}
+
+/// The change with what it leaves out as unchanged taken from the version that it follows.
+pub(super) fn completed(change: &Change, before: &Tuple) -> Option<Change> {
+    let new = row_after(change, Some(before))?;
+    match &change.kind {
+        ChangeKind::Update { old, .. } => Some(Change {
+            kind: ChangeKind::Update {
+                old: old.clone(),
+                new,
+            },
+            ..change.clone()
+        }),
+        ChangeKind::Insert { .. } | ChangeKind::Delete { .. } | ChangeKind::Truncate => None,
+    }
 }
 
 /// An old version as far as none of its values would be taken for one that `new` leaves out; `None` if not even its key.

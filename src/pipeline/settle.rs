@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::lane::{Item, ItemRow, Lane, Pending, RowState};
-use super::merge::{old_key, with_first_old};
+use super::lane::{Item, ItemRow, Lane, Pending, RowState, version_of};
+use super::merge::{completed, old_key, with_first_old};
 use super::old::OldRow;
 use super::part::{Part, Variant};
 use super::subscriber::{Phase, Post, Subscriber, SubscriberId};
@@ -115,6 +115,7 @@ impl Desk<'_> {
             }
             RowState::Answered(found @ (Found::Different | Found::Missing), read_before) => {
                 let pending = Pending {
+                    version: version_of(change, row),
                     inserted: earlier.as_ref().map_or(
                         matches!(change.kind, ChangeKind::Insert { .. }),
                         |earlier| earlier.inserted,
@@ -180,12 +181,15 @@ impl Desk<'_> {
         let mut merged = None;
         let mut render_as = RenderAs::AsWritten;
         if let Some(earlier) = earlier {
+            let follows = row.follows.as_ref().filter(|_| row.is_confirmed);
+            merged = follows.and_then(|follows| completed(change, follows));
             self.settled.merged = self.settled.merged.saturating_add(1);
             match (&change.kind, earlier.inserted) {
                 // Told although its INSERT was not: who read the table once the subscription was in force may have seen
                 // the row before it vanished.
                 (ChangeKind::Delete { .. }, true) | (_, false) => {
-                    merged = with_first_old(change, earlier.first_old)
+                    let last = merged.as_ref().unwrap_or(change);
+                    merged = with_first_old(last, earlier.first_old).or(merged);
                 }
                 (_, true) => render_as = RenderAs::Insert,
             }

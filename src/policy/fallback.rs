@@ -350,6 +350,7 @@ impl<'a> Reading<'a> {
             } else {
                 Found::Same
             },
+            as_supposed: false,
             predicates: vec![false; row.predicates.len()].into(),
         };
         Self {
@@ -389,17 +390,19 @@ impl<'a> Reading<'a> {
             else {
                 continue;
             };
-            let same = asked
-                .content
-                .iter()
-                .enumerate()
-                .all(|(column, expected)| match expected {
-                    Expected::Any => true,
-                    Expected::Null => text(width.saturating_add(column)).is_none(),
-                    Expected::Text(bytes) => text(width.saturating_add(column))
-                        .is_some_and(|text| text.as_bytes() == &**bytes),
-                });
+            let content = || asked.content.iter().zip(width..);
+            let reads =
+                |column, bytes: &[u8]| text(column).is_some_and(|text| text.as_bytes() == bytes);
+            let same = content().all(|(expected, column)| match expected {
+                Expected::Any | Expected::Supposed(_) => true,
+                Expected::Null => text(column).is_none(),
+                Expected::Text(bytes) => reads(column, bytes),
+            });
             answer.found = if same { Found::Same } else { Found::Different };
+            answer.as_supposed = content().all(|(expected, column)| match expected {
+                Expected::Supposed(bytes) => reads(column, bytes),
+                Expected::Any | Expected::Null | Expected::Text(_) => true,
+            });
         }
     }
 

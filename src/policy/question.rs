@@ -44,6 +44,8 @@ pub enum Expected {
     Text(Box<[u8]>),
     /// Anything: the stream left the value out (unchanged TOAST), and it will not be sent either.
     Any,
+    /// Anything, for the stream left the value out. The version before had this one, which is sent only if it reads so.
+    Supposed(Box<[u8]>),
 }
 
 /// A boolean expression that Postgres evaluates; NULL counts as false.
@@ -71,6 +73,8 @@ pub struct Asked {
 pub struct Answer {
     /// What became of the key; [`Found::Same`] if none was asked about.
     pub found: Found,
+    /// Every [`Expected::Supposed`] column reads as supposed.
+    pub as_supposed: bool,
     /// Truth of each predicate.
     pub predicates: Box<[bool]>,
 }

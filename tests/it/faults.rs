@@ -340,11 +340,10 @@ async fn run(weather: Weather) {
         .end
         .store(END.unsigned_abs(), Ordering::Relaxed);
     let session = world.session().await;
-    let rows =
-        (0..TEAMS).map(|team| format!("({}, {team}, {}, -1, 'end')", END + team, END + team));
+    let rows = (0..TEAMS).map(|team| format!("({0}, {team}, {0}, -1, '{0} end')", END + team));
     let rows: Vec<String> = rows.collect();
     let puts: Vec<_> = (0..TEAMS)
-        .map(|team| serde_json::json!(["put", END + team, team, END + team, true]))
+        .map(|team| serde_json::json!(["put", END + team, team, END + team, true, END + team]))
         .collect();
     session
         .run(&format!(
@@ -421,6 +420,7 @@ fn judge(
                 sum.repeated_late += findings.repeated_late;
                 sum.merged += findings.merged;
                 sum.uncertain += findings.uncertain;
+                sum.bodiless += findings.bodiless;
             }
             Err(Fault { what, near }) => {
                 let fault = format!("client {number}: {what}");

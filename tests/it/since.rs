@@ -83,6 +83,39 @@ async fn what_was_missed_comes_first_as_plans_say() {
 }
 
 #[tokio::test]
+async fn a_long_text_comes_with_the_row_although_its_last_version_left_it_alone() {
+    for verdicts in ["postgres", "compiled"] {
+        let environment = [&[("WALCAST_VERDICTS", verdicts)], &LONG_TRAIL[..]].concat();
+        let external = "alter table messages alter column content set storage external;";
+        let app = start_with_environment(external, &environment).await;
+        let mut alice = subscribe(&app, ALICE, "messages").await;
+        app.sql(&say(TALK, "mark")).await;
+        let from = cursor(&alice.change().await);
+        let long = "long".repeat(3000);
+        app.sql(&say(TALK, &long)).await;
+        let mut between = join_since(&app, BOB, &from).await;
+        assert_eq!(between.change().await.record()["content"], long);
+        for change in ["is_read = true", "created_at = now()"] {
+            let sql = format!("update messages set {change} where length(content) > 4");
+            app.sql(&sql).await;
+        }
+        let mut bob = join_since(&app, BOB, &from).await;
+        let got = app.settled(&mut bob).await;
+        let told = got.iter().map(|change| (change.kind(), change.record()));
+        let length = |row: &Value| row["content"].as_str().map(str::len);
+        let told: Vec<_> = told.map(|(kind, row)| (kind, length(row))).collect();
+        // Postgres shows the last version only, so that they come as one; plans judge each by itself.
+        let all = [("INSERT", Some(12_000)), ("UPDATE", None), ("UPDATE", None)];
+        let expected = if verdicts == "postgres" {
+            &all[..1]
+        } else {
+            &all
+        };
+        assert_eq!(told, expected, "{verdicts}");
+    }
+}
+
+#[tokio::test]
 async fn who_was_added_later_does_not_learn_what_was_deleted_before() {
     for verdicts in ["postgres", "compiled"] {
         let app = start(verdicts).await;

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::catalog::{AccessMark, Catalog};
+use crate::change::{Datum, TupleBuilder};
+use crate::policy::Expected;
 
 #[test]
 fn a_change_reaches_who_postgres_says_may_see_it() {
@@ -41,6 +43,90 @@ fn a_version_superseded_before_it_was_judged_is_merged_into_the_next() {
     let second = bench.question();
     bench.answer(&second, &[Found::Same]);
     assert_eq!(bench.read(1), ["INSERT 1 two."]);
+}
+
+/// An update that leaves the body out as unchanged, and the old row.
+fn leaving_body_out(id: &str) -> ChangeKind {
+    let mut new = TupleBuilder::new();
+    new.push(Datum::Text(id.as_bytes()));
+    new.push(Datum::Unchanged);
+    ChangeKind::Update {
+        old: None,
+        new: new.build(),
+    }
+}
+
+/// Answers a question of one row that still reads as the version said, but perhaps not in what that left out.
+fn still_there(bench: &mut Bench, ask: &Ask, as_supposed: bool) {
+    let answer = Answer {
+        found: Found::Same,
+        as_supposed,
+        predicates: Box::default(),
+    };
+    bench.reply(ask, Ok(vec![answer]));
+}
+
+#[test]
+fn a_value_that_the_last_of_merged_versions_leaves_out_is_that_of_the_one_before() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    let supposed = |text: &str| Expected::Supposed(text.as_bytes().into());
+    // The first version waits for its successor when that comes.
+    bench.commit(MESSAGES, insert(1, "long"));
+    bench.see_all();
+    let first = bench.question();
+    bench.answer(&first, &[Found::Different]);
+    bench.commit(MESSAGES, leaving_body_out("1"));
+    bench.see_all();
+    let second = bench.question();
+    let content = &second.question.rows[0].content;
+    assert_eq!(content.last(), Some(&supposed("long")));
+    still_there(&mut bench, &second, true);
+    assert_eq!(bench.read(1), ["INSERT 1 long."]);
+    // It waits for its answer, and there are two that leave the value out.
+    bench.commit(MESSAGES, update(1, "longer"));
+    bench.commit(MESSAGES, leaving_body_out("1"));
+    bench.commit(MESSAGES, leaving_body_out("1"));
+    bench.see_all();
+    let all = bench.question();
+    let contents = all.question.rows.iter();
+    let contents: Vec<_> = contents.map(|row| row.content.last()).collect();
+    let (first, others) = contents.split_first().unwrap();
+    assert_eq!(*first, Some(&Expected::Text(b"longer".as_slice().into())));
+    assert_eq!(*others, [Some(&supposed("longer")); 2]);
+    bench.answer(&all, &[Found::Different, Found::Different, Found::Same]);
+    assert_eq!(bench.read(1), ["UPDATE 1 longer."]);
+}
+
+#[test]
+fn a_value_of_the_version_before_that_does_not_read_so_any_more_is_not_sent() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "long"));
+    bench.see_all();
+    let first = bench.question();
+    bench.answer(&first, &[Found::Different]);
+    bench.commit(MESSAGES, leaving_body_out("1"));
+    bench.see_all();
+    let second = bench.question();
+    still_there(&mut bench, &second, false);
+    bench.commit(MESSAGES, update(1, "other"));
+    bench.see_all();
+    let third = bench.question();
+    bench.answer(&third, &[Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 -.", "UPDATE 1 other."]);
+}
+
+#[test]
+fn what_was_told_before_is_left_out_of_an_update_as_it_came() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    bench.commit(MESSAGES, insert(1, "long"));
+    bench.commit(MESSAGES, leaving_body_out("1"));
+    bench.see_all();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Same, Found::Same]);
+    assert_eq!(bench.read(1), ["INSERT 1 long.", "UPDATE 1 -."]);
 }
 
 #[test]
@@ -253,6 +339,7 @@ fn only_a_question_of_few_rows_tells_that_an_identity_is_slow() {
         let ask = bench.question();
         let same = Answer {
             found: Found::Same,
+            as_supposed: true,
             predicates: Box::default(),
         };
         let answers = vec![same; ask.question.rows.len()];

@@ -427,6 +427,8 @@ impl Client {
         let version = version.unwrap_or(0);
         // What comes before the state was taken is no position: something before it may still be on its way.
         self.cursor = self.began.then(|| cursor.to_owned());
+        let body = row["body"].as_str();
+        let body = body.map(|body| body.split(' ').next().unwrap().parse().unwrap());
         self.happened(Event::Change {
             at: (
                 part(high) << 32 | part(low),
@@ -435,6 +437,7 @@ impl Client {
             kind,
             id,
             version,
+            body,
             last: payload["last"] == true,
         });
         let end = self.circumstances.end.load(Ordering::Relaxed);

@@ -19,6 +19,8 @@ pub(crate) enum Deed {
         team: i64,
         version: i64,
         inserted: bool,
+        /// The version that wrote the body, if this transaction did.
+        body: Option<i64>,
     },
     /// The end of a row.
     Drop { id: i64 },
@@ -67,6 +69,10 @@ pub(crate) struct Truth {
     by_lsn: HashMap<u64, usize>,
     /// By row: the transactions that touched it, and the team afterwards; `None` if the row was gone.
     rows: HashMap<i64, Vec<(usize, Option<i64>)>>,
+    /// By row and version: the version that wrote the body.
+    bodies: HashMap<(i64, i64), i64>,
+    /// The same of the rows' last versions.
+    last_bodies: HashMap<i64, i64>,
     /// By team and person: the transactions that changed it, and whether the person was in it afterwards.
     members: HashMap<(i64, usize), Vec<(usize, bool)>>,
 }
@@ -76,8 +82,20 @@ impl Truth {
         let index = self.transactions.len();
         for deed in &transaction.deeds {
             match *deed {
-                Deed::Put { id, team, .. } => {
+                Deed::Put {
+                    id,
+                    team,
+                    version,
+                    body,
+                    ..
+                } => {
                     self.rows.entry(id).or_default().push((index, Some(team)));
+                    if let Some(body) = body {
+                        self.last_bodies.insert(id, body);
+                    }
+                    if let Some(body) = self.last_bodies.get(&id) {
+                        self.bodies.insert((id, version), *body);
+                    }
                 }
                 Deed::Drop { id } => self.rows.entry(id).or_default().push((index, None)),
                 Deed::Member {
@@ -96,6 +114,11 @@ impl Truth {
 
     pub(crate) fn at(&self, lsn: u64) -> Option<usize> {
         self.by_lsn.get(&lsn).copied()
+    }
+
+    /// The version that wrote the body that a version of a row has.
+    pub(crate) fn body_of(&self, id: i64, version: i64) -> Option<i64> {
+        self.bodies.get(&(id, version)).copied()
     }
 
     /// Whether somebody can see a team's rows right after transaction `index`.
@@ -236,6 +259,7 @@ fn deeds(entry: &str) -> Vec<Deed> {
                 team: number(2),
                 version: number(3),
                 inserted: deed[4].as_bool().unwrap(),
+                body: deed[5].as_i64(),
             }),
             "drop" => deeds.push(Deed::Drop { id: number(1) }),
             "member" => deeds.push(Deed::Member {
@@ -248,6 +272,7 @@ fn deeds(entry: &str) -> Vec<Deed> {
                 team: number(3),
                 version: number(4) + n,
                 inserted: true,
+                body: Some(number(4) + n),
             })),
             other => panic!("{other}"),
         }

@@ -41,6 +41,8 @@ pub(crate) enum Event {
         id: i64,
         /// 0 for a DELETE.
         version: i64,
+        /// The version that wrote the body, if that was sent.
+        body: Option<i64>,
         last: bool,
     },
     /// The server knows that the client has had this many events.
@@ -85,6 +87,8 @@ pub(crate) struct Findings {
     pub(crate) merged: u64,
     /// Did not arrive, and rights had changed before something later arrived.
     pub(crate) uncertain: u64,
+    /// Came as an INSERT without the body.
+    pub(crate) bodiless: u64,
 }
 
 /// From one beginning to the next.
@@ -181,11 +185,17 @@ impl Check<'_> {
                     kind,
                     id,
                     version,
+                    body,
                     last,
                 } => {
                     findings.changes += 1;
                     self.nothing_leaked(*at, *kind, *id, *version)
                         .map_err(fault)?;
+                    let written = self.truth.body_of(*id, *version);
+                    if body.is_some() && *body != written {
+                        return Err(fault(format!("it had the body of version {written:?}")));
+                    }
+                    findings.bodiless += u64::from(*kind == Kind::Insert && body.is_none());
                     if let Some((earlier, was_last)) = before {
                         if earlier >= *at {
                             return Err(fault("out of order".into()));
@@ -372,8 +382,11 @@ pub(crate) fn brief(event: &Event) -> String {
             kind,
             id,
             version,
+            body,
             last,
-        } => format!("{kind:?} {id} version {version} at {lsn:X}/{order} last {last}"),
+        } => format!(
+            "{kind:?} {id} version {version} with the body of {body:?} at {lsn:X}/{order} last {last}"
+        ),
         other => format!("{other:?}"),
     }
 }
@@ -389,6 +402,7 @@ mod tests {
             team,
             version,
             inserted: id == version,
+            body: (id == version).then_some(version),
         }
     }
 
@@ -421,12 +435,18 @@ mod tests {
         }
     }
 
+    /// With the body that the row was inserted with.
     fn change(lsn: u64, kind: Kind, id: i64, version: i64) -> Event {
+        with_body(lsn, kind, id, version, (kind != Kind::Delete).then_some(id))
+    }
+
+    fn with_body(lsn: u64, kind: Kind, id: i64, version: i64, body: Option<i64>) -> Event {
         Event::Change {
             at: (lsn, 0),
             kind,
             id,
             version,
+            body,
             last: true,
         }
     }
@@ -501,6 +521,13 @@ mod tests {
             let fault = check(&events).unwrap_err();
             assert!(fault.contains(word), "{fault}");
         }
+        // A body may be left out, but is never another one.
+        let mut events = all.to_vec();
+        events[4] = with_body(6, Update, 1, 101, None);
+        events[2] = with_body(2, Insert, 2, 2, None);
+        assert_eq!(check(&events).map(|found| found.bodiless), Ok(1));
+        events[4] = with_body(6, Update, 1, 101, Some(101));
+        assert!(check(&events).unwrap_err().contains("the body of"));
         // A new connection may repeat what was not acknowledged.
         let mut events = all[..4].to_vec();
         events.extend([Event::Connected, two.clone(), four.clone()]);

@@ -31,9 +31,18 @@ pub(crate) struct Writer {
 #[derive(Default)]
 struct Draft {
     sql: String,
-    /// By id: team, version, inserted.
-    puts: BTreeMap<i64, (i64, i64, bool)>,
+    puts: BTreeMap<i64, Put>,
     others: Vec<Value>,
+}
+
+/// What becomes of a row.
+#[derive(Clone, Copy)]
+struct Put {
+    team: i64,
+    version: i64,
+    inserted: bool,
+    /// The version that wrote the body, if one in this transaction did.
+    body: Option<i64>,
 }
 
 impl Writer {
@@ -105,14 +114,16 @@ impl Writer {
         self.next
     }
 
-    fn body(&mut self) -> String {
+    /// It tells which version wrote it.
+    fn body(&mut self, version: i64) -> String {
         let length = match self.dice.random_range(0..100) {
             // Kept outside of the row, so that updates of other columns leave it out.
             0..4 => 9000,
             4..14 => 400,
             _ => 20,
         };
-        format!("repeat('{}', {length})", self.dice.random_range('a'..='z'))
+        let letter = self.dice.random_range('a'..='z');
+        format!("{version} || repeat(' {letter}', {length})")
     }
 
     fn draft(
@@ -131,10 +142,8 @@ impl Writer {
                 self.deed(&mut draft, rows, members);
             }
         }
-        let puts = draft
-            .puts
-            .iter()
-            .map(|(id, (team, version, inserted))| json!(["put", id, team, version, inserted]));
+        let puts = (draft.puts.iter())
+            .map(|(id, put)| json!(["put", id, put.team, put.version, put.inserted, put.body]));
         let entry: Vec<Value> = puts.chain(draft.others).collect();
         let entry = Value::from(entry);
         format!(
@@ -188,7 +197,7 @@ impl Writer {
             }
             (930..997, _) => {
                 let id = self.number();
-                let (number, body) = (self.number, self.body());
+                let (number, body) = (self.number, self.body(id));
                 write!(
                     draft.sql,
                     "savepoint s; insert into docs values ({id}, 0, {id}, {number}, {body}); rollback to s;"
@@ -201,7 +210,7 @@ impl Writer {
                 self.next += count;
                 write!(
                     draft.sql,
-                    "insert into docs select n, {team}, n, {}, repeat('many', 100)
+                    "insert into docs select n, {team}, n, {}, n || repeat(' many', 100)
                      from generate_series({first}::bigint, {}) as n;",
                     self.number, self.next
                 )
@@ -219,14 +228,21 @@ impl Writer {
     }
 
     fn insert(&mut self, draft: &mut Draft, rows: &mut BTreeMap<i64, i64>) -> i64 {
-        let (id, team, body) = (self.number(), self.team(), self.body());
+        let (id, team) = (self.number(), self.team());
+        let body = self.body(id);
         write!(
             draft.sql,
             "insert into docs values ({id}, {team}, {id}, {}, {body});",
             self.number
         )
         .unwrap();
-        draft.puts.insert(id, (team, id, true));
+        let put = Put {
+            team,
+            version: id,
+            inserted: true,
+            body: Some(id),
+        };
+        draft.puts.insert(id, put);
         rows.insert(id, team);
         id
     }
@@ -238,36 +254,36 @@ impl Writer {
         } else {
             rows[&id]
         };
-        let body = if self.dice.random_bool(0.5) {
-            self.body()
+        let in_bulk = draft.inserts_in_bulk(id);
+        let earlier = draft.puts.get(&id).copied();
+        let (body, written) = if self.dice.random_bool(0.5) {
+            (self.body(version), Some(version))
         } else {
-            "body".to_owned()
+            let written = earlier.and_then(|earlier| earlier.body);
+            ("body".to_owned(), written.or(in_bulk.then_some(id)))
         };
         write!(
             draft.sql,
             "update docs set team = {team}, version = {version}, body = {body} where id = {id};"
         )
         .unwrap();
-        let in_bulk = draft.inserts_in_bulk(id);
         if in_bulk {
             draft.leave_out(id);
         }
-        let inserted = in_bulk
-            || draft
-                .puts
-                .get(&id)
-                .is_some_and(|(_, _, inserted)| *inserted);
-        draft.puts.insert(id, (team, version, inserted));
+        let put = Put {
+            team,
+            version,
+            inserted: in_bulk || earlier.is_some_and(|earlier| earlier.inserted),
+            body: written,
+        };
+        draft.puts.insert(id, put);
         rows.insert(id, team);
     }
 
     fn delete(&mut self, draft: &mut Draft, rows: &mut BTreeMap<i64, i64>, id: i64) {
         write!(draft.sql, "delete from docs where id = {id};").unwrap();
         rows.remove(&id);
-        let appeared = draft
-            .puts
-            .remove(&id)
-            .is_some_and(|(_, _, inserted)| inserted);
+        let appeared = draft.puts.remove(&id).is_some_and(|put| put.inserted);
         if draft.inserts_in_bulk(id) {
             draft.leave_out(id);
         } else if !appeared {

@@ -366,6 +366,7 @@ impl Database {
             });
             Answer {
                 found: found.unwrap_or(Found::Missing),
+                as_supposed: true,
                 predicates: row.predicates.iter().map(|_| true).collect(),
             }
         });
