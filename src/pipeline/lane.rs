@@ -387,18 +387,26 @@ impl Lane {
         self.queue.push_back(item);
     }
 
-    /// Finds the versions that changes follow which leave values out.
+    /// Finds the versions that changes follow which leave values out. Only Postgres can confirm these, also where a plan has
+    /// allowed the row.
     fn find_followed(&self, keys: &RowKeys, item: &mut Item) {
         for row in &mut item.rows {
-            if let Some((change, _)) = item.part.change(row.change)
-                && row.state.is_open()
+            let Some((change, view)) = item.part.change(row.change) else {
+                continue;
+            };
+            let is_allowed = row.state == RowState::Allowed
+                && policies_ask(change, view, self.key.identity.role());
+            if (row.state.is_open() || is_allowed)
                 && lacks_values(change)
                 && let (Some(key), _) = item.part.row_keys(keys, row.change)
+                && let Some((relation, version)) = self.last_version(key)
+                && relation == change.relation
             {
-                let followed = self.last_version(key);
-                row.follows = followed
-                    .filter(|(relation, _)| *relation == change.relation)
-                    .map(|(_, version)| version);
+                row.follows = Some(version);
+                if is_allowed {
+                    row.state = RowState::Unasked;
+                    item.undecided = item.undecided.saturating_add(1);
+                }
             }
         }
     }

@@ -99,6 +99,31 @@ fn a_value_that_the_last_of_merged_versions_leaves_out_is_that_of_the_one_before
 }
 
 #[test]
+fn postgres_confirms_such_a_value_also_where_a_plan_allows_the_row() {
+    let mut bench = Bench::compiling(true);
+    let from = Lsn::new(u64::from(bench.next_xid) * 10 + 1);
+    let known = old::knowledge("true", from);
+    bench.conductor.expect_knowledge(Some(known));
+    let read = catalog("a");
+    bench.conductor.handle_catalog(bench.now, Some(read));
+    bench.turn();
+    bench.see_all();
+    bench.join(1);
+    // From before the plan.
+    bench.commit(MESSAGES, insert(1, "long"));
+    bench.see_all();
+    let ask = bench.question();
+    bench.answer(&ask, &[Found::Different]);
+    bench.commit(MESSAGES, leaving_body_out("1"));
+    bench.commit(MESSAGES, leaving_body_out("2"));
+    bench.see_all();
+    let ask = bench.question();
+    assert_eq!(ask.question.rows.len(), 1);
+    still_there(&mut bench, &ask, true);
+    assert_eq!(bench.read(1), ["INSERT 1 long.", "UPDATE 2 -."]);
+}
+
+#[test]
 fn a_value_of_the_version_before_that_does_not_read_so_any_more_is_not_sent() {
     let mut bench = Bench::new();
     bench.join(1);
