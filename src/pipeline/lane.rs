@@ -387,15 +387,14 @@ impl Lane {
         self.queue.push_back(item);
     }
 
-    /// Finds the versions that changes follow which leave values out. Only Postgres can confirm these, also where a plan has
-    /// allowed the row.
+    /// Finds the versions that changes follow which leave values out. Only Postgres can confirm these, also where a plan or
+    /// grants alone have allowed the row.
     fn find_followed(&self, keys: &RowKeys, item: &mut Item) {
         for row in &mut item.rows {
             let Some((change, view)) = item.part.change(row.change) else {
                 continue;
             };
-            let is_allowed = row.state == RowState::Allowed
-                && policies_ask(change, view, self.key.identity.role());
+            let is_allowed = row.state == RowState::Allowed;
             if (row.state.is_open() || is_allowed)
                 && lacks_values(change)
                 && let (Some(key), _) = item.part.row_keys(keys, row.change)
@@ -405,6 +404,7 @@ impl Lane {
                 row.follows = Some(version);
                 if is_allowed {
                     row.state = RowState::Unasked;
+                    row.must_exist |= !policies_ask(change, view, self.key.identity.role());
                     item.undecided = item.undecided.saturating_add(1);
                 }
             }
