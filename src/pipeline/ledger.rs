@@ -21,6 +21,8 @@ const OTHER: &str = "other";
 pub(super) enum Source {
     /// A plan, evaluated for the identity.
     Compiled,
+    /// A plan, for all that are outside of the change's audience at once.
+    Audience,
     /// Postgres, as the identity.
     Postgres,
 }
@@ -44,6 +46,8 @@ pub struct TableWork {
     pub table: Box<str>,
     /// Taken in memory.
     pub compiled: Work,
+    /// Left out by audiences.
+    pub audience: Work,
     /// Asked of Postgres.
     pub postgres: Work,
 }
@@ -69,6 +73,7 @@ impl Ledger {
         };
         let work = match source {
             Source::Compiled => &mut entry.compiled,
+            Source::Audience => &mut entry.audience,
             Source::Postgres => &mut entry.postgres,
         };
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
@@ -83,6 +88,7 @@ impl Ledger {
             let sum = named.entry(&work.table).or_default();
             sum.table.clone_from(&work.table);
             sum.compiled.add(work.compiled.judged, work.compiled.nanos);
+            sum.audience.add(work.audience.judged, work.audience.nanos);
             sum.postgres.add(work.postgres.judged, work.postgres.nanos);
         }
         let mut tables: Vec<TableWork> = named.into_values().collect();
@@ -105,6 +111,14 @@ impl Work {
 }
 
 impl Judged {
+    /// So many were denied.
+    pub(super) fn denials(identities: usize) -> Self {
+        Self {
+            denied: u64::try_from(identities).unwrap_or(u64::MAX),
+            ..Self::default()
+        }
+    }
+
     /// Adds up.
     pub(super) fn add(&mut self, more: Self) {
         self.allowed = self.allowed.saturating_add(more.allowed);
@@ -157,6 +171,12 @@ mod tests {
             }
         }
         ledger.add(&table(1), Source::Postgres, one, Duration::from_millis(1));
+        ledger.add(
+            &table(1),
+            Source::Audience,
+            Judged::denials(7),
+            Duration::ZERO,
+        );
         let tables = ledger.tables();
         assert_eq!(tables.len(), 201);
         let of = |name: &str| tables.iter().find(|work| &*work.table == name).unwrap();
@@ -169,6 +189,7 @@ mod tests {
             (first.postgres.judged.allowed, first.postgres.micros),
             (1, 1000)
         );
+        assert_eq!(first.audience.judged.denied, 7);
         assert_eq!(of("other").compiled.judged.allowed, 4);
     }
 }

@@ -209,10 +209,9 @@ impl Verdicts {
         self.passed_over
     }
 
-    /// A change left out so many.
-    pub(super) fn pass_over(&mut self, identities: usize) {
-        let denied = &mut self.passed_over.denied;
-        *denied = denied.saturating_add(u64::try_from(identities).unwrap_or(u64::MAX));
+    /// A change left these out.
+    pub(super) fn pass_over(&mut self, more: Judged) {
+        self.passed_over.add(more);
     }
 
     /// The tables in memory.

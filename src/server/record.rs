@@ -142,7 +142,11 @@ const PLANS_MAX: usize = 400;
 /// Brings what is counted by table up to date.
 pub(super) fn refresh_tables(metrics: &Metrics, state: &PolicyState) {
     for work in &state.verdicts {
-        for (source, work_of) in [("compiled", work.compiled), ("postgres", work.postgres)] {
+        for (source, work_of) in [
+            ("compiled", work.compiled),
+            ("audience", work.audience),
+            ("postgres", work.postgres),
+        ] {
             let judged = work_of.judged;
             for (result, count) in [
                 ("allowed", judged.allowed),

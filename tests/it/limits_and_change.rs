@@ -251,6 +251,9 @@ async fn ddl_under_load_hides_and_shows_what_a_select_would() {
         let seconds = format!("walcast_table_verdict_seconds_total{{{posts},source=\"{source}\"}}");
         assert!(figure(&seconds) > 0.0);
     }
+    let left_out =
+        format!("walcast_table_verdicts_total{{{posts},source=\"audience\",result=\"denied\"}}");
+    assert!(figure(&left_out) > 0.0);
     let plan = format!("walcast_plans{{{posts},role=\"authenticated\",source=\"compiled\"}}");
     assert!(figure(&plan) > 0.0);
     assert!(figure("walcast_table_shadow_rows{table=\"public.rooms\"}") > 3.0);

@@ -13,12 +13,15 @@ use super::{
 use crate::auth::Claims;
 use crate::catalog::{Catalog, Table};
 use crate::change::{Lsn, Oid, Relation};
+use crate::clock;
 use crate::pipeline::history::Kept;
 use crate::pipeline::lane::{Item, Lane, LaneId};
+use crate::pipeline::ledger::Source;
 use crate::pipeline::messages::{broadcast_of, committed, inserted_at, replayable};
 use crate::pipeline::old::Past;
 use crate::pipeline::part::Part;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId, must_resolve};
+use crate::pipeline::verdicts::Judged;
 use crate::pipeline::view::{RowKeys, View};
 use crate::realtime::{Notice, ResyncReason};
 use std::collections::{BTreeMap, BTreeSet};
@@ -494,6 +497,7 @@ impl Conductor {
                 // Who may not read the key is told so whatever the row holds.
                 let narrows = (view.table.access.get(role))
                     .is_some_and(|access| access.policies_apply && view.key_granted(access));
+                let begun = clock::instant();
                 let found = narrows
                     .then(|| {
                         self.verdicts
@@ -523,7 +527,10 @@ impl Conductor {
                     continue;
                 };
                 let seen = found.union(busy).count();
-                self.verdicts.pass_over(group.len().saturating_sub(seen));
+                let denied = Judged::denials(group.len().saturating_sub(seen));
+                self.verdicts.pass_over(denied);
+                let took = clock::instant().saturating_duration_since(begun);
+                self.ledger.add(&view.table, Source::Audience, denied, took);
                 for lane in found {
                     visits.entry(lane).or_default().add(index);
                 }

@@ -12,11 +12,14 @@ use super::past::knows_now;
 use super::replay::{POSTED_MAX, QUEUED_MAX};
 use super::{Conductor, LANE_BYTES_MAX};
 use crate::change::{Change, ChangeKind};
+use crate::clock;
 use crate::pipeline::history::{Found, Kept};
 use crate::pipeline::lane::Lanes;
+use crate::pipeline::ledger::Source;
 use crate::pipeline::part::Part;
 use crate::pipeline::replay::Replay;
 use crate::pipeline::subscriber::{Phase, Subscriber, SubscriberId};
+use crate::pipeline::verdicts::Judged;
 use crate::pipeline::view::RowKey;
 use crate::realtime::ResyncReason;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -374,6 +377,7 @@ impl Conductor {
         if !company.concerns(oid) {
             return found;
         }
+        let begun = clock::instant();
         let upto = self.routed();
         let is_delete = matches!(change.kind, ChangeKind::Delete { .. });
         let (before, after) = if is_delete || !self.awaited.is_empty() {
@@ -425,7 +429,10 @@ impl Conductor {
             hidden = hidden.saturating_add(company.count(oid, role).saturating_sub(seen));
             found.append(&mut some);
         }
-        self.verdicts.pass_over(hidden);
+        let denied = Judged::denials(hidden);
+        self.verdicts.pass_over(denied);
+        let took = clock::instant().saturating_duration_since(begun);
+        self.ledger.add(&view.table, Source::Audience, denied, took);
         let awaiting = self.awaited.lanes(before).chain(self.awaited.lanes(after));
         found.extend(awaiting.filter_map(|lane| company.of_lane(lane)));
         found
