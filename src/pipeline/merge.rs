@@ -47,12 +47,20 @@ fn filled(new: &Tuple, old: Option<&OldTuple>, relation: &Relation) -> Tuple {
     let Some(old) = old.filter(|_| leaves_out(new)) else {
         return new.clone();
     };
-    let mut builder = TupleBuilder::new();
-    let columns = new.iter().zip(old.tuple.iter()).zip(&relation.columns);
-    for ((datum, known), column) in columns {
+    let columns = old.tuple.iter().zip(&relation.columns);
+    let known = columns.map(|(datum, column)| {
         let is_known = old.kind == OldKind::Full || column.in_identity;
+        if is_known { datum } else { Datum::Unchanged }
+    });
+    with_left_out(new, known)
+}
+
+/// `new` with what it leaves out as unchanged taken from `known`, column by column.
+fn with_left_out<'a>(new: &Tuple, known: impl Iterator<Item = Datum<'a>>) -> Tuple {
+    let mut builder = TupleBuilder::new();
+    for (datum, known) in new.iter().zip(known) {
         builder.push(match datum {
-            Datum::Unchanged if is_known => known,
+            Datum::Unchanged => known,
             datum => datum,
         });
     }
@@ -80,17 +88,12 @@ pub(super) fn row_after(change: &Change, before: Option<&Tuple>) -> Option<Tuple
         ChangeKind::Update { new, old } => filled(new, old.as_ref(), &change.relation),
         ChangeKind::Delete { .. } | ChangeKind::Truncate => return None,
     };
-    let Some(before) = before.filter(|before| before.len() == new.len() && leaves_out(&new)) else {
-        return Some(new);
-    };
-    let mut builder = TupleBuilder::new();
-    for (datum, known) in new.iter().zip(before.iter()) {
-        builder.push(match datum {
-            Datum::Unchanged => known,
-            datum => datum,
-        });
-    }
-    Some(builder.build())
+    Some(match before {
+        Some(before) if before.len() == new.len() && leaves_out(&new) => {
+            with_left_out(&new, before.iter())
+        }
+        _ => new,
+    })
 }
 
 /// The change with what it leaves out as unchanged taken from the version that it follows.

@@ -66,18 +66,23 @@ fn still_there(bench: &mut Bench, ask: &Ask, as_supposed: bool) {
     bench.reply(ask, Ok(vec![answer]));
 }
 
-#[test]
-fn a_value_that_the_last_of_merged_versions_leaves_out_is_that_of_the_one_before() {
-    let mut bench = Bench::new();
-    bench.join(1);
-    let supposed = |text: &str| Expected::Supposed(text.as_bytes().into());
-    // The first version waits for its successor when that comes.
+/// A row that is superseded when it is asked about, by a version that leaves its body out.
+fn insert_and_leave_alone(bench: &mut Bench) {
     bench.commit(MESSAGES, insert(1, "long"));
     bench.see_all();
     let first = bench.question();
     bench.answer(&first, &[Found::Different]);
     bench.commit(MESSAGES, leaving_body_out("1"));
     bench.see_all();
+}
+
+#[test]
+fn a_value_that_the_last_of_merged_versions_leaves_out_is_that_of_the_one_before() {
+    let mut bench = Bench::new();
+    bench.join(1);
+    let supposed = |text: &str| Expected::Supposed(text.as_bytes().into());
+    // The first version waits for its successor when that comes.
+    insert_and_leave_alone(&mut bench);
     let second = bench.question();
     let content = &second.question.rows[0].content;
     assert_eq!(content.last(), Some(&supposed("long")));
@@ -127,12 +132,7 @@ fn postgres_confirms_such_a_value_also_where_a_plan_allows_the_row() {
 fn a_value_of_the_version_before_that_does_not_read_so_any_more_is_not_sent() {
     let mut bench = Bench::new();
     bench.join(1);
-    bench.commit(MESSAGES, insert(1, "long"));
-    bench.see_all();
-    let first = bench.question();
-    bench.answer(&first, &[Found::Different]);
-    bench.commit(MESSAGES, leaving_body_out("1"));
-    bench.see_all();
+    insert_and_leave_alone(&mut bench);
     let second = bench.question();
     still_there(&mut bench, &second, false);
     bench.commit(MESSAGES, update(1, "other"));
